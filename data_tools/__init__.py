@@ -1,0 +1,1 @@
+"""Commands that make, pack and check data sets."""

@@ -1,0 +1,1 @@
+"""Face recognition with the class-centre matrix sharded over ranks."""

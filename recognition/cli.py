@@ -1,0 +1,65 @@
+"""The shape every command shares: flags spelled alike, one-line errors, and exit statuses."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+from recognition.console import setup_logging
+from recognition.errors import ArcShardError
+
+
+def make_parser(prog: str, doc: str | None) -> argparse.ArgumentParser:
+    """Return a parser that shows the module's docstring and knows --quiet and --debug."""
+    summary, _, rest = (doc or "").strip().partition("\n")
+    parser = argparse.ArgumentParser(
+        prog=prog, description=summary, epilog=rest.strip(), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress, only warnings and errors")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks and debug messages")
+    return parser
+
+
+def run_command(
+    parser: argparse.ArgumentParser, body: Callable[[argparse.Namespace], None], argv: Sequence[str] | None = None
+) -> int:
+    """Parse `argv`, run `body`, and return the exit status.
+
+    0 done, 1 a user or data error (one line on stderr; the traceback only with --debug), 2 bad usage (argparse exits
+    by itself), 130 interrupted.
+    """
+    args = parser.parse_args(argv)
+    setup_logging(quiet=args.quiet, debug=args.debug)
+    try:
+        body(args)
+    except ArcShardError as err:
+        if args.debug:
+            traceback.print_exc()
+        sys.stderr.write(f"{parser.prog}: error: {err}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{parser.prog}: interrupted\n")
+        return 130
+    except BrokenPipeError:
+        # The reader of our stdout left (`| head`); there is nobody to tell.
+        sys.stderr.close()
+        return 0
+    return 0
+
+
+def positive_int(text: str) -> int:
+    """Parse a flag's value as an integer of at least one."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
+    return value
+
+
+def non_negative_int(text: str) -> int:
+    """Parse a flag's value as an integer of at least zero."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is negative")
+    return value

@@ -1,0 +1,1 @@
+"""Config: YAML files into frozen dataclasses."""

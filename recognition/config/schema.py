@@ -1,0 +1,146 @@
+"""Every key a run's YAML may hold, with its default. `configs/base.yaml` spells the same keys for people.
+
+Rank, world size and step counts are not config: they live in `World` and in the `Plan`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Precision = Literal["bf16", "fp16", "off"]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is read, and how batches are made of it."""
+
+    rec: str | None = None
+    """A folder with train.rec, a .rec file, a folder of identity folders, or "synthetic"."""
+    num_classes: int | None = None
+    """Comes from the data; when stated it is checked (and needed for "synthetic")."""
+    num_image: int | None = None
+    """Comes from the data; when stated it is checked (and needed for "synthetic")."""
+    image_size: int = 112
+    """Side of the square images in pixels; images of another size are an error."""
+    num_workers: int = 2
+    """Loader processes per rank; 0 decodes in the training process."""
+    flip: float = 0.5
+    """Probability of a horizontal flip, drawn per image from f(seed, epoch, image)."""
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """The network between pixels and embeddings."""
+
+    network: str = "r50"
+    embedding_size: int = 512
+    dropout: float = 0.0
+    sync_bn: bool = False
+    """BatchNorm statistics over the global batch; makes results independent of the number of ranks."""
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """The sharded margin-softmax."""
+
+    margins: tuple[float, float, float] = (1.0, 0.5, 0.0)
+    """m1, m2, m3 of cos(m1 * theta + m2) - m3."""
+    scale: float = 64.0
+    margin_gradient: Literal["straight_through", "exact"] = "straight_through"
+    update: Literal["fused", "deferred", "autograd"] = "fused"
+    """Where the centres' step is taken: inside the block loop, after the backbone's backward, or by an optimizer."""
+    products: Literal["float32", "bf16"] = "float32"
+    """Precision of the matrix products; accumulation and reductions are float32 in both."""
+    block_size: int | None = None
+    """Classes per block; chosen from batch, embedding size and device when absent."""
+    sample_rate: float = 1.0
+    """Share of the negative classes used in a step (PartialFC); positives are always used."""
+    negatives: Literal["random", "nearest"] = "random"
+    centers_format: Literal["float32", "bf16"] = "float32"
+    momentum_format: Literal["float32", "bf16", "int8", "none"] = "float32"
+    sub_centers: int = 1
+    interclass_filtering_threshold: float = 0.0
+    """Negatives with a cosine above this are left out of the sum; 0 keeps all."""
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """The optimizer of backbone and centres, and its schedule."""
+
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = 0.1
+    """At the batch size of the config; a run whose global batch differs is told the linear-scaling value."""
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: Literal["poly", "cosine"] = "poly"
+    poly_power: float = 2.0
+    warmup_epoch: float = 0.0
+    clip_norm: float = 5.0
+    """Largest norm of the backbone's gradient; 0 turns clipping off."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long and in which portions."""
+
+    batch_size: int = 128
+    """Images per rank and micro-batch."""
+    num_epoch: int = 20
+    gradient_accumulation: int = 1
+    precision: Precision = "bf16"
+    """Autocast of the backbone; on a CPU "bf16" pays where the hardware has it."""
+    channels_last: bool = True
+    compile: bool = False
+    max_refused_steps: int = 20
+    """Stop after this many refused steps in a row."""
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """Verification during training."""
+
+    val_dir: str | None = None
+    """Folder with the .bin files; defaults to the data folder, as in arcface_torch."""
+    val_targets: tuple[str, ...] = ()
+    every_steps: int = 2000
+    batch_size: int = 64
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """What is kept."""
+
+    every_epochs: int = 1
+    keep: int = 3
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    """What is told while it runs."""
+
+    every_steps: int = 10
+    tensorboard: bool = True
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run."""
+
+    seed: int = 2048
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    output: str | None = None
+    """Run folder; work_dirs/<config name> when absent."""
+    resume: bool = False
+    init_from: str | None = None
+    """A weight file under insightface's names to start the backbone from."""
+    data: DataConfig = field(default_factory=DataConfig)
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    head: HeadConfig = field(default_factory=HeadConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    log: LogConfig = field(default_factory=LogConfig)

@@ -1,0 +1,68 @@
+"""Logging and progress, the same in every command: results on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from tqdm import tqdm
+
+T = TypeVar("T")
+
+
+def setup_logging(*, quiet: bool = False, debug: bool = False) -> None:
+    """Send log records to stderr; `quiet` keeps warnings and errors, `debug` shows everything."""
+    level = logging.DEBUG if debug else logging.WARNING if quiet else logging.INFO
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr, force=True)
+
+
+def progress(items: Iterable[T], *, total: int | None, unit: str, label: str, quiet: bool = False) -> Iterator[T]:
+    """Yield `items` while showing count, rate and ETA on stderr; shown after one second, refreshed twice a second."""
+    # On a pipe tqdm would print a line per refresh; ten seconds apart keeps a log readable.
+    interval = 0.5 if sys.stderr.isatty() else 10.0
+    yield from tqdm(
+        items, total=total, unit=unit, desc=label, disable=quiet, file=sys.stderr, mininterval=interval, delay=1.0,
+        dynamic_ncols=True, smoothing=0.1,
+    )
+
+
+class Stopwatch:
+    """Wall time since construction."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._start
+
+
+def duration(seconds: float) -> str:
+    """Spell seconds the way people read them: 8.4s, 12m41s, 3h02m, 2d04h."""
+    if seconds < 60:
+        return f"{seconds:.1f}s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    if whole < 86400:
+        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    return f"{whole // 86400}d{whole % 86400 // 3600:02d}h"
+
+
+def count(number: int, noun: str) -> str:
+    """Spell a number with its noun: 1 image, 5,179,510 images, 2 identities."""
+    if number != 1:
+        noun = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
+    return f"{number:,} {noun}"
+
+
+def size(num_bytes: float) -> str:
+    """Spell bytes in binary units: 512 B, 3.4 MiB, 138.2 GiB."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(num_bytes) < 1024:
+            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1024
+    return f"{num_bytes:.1f} TiB"

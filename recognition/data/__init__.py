@@ -1,0 +1,1 @@
+"""Packed records, image folders, and the batches made of them."""

@@ -1,0 +1,1 @@
+"""The only room in which torch.distributed is spelled."""

@@ -1,0 +1,69 @@
+"""Write files so that a reader sees the old one or the whole new one, never a part."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from recognition.errors import DataError
+
+
+def refuse_existing(*paths: Path, overwrite: bool) -> None:
+    """Raise DataError when one of `paths` exists and `overwrite` is false."""
+    for path in paths:
+        if path.exists() and not overwrite:
+            raise DataError(f"{path}: exists already; expected a new path; pass --overwrite to replace it")
+
+
+@contextlib.contextmanager
+def staged(*targets: Path) -> Iterator[list[Path]]:
+    """Yield one temporary path beside each target; rename all onto their targets on success, remove all on error.
+
+    The files are synced before the first rename. Raises DataError when a folder cannot be written.
+    """
+    temporaries = [_temporary_beside(target) for target in targets]
+    try:
+        yield temporaries
+        for temporary in temporaries:
+            sync_file(temporary)
+        for temporary, target in zip(temporaries, targets):
+            os.replace(temporary, target)
+    except OSError as err:
+        raise DataError(f"{targets[0]}: cannot be written ({err.strerror or err}); check space and permissions") from err
+    finally:
+        for temporary in temporaries:
+            temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Publish `content` at `path` by rename, replacing what was there."""
+    with staged(path) as (temporary,):
+        temporary.write_bytes(content)
+
+
+def write_text(path: Path, content: str) -> None:
+    """Publish `content` at `path` as UTF-8 by rename, replacing what was there."""
+    write_bytes(path, content.encode("utf-8"))
+
+
+def sync_file(path: Path) -> None:
+    """Flush a file's content to the disk."""
+    with open(path, "rb") as handle:
+        os.fsync(handle.fileno())
+
+
+def _temporary_beside(target: Path) -> Path:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+    except OSError as err:
+        raise DataError(f"{target}: cannot be written ({err.strerror or err}); choose a writable folder") from err
+    # mkstemp makes 0600; a data set is for everyone the umask allows.
+    umask = os.umask(0)
+    os.umask(umask)
+    os.fchmod(descriptor, 0o666 & ~umask)
+    os.close(descriptor)
+    return Path(name)

@@ -1,0 +1,1 @@
+"""Margins and the sharded softmax head."""
