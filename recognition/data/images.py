@@ -1,0 +1,101 @@
+"""Decode and encode images, with the size taken from the header before a single pixel is decoded. Torch-free."""
+
+from __future__ import annotations
+
+import struct
+
+import cv2
+import numpy as np
+
+from recognition.errors import DataError
+
+MAX_PIXELS = 1 << 26
+"""Largest picture that is decoded: 67 megapixels, 201 MB as RGB. A few bytes of PNG can claim 4 gigapixels."""
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_JPEG_SIGNATURE = b"\xff\xd8"
+# SOF0-SOF15 hold the size; C4, C8 and CC in that range are Huffman tables, an extension and arithmetic conditioning.
+_JPEG_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_JPEG_BARE_MARKERS = frozenset(range(0xD0, 0xD8)) | {0x01}  # restart markers and TEM carry no length
+_JPEG_SCAN_MARKER, _JPEG_END_MARKER = 0xDA, 0xD9
+
+
+def decode_rgb(encoded: bytes, *, place: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Decode a JPEG or PNG into uint8 [H, W, 3] RGB; grey becomes three equal channels, alpha is dropped.
+
+    Raises DataError beginning with `place` when the bytes are no such image, are cut off, or claim over `max_pixels`.
+    """
+    height, width = image_size(encoded, place=place)
+    if height * width > max_pixels:
+        raise DataError(
+            f"{place}: the header claims {width} x {height} pixels; expected at most {max_pixels:,}; scale it down"
+        )
+    try:
+        bgr = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error as err:
+        raise _damaged(place, f"does not decode ({err.err})") from err
+    if bgr is None:
+        raise _damaged(place, "does not decode")
+    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+
+
+def encode_jpeg(rgb: np.ndarray, quality: int = 95) -> bytes:
+    """Encode uint8 [H, W, 3] RGB as JPEG."""
+    done, buffer = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    assert done, "cv2 could not encode a uint8 RGB array"
+    return buffer.tobytes()
+
+
+def image_size(encoded: bytes, *, place: str) -> tuple[int, int]:
+    """Return (height, width) as the header states them, decoding nothing."""
+    if encoded.startswith(_PNG_SIGNATURE):
+        size = _png_size(encoded, place)
+    elif encoded.startswith(_JPEG_SIGNATURE):
+        size = _jpeg_size(encoded, place)
+    else:
+        found = "empty" if not encoded else f"begins with {bytes(encoded[:8])!r}"
+        raise DataError(f"{place}: not an image ({found}); expected a JPEG or PNG; remove or replace it")
+    if 0 in size:
+        raise _damaged(place, f"has a side of zero ({size[1]} x {size[0]})")
+    return size
+
+
+def _png_size(encoded: bytes, place: str) -> tuple[int, int]:
+    if len(encoded) < 33 or encoded[12:16] != b"IHDR":
+        raise _damaged(place, "is a PNG without its header")
+    if encoded.rfind(b"IEND") < 33:
+        raise _damaged(place, "is a PNG cut off before its end")
+    width, height = struct.unpack_from(">II", encoded, 16)
+    return height, width
+
+
+def _jpeg_size(encoded: bytes, place: str) -> tuple[int, int]:
+    """Walk the segments up to the first scan; libjpeg refuses a second frame header, so the first one counts."""
+    size: tuple[int, int] | None = None
+    offset = 2
+    while offset + 4 <= len(encoded):
+        if encoded[offset] != 0xFF:
+            raise _damaged(place, f"is a JPEG without a marker at byte {offset}")
+        marker = encoded[offset + 1]
+        if marker == 0xFF:  # fill bytes may precede a marker
+            offset += 1
+            continue
+        if marker in _JPEG_BARE_MARKERS:
+            offset += 2
+            continue
+        if marker in _JPEG_FRAME_MARKERS and size is None and offset + 9 <= len(encoded):
+            height, width = struct.unpack_from(">HH", encoded, offset + 5)
+            size = (height, width)
+        if marker == _JPEG_SCAN_MARKER:
+            # libjpeg fills what is missing with grey and only warns; half a face must not pass for a face.
+            if encoded.rfind(bytes((0xFF, _JPEG_END_MARKER))) < offset:
+                raise _damaged(place, "is a JPEG cut off before its end")
+            break
+        offset += 2 + struct.unpack_from(">H", encoded, offset + 2)[0]
+    if size is None or offset + 4 > len(encoded):
+        raise _damaged(place, "is a JPEG cut off inside its header")
+    return size
+
+
+def _damaged(place: str, what: str) -> DataError:
+    return DataError(f"{place}: the image {what}; expected a whole JPEG or PNG; remove or replace it")
