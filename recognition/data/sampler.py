@@ -1,0 +1,54 @@
+"""Which images make up which batch: the same global batches for every number of ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from recognition.data.permutation import IntArray, Permutation
+from recognition.errors import ConfigError
+
+
+class GlobalBatchSampler:
+    """Yield this rank's image indices [batch_size], batch after batch, for one epoch.
+
+    The order of an epoch is a pure function of (seed, epoch). Global batch k is a fixed list of
+    N = batch_size * world_size images of which rank r takes the slice [r * batch_size, (r + 1) * batch_size), so runs
+    with equal N see equal batches, whatever their number of ranks. The images after the last whole global batch are
+    left out; which ones they are changes every epoch.
+    Raises ConfigError when there are fewer images than one global batch.
+    """
+
+    def __init__(
+        self, num_images: int, *, seed: int, batch_size: int, rank: int = 0, world_size: int = 1, epoch: int = 0,
+        start_step: int = 0,
+    ) -> None:
+        self.num_images = num_images
+        self.seed = seed
+        self.batch_size = batch_size
+        self.rank = rank
+        self.world_size = world_size
+        self.global_batch = batch_size * world_size
+        self.steps_per_epoch = num_images // self.global_batch
+        if not self.steps_per_epoch:
+            raise ConfigError(
+                f"data.rec: {num_images} images cannot fill one global batch of {self.global_batch} ({batch_size} x "
+                f"{world_size} ranks); lower train.batch_size"
+            )
+        self.start_at(epoch, start_step)
+
+    def start_at(self, epoch: int, start_step: int = 0) -> None:
+        """Let the next iteration begin at batch `start_step` of `epoch`."""
+        assert 0 <= start_step <= self.steps_per_epoch, f"step {start_step} of {self.steps_per_epoch}"
+        self.epoch = epoch
+        self.start_step = start_step
+
+    def __len__(self) -> int:
+        return self.steps_per_epoch - self.start_step
+
+    def __iter__(self) -> Iterator[IntArray]:
+        order = Permutation(self.num_images, self.seed, self.epoch)
+        for step in range(self.start_step, self.steps_per_epoch):
+            first = step * self.global_batch + self.rank * self.batch_size
+            yield order(np.arange(first, first + self.batch_size))
