@@ -23,14 +23,18 @@ def make_parser(prog: str, doc: str | None) -> argparse.ArgumentParser:
 
 
 def run_command(
-    parser: argparse.ArgumentParser, body: Callable[[argparse.Namespace], None], argv: Sequence[str] | None = None
+    parser: argparse.ArgumentParser,
+    body: Callable[[argparse.Namespace], None],
+    argv: Sequence[str] | None = None,
+    *,
+    intermixed: bool = False,
 ) -> int:
-    """Parse `argv`, run `body`, and return the exit status.
+    """Parse `argv`, run `body`, and return the exit status. `intermixed` lets flags stand between positionals.
 
     0 done, 1 a user or data error (one line on stderr; the traceback only with --debug), 2 bad usage (argparse exits
     by itself), 130 interrupted.
     """
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv) if intermixed else parser.parse_args(argv)
     setup_logging(quiet=args.quiet, debug=args.debug)
     try:
         body(args)

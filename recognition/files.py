@@ -32,7 +32,9 @@ def staged(*targets: Path) -> Iterator[list[Path]]:
         for temporary, target in zip(temporaries, targets):
             os.replace(temporary, target)
     except OSError as err:
-        raise DataError(f"{targets[0]}: cannot be written ({err.strerror or err}); check space and permissions") from err
+        raise DataError(
+            f"{targets[0]}: cannot be written ({err.strerror or err}); check space and permissions"
+        ) from err
     finally:
         for temporary in temporaries:
             temporary.unlink(missing_ok=True)
