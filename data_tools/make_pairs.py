@@ -2,8 +2,8 @@
 
     python data_tools/make_pairs.py work_dirs/demo_data/test work_dirs/demo_data/pairs.txt --pairs 3000 --seed 0
 
-Writes lines `path path 1|0` that pack_bin.py reads: the people are dealt to the folds first, so that nobody occurs in two
-of them, and every fold holds as many same as different pairs. No pair occurs twice.
+Writes lines `path path 1|0` that pack_bin.py reads: the people are dealt to the folds first, so that nobody occurs in
+two of them, and every fold holds as many same as different pairs. No pair occurs twice.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path[0] = str(
     Path(__file__).resolve().parent.parent
-)  # the root, not this folder: its files must not shadow the library
+)  # the root: names in this folder must not shadow the library
 
 from recognition.cli import make_parser, positive_int, run_command
 from recognition.console import Stopwatch, count, duration
@@ -95,7 +95,8 @@ def _same_pairs(
     supply = sum(len(people[name]) * (len(people[name]) - 1) // 2 for name in members)
     if supply < wanted:
         raise DataError(
-            f"fold {fold + 1}: its {count(len(members), 'identity')} give {supply} same pairs; expected {wanted}; lower --pairs"
+            f"fold {fold + 1}: its {count(len(members), 'identity')} give {supply} same pairs; expected {wanted}; "
+            "lower --pairs"
         )
     able = [name for name in members if len(people[name]) > 1]
     chosen: dict[tuple[str, str], None] = {}

@@ -37,8 +37,8 @@ class World:
 def join_world(device: Literal["auto", "cpu", "cuda"] = "auto", *, timeout_s: float = 1800.0) -> Iterator[World]:
     """Join the process group that torchrun describes, or form a world of one without a launcher.
 
-    gloo on CPU, NCCL on CUDA (with gloo beside it for CPU tensors). Raises ConfigError when CUDA is asked for and absent
-    or when there are fewer GPUs than processes on this node.
+    gloo on CPU, NCCL on CUDA (with gloo beside it for CPU tensors). Raises ConfigError when CUDA is asked for and
+    absent or when there are fewer GPUs than processes on this node.
     """
     rank = int(os.environ.get("RANK", "0"))
     size = int(os.environ.get("WORLD_SIZE", "1"))
