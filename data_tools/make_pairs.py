@@ -14,9 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-sys.path[0] = str(
-    Path(__file__).resolve().parent.parent
-)  # the root: names in this folder must not shadow the library
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the root, so that no file here shadows the library
 
 from recognition.cli import make_parser, positive_int, run_command
 from recognition.console import Stopwatch, count, duration
