@@ -1,0 +1,208 @@
+"""The images of a packed set, whatever the layout of its .rec (docs/formats.md)."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from recognition.console import Stopwatch, count, duration
+from recognition.data.layouts import find_layout
+from recognition.data.record_index import open_index
+from recognition.data.recordio import EXACT_FLOAT, EXACT_MARK, Header, class_id, parse_header, read_record
+from recognition.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+_LABEL_BLOCK = 2**20
+
+
+class ImageRecord(NamedTuple):
+    """One image as stored: its key in the index, its class id, its encoded bytes."""
+
+    key: int
+    label: int
+    image: bytes
+
+
+class ImageRecords:
+    """Random access to the images of a .rec, numbered in the order in which they lie in the file.
+
+    `path` is the .rec, its path without the suffix, or a folder with a train.rec in it. Opening reads the index and a
+    few records (all labels when nothing tells the number of classes). Reading uses pread: threads may share one object,
+    and other processes get theirs by fork or pickle.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = find_rec(Path(path))
+        self._handle = _open(self.path)
+        self.index = open_index(self.path, self.path.with_suffix(".idx"))
+        try:
+            self._parts = find_layout(self.index, self.read_payload)
+        except DataError as err:
+            raise _at(self.path, err) from err
+        self.layout = self._parts.name
+        self._slots = self._parts.images
+        self.num_identities = len(self._parts.identities)
+        self.num_classes, self._classes_from = self._find_num_classes()
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_handle"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._handle = _open(self.path)
+
+    def key(self, i: int) -> int:
+        """Return the key of image `i` in the index."""
+        return int(self.index.keys[self._slots[i]])
+
+    def place(self, i: int) -> str:
+        """Return how messages name image `i`: file, key and offset."""
+        return self._place(self._slots[i])
+
+    def read(self, i: int) -> ImageRecord:
+        """Return image `i`; DataError when its record is damaged, holds no image, or a label outside the classes."""
+        slot = self._slots[i]
+        bounds = self.index.bounds
+        try:
+            payload = read_record(self._handle.fileno(), int(bounds[slot]), int(bounds[slot + 1]))
+            header = parse_header(payload)
+            label = class_id(header)
+            if label >= self.num_classes:
+                raise DataError(f"label {label} is outside [0, {self.num_classes}) ({self._classes_from})")
+            if len(payload) == header.size:
+                raise DataError(f"holds no image (label {label}, flag {header.flag}); expected encoded bytes")
+        except DataError as err:
+            raise _at(self._place(slot), err) from err
+        return ImageRecord(int(self.index.keys[slot]), label, payload[header.size :])
+
+    def header(self, i: int) -> Header:
+        """Return the header of image `i` as stored, its labels unchecked."""
+        return self._header(self._slots[i])
+
+    def read_payload(self, slot: int) -> bytes:
+        """Return the raw payload of record `slot` of the index, image or not."""
+        bounds = self.index.bounds
+        try:
+            return read_record(self._handle.fileno(), int(bounds[slot]), int(bounds[slot + 1]))
+        except DataError as err:
+            raise _at(self._place(slot), err) from err
+
+    def labels(self) -> npt.NDArray[np.int64]:
+        """Return the class id of every image, not yet compared with num_classes; touches one page of the file each."""
+        words = np.memmap(self.path, dtype="<u4", mode="r", shape=(self._size() // 4,))
+        found = np.empty(len(self), dtype=np.int64)
+        for start in range(0, len(self), _LABEL_BLOCK):
+            block = self._slots[start : start + _LABEL_BLOCK]
+            slots = np.arange(block.start, block.stop) if isinstance(block, range) else block
+            labels, is_plain = _plain_labels(words, self.index.bounds[slots])
+            found[start : start + len(slots)] = labels
+            for at in np.flatnonzero(~is_plain).tolist():
+                found[start + at] = self._label(int(slots[at]))
+        return found
+
+    def _header(self, slot: int) -> Header:
+        payload = self.read_payload(slot)
+        try:
+            return parse_header(payload)
+        except DataError as err:
+            raise _at(self._place(slot), err) from err
+
+    def _label(self, slot: int) -> int:
+        header = self._header(slot)
+        try:
+            return class_id(header)
+        except DataError as err:
+            raise _at(self._place(slot), err) from err
+
+    def _place(self, slot: int) -> str:
+        return f"{self.path}: record {self.index.keys[slot]} at offset {self.index.bounds[slot]}"
+
+    def _size(self) -> int:
+        return int(self.index.bounds[-1])
+
+    def _find_num_classes(self) -> tuple[int, str]:
+        """Return the number of classes and what it was taken from."""
+        prop = self.path.with_name("property")
+        stated = read_property(prop)[0] if prop.exists() else 0
+        if self.num_identities:
+            # Labels rise with the keys, but may leave some out: the last image has the highest.
+            last = self._parts.images[-1]
+            self._warn_of_rounding(last)
+            counted = max(self.num_identities, self._label(last) + 1)
+            if 0 < stated < counted:
+                logger.warning("%s: says %d classes, but %s has %d; using these", prop, stated, self.path.name, counted)
+            return (stated, f"from {prop}") if stated >= counted else (counted, "from its identity records")
+        if stated:
+            return stated, f"from {prop}"
+        watch = Stopwatch()
+        logger.info("%s: no property file beside it; reading the labels of %s", self.path, count(len(self), "image"))
+        highest = int(self.labels().max())
+        logger.info("%s: %s, found in %s", self.path, count(highest + 1, "class"), duration(watch.seconds))
+        return highest + 1, "the highest label"
+
+    def _warn_of_rounding(self, slot: int) -> None:
+        header = self._header(slot)
+        if header.labels[0] > EXACT_FLOAT and header.id2 >> 32 != EXACT_MARK:
+            logger.warning("%s: class ids above %d are float32 here: some may be shared", self.path, EXACT_FLOAT)
+
+
+def find_rec(path: Path) -> Path:
+    """Return the .rec that `path` means: itself, with .rec added, or train.rec inside the folder."""
+    if path.is_dir():
+        candidates = [path / "train.rec"]
+    elif path.suffix == ".rec":
+        candidates = [path]
+    else:
+        candidates = [path.with_name(path.name + ".rec"), path]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise DataError(f"{candidates[0]}: no such file; expected a .rec, its prefix, or a folder with train.rec in it")
+
+
+def read_property(path: Path) -> tuple[int, int, int]:
+    """Return (num_classes, height, width) from the first line of a `property` file."""
+    with open(path, encoding="utf-8", errors="replace") as handle:
+        line = handle.readline(200).strip()
+    fields = line.split(",")
+    if len(fields) != 3 or not all(field.strip().isdecimal() and len(field) < 12 for field in fields):
+        raise DataError(f"{path}:1: {line!r}; expected num_classes,height,width; correct the file or remove it")
+    num_classes, height, width = (int(field) for field in fields)
+    return num_classes, height, width
+
+
+def _open(path: Path) -> Any:
+    try:
+        return open(path, "rb", buffering=0)
+    except OSError as err:
+        raise DataError(f"{path}: cannot be read ({err.strerror}); check its permissions") from err
+
+
+def _at(place: str | Path, err: DataError) -> DataError:
+    return DataError(f"{place}: {err}")
+
+
+def _plain_labels(
+    words: npt.NDArray[np.uint32], offsets: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Read labels straight from the mapped file: (labels, whether that was possible), for records at `offsets`.
+
+    Not possible, and left to the careful way, for split records, damaged ones, and labels that are not whole numbers.
+    """
+    at = offsets // 4
+    is_inside = at + 9 <= len(words)
+    at = np.where(is_inside, at, 0)
+    # magic | cflag, length | flag | label | id (two words) | id2 (two words) | the first of several labels
+    flag = words[at + 2]
+    label = np.where(flag == 0, words[at + 3], words[at + 8]).astype("<u4").view("<f4")
+    is_plain = is_inside & (words[at] == 0xCED7230A) & (words[at + 1] >= 36) & (words[at + 1] < 2**29)
+    is_plain &= (words[at + 7] != EXACT_MARK) & (label >= 0) & (label <= EXACT_FLOAT) & (label % 1 == 0)
+    return np.where(is_plain, label, 0).astype(np.int64), is_plain
