@@ -1,0 +1,151 @@
+"""What a run tells about itself: one log line, one JSON line and TensorBoard scalars per report."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import IO
+
+import torch
+
+from recognition.console import duration, size
+
+logger = logging.getLogger(__name__)
+
+
+class DeviceMeans:
+    """Means of device scalars over the steps between two reports, without a host sync per step."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, torch.Tensor] = {}
+        self._steps = 0
+
+    def add(self, values: dict[str, torch.Tensor]) -> None:
+        """Add one step's 0-dim tensors."""
+        for name, value in values.items():
+            held = self._sums.get(name)
+            self._sums[name] = value.detach().float().clone() if held is None else held + value.detach().float()
+        self._steps += 1
+
+    def drain(self) -> dict[str, float]:
+        """Return the means and start over. One host sync for all of them."""
+        if not self._sums:
+            return {}
+        names = list(self._sums)
+        means = (torch.stack([self._sums[name] for name in names]) / self._steps).tolist()
+        self._sums.clear()
+        self._steps = 0
+        return dict(zip(names, means))
+
+
+class Throughput:
+    """Images per second and the share of time spent waiting for data, between two reports."""
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Start a new window."""
+        self._start = time.perf_counter()
+        self._images = 0
+        self._steps = 0
+        self._waited_s = 0.0
+
+    def add(self, images: int, waited_s: float) -> None:
+        """Add one step of `images` over all ranks that waited `waited_s` for its batch."""
+        self._images += images
+        self._steps += 1
+        self._waited_s += waited_s
+
+    def drain(self) -> dict[str, float]:
+        """Return img_per_s, step_s and data_wait (a share in [0, 1]) and start a new window."""
+        elapsed = max(time.perf_counter() - self._start, 1e-9)
+        result = {
+            "img_per_s": self._images / elapsed,
+            "step_s": elapsed / max(1, self._steps),
+            "data_wait": min(1.0, self._waited_s / elapsed),
+        }
+        self.restart()
+        return result
+
+
+class RunLog:
+    """Rank 0's records of a run: metrics.jsonl and TensorBoard; silent on the other ranks."""
+
+    def __init__(self, folder: Path, *, is_main: bool, tensorboard: bool) -> None:
+        self._jsonl: IO[str] | None = None
+        self._board = None
+        if not is_main:
+            return
+        self._jsonl = open(folder / "metrics.jsonl", "a", encoding="utf-8", buffering=1)  # noqa: SIM115
+        if tensorboard:
+            # Imported here: it costs a second that the other ranks and --check need not pay.
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(folder / "tensorboard"))
+
+    def write(self, step: int, kind: str, values: dict[str, float]) -> None:
+        """Record `values` at `step` under `kind` ("train" or the name of a validation set)."""
+        if self._jsonl is not None:
+            self._jsonl.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(f"{kind}/{name}", value, step)
+
+    def close(self) -> None:
+        """Flush and close both."""
+        if self._jsonl is not None:
+            self._jsonl.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Return the peak of the GPU's allocations, or on a CPU the peak resident size of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def report_line(step: int, total_steps: int, epoch: int, values: dict[str, float]) -> str:
+    """Return the line a person reads; fixed order, with units."""
+    eta = duration((total_steps - step) * values["step_s"])
+    parts = [
+        f"step {step:,}/{total_steps:,}",
+        f"epoch {epoch}",
+        f"loss {values['loss']:.4f}",
+        f"top-1 {values['top1']:.3f}",
+        f"lr {values['lr']:.5f}",
+        f"{values['img_per_s']:,.0f} img/s",
+        f"data wait {values['data_wait']:.0%}",
+        f"mem {size(values['memory_bytes'])}",
+        f"eta {eta}",
+    ]
+    if values.get("scale", 1.0) != 1.0:
+        parts.append(f"scale {values['scale']:.0f}")
+    if values["refused"]:
+        parts.append(f"refused {values['refused']:.0f}")
+    return "  ".join(parts)
+
+
+def attach_log_files(folder: Path, *, rank: int, is_main: bool, quiet: bool) -> None:
+    """Send this rank's records to logs/rank<k>.log, rank 0's also to train.log, and to stderr what people should see.
+
+    Rank 0 informs; the others speak on stderr only from warnings on.
+    """
+    root = logging.getLogger()
+    for handler in root.handlers:
+        handler.setLevel(logging.INFO if is_main and not quiet else logging.WARNING)
+    root.setLevel(logging.INFO)
+    (folder / "logs").mkdir(parents=True, exist_ok=True)
+    names = [folder / "logs" / f"rank{rank}.log"] + ([folder / "train.log"] if is_main else [])
+    for name in names:
+        handler = logging.FileHandler(name, encoding="utf-8")
+        handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s rank {rank}: %(message)s"))
+        root.addHandler(handler)
+    logger.debug("logging of process %d to %s", os.getpid(), folder)

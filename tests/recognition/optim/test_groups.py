@@ -1,0 +1,82 @@
+"""Optimizers equal torch's plain ones, and a refused step moves nothing."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from recognition.config.schema import OptimConfig
+from recognition.optim.groups import make_optimizer, set_lr, step_unless
+
+YES, NO = torch.tensor(1.0), torch.tensor(0.0)
+
+
+def _model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.PReLU(6), nn.Linear(6, 2))
+
+
+def _fill_grads(model: nn.Module, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_steps_equal_the_plain_optimizer(name: str) -> None:
+    ours, theirs = _model(), _model()
+    config = OptimConfig(optimizer=name, lr=0.1, momentum=0.9, weight_decay=0.05)  # type: ignore[arg-type]
+    optimizer = make_optimizer(ours.parameters(), config, decay_all=True)
+    if name == "sgd":
+        plain: torch.optim.Optimizer = torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9, weight_decay=0.05)
+    else:
+        plain = torch.optim.AdamW(theirs.parameters(), lr=0.1, weight_decay=0.05)
+    for step in range(5):
+        _fill_grads(ours, step)
+        _fill_grads(theirs, step)
+        step_unless(optimizer, NO)
+        plain.step()
+    for a, b in zip(ours.parameters(), theirs.parameters()):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_refused_step_leaves_parameters_and_state_bit_identical(name: str) -> None:
+    refusing, skipping = _model(), _model()
+    config = OptimConfig(optimizer=name, lr=0.1)  # type: ignore[arg-type]
+    first = make_optimizer(refusing.parameters(), config, decay_all=True)
+    second = make_optimizer(skipping.parameters(), config, decay_all=True)
+    for step in range(6):
+        refused = step in (0, 3)  # the very first step too: torch's own buffer would be uninitialised there
+        _fill_grads(refusing, step)
+        if refused:
+            next(refusing.parameters()).grad.fill_(float("nan"))
+            before = copy.deepcopy(refusing.state_dict())
+            step_unless(first, YES)
+            for key, value in refusing.state_dict().items():
+                assert torch.equal(value, before[key])
+            continue
+        _fill_grads(skipping, step)
+        step_unless(first, NO)
+        step_unless(second, NO)
+    for a, b in zip(refusing.parameters(), skipping.parameters()):
+        assert torch.equal(a, b)
+        for key, value in first.state[a].items():
+            assert torch.equal(value, second.state[b][key])
+
+
+def test_vectors_are_spared_from_weight_decay_when_asked() -> None:
+    model = _model()
+    optimizer = make_optimizer(model.parameters(), OptimConfig(weight_decay=0.1), decay_all=False)
+    decayed = {p for group in optimizer.param_groups if group["weight_decay"] > 0 for p in group["params"]}
+    assert decayed == {p for p in model.parameters() if p.ndim > 1}
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(model.parameters()))
+
+
+def test_set_lr_reaches_every_group() -> None:
+    optimizer = make_optimizer(_model().parameters(), OptimConfig(), decay_all=False)
+    set_lr(optimizer, 0.25)
+    assert {group["lr"] for group in optimizer.param_groups} == {0.25}
