@@ -1,0 +1,124 @@
+"""MobileFaceNet (arXiv:1804.07573) at twice its width, under the state-dict names of insightface's `mbf`."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import torch
+from torch import nn
+
+from recognition.backbones.precision import full_precision
+
+
+class ConvUnit(nn.Module):
+    """Convolution and BN, with PReLU unless `linear`; kept in `layers`, as insightface names them."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        *,
+        kernel: int = 1,
+        stride: int = 1,
+        groups: int = 1,
+        linear: bool = False,
+    ) -> None:
+        super().__init__()
+        # A 3x3 keeps the map's side; the 1x1 and the one over the whole map have no border.
+        padding = 1 if kernel == 3 else 0
+        conv = nn.Conv2d(in_channels, channels, kernel, stride=stride, padding=padding, groups=groups, bias=False)
+        parts: list[nn.Module] = [conv, nn.BatchNorm2d(channels)]
+        if not linear:
+            parts.append(nn.PReLU(channels))
+        self.layers = nn.Sequential(*parts)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x)
+
+
+class Bottleneck(nn.Module):
+    """1x1 to `hidden` channels, depthwise 3x3, linear 1x1 to `channels`; plus the input when the shapes allow it."""
+
+    def __init__(self, in_channels: int, hidden: int, channels: int, *, stride: int = 1) -> None:
+        super().__init__()
+        self.has_shortcut = stride == 1 and in_channels == channels
+        self.layers = nn.Sequential(
+            ConvUnit(in_channels, hidden),
+            ConvUnit(hidden, hidden, kernel=3, stride=stride, groups=hidden),
+            ConvUnit(hidden, channels, linear=True),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.layers(x) if self.has_shortcut else self.layers(x)
+
+
+class BottleneckStack(nn.Module):
+    """`depth` bottlenecks of one shape in a row."""
+
+    def __init__(self, channels: int, hidden: int, *, depth: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*(Bottleneck(channels, hidden, channels) for _ in range(depth)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x)
+
+
+class GlobalDepthwise(nn.Module):
+    """A depthwise convolution over the whole map, a dense layer without bias, and BN."""
+
+    def __init__(self, channels: int, map_side: int, embedding_size: int, dropout: float) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            ConvUnit(channels, channels, kernel=map_side, groups=channels, linear=True),
+            # Dropout has no weights, so it may share the place of the flattening without moving a key.
+            nn.Sequential(OrderedDict(flatten=nn.Flatten(), dropout=nn.Dropout(dropout))),
+            nn.Linear(channels, embedding_size, bias=False),
+            nn.BatchNorm1d(embedding_size),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x)
+
+
+class MobileFaceNet(nn.Module):
+    """Bottlenecks at 1/4, 1/8 and 1/16 of the image, 512 channels at the end.
+
+    forward(images [B, 3, image_size, image_size]) -> embeddings [B, embedding_size]; the last 1x1 and what follows run
+    in the weights' precision (float32) also under autocast.
+    """
+
+    def __init__(self, *, embedding_size: int = 512, dropout: float = 0.0, image_size: int = 112) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            [
+                ConvUnit(3, 128, kernel=3, stride=2),
+                # Groups of two channels, not depthwise: what the doubled width made of the paper's layer.
+                ConvUnit(128, 128, kernel=3, groups=64),
+                Bottleneck(128, 128, 128, stride=2),
+                BottleneckStack(128, 128, depth=4),
+                Bottleneck(128, 256, 256, stride=2),
+                BottleneckStack(256, 256, depth=6),
+                Bottleneck(256, 512, 256, stride=2),
+                BottleneckStack(256, 256, depth=2),
+            ]
+        )
+        self.conv_sep = ConvUnit(256, 512)
+        self.features = GlobalDepthwise(512, -(-image_size // 16), embedding_size, dropout)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw convolutions and the dense layer from N(0, 2 / fan-out); every BatchNorm is the identity."""
+        for module in self.modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = images
+        for layer in self.layers:
+            x = layer(x)
+        with full_precision(x):
+            return self.features(self.conv_sep(x.to(_weight_dtype(self.conv_sep))))
+
+
+def _weight_dtype(module: nn.Module) -> torch.dtype:
+    return next(module.parameters()).dtype
