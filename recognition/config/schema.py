@@ -55,7 +55,7 @@ class HeadConfig:
     block_size: int | None = None
     """Classes per block; chosen from batch, embedding size and device when absent."""
     sample_rate: float = 1.0
-    """Share of the negative classes used in a step (PartialFC); positives are always used."""
+    """Share of the classes used in a step (PartialFC); positives are always used, and 0 means positives only."""
     negatives: Literal["random", "nearest"] = "random"
     centers_format: Literal["float32", "bf16"] = "float32"
     momentum_format: Literal["float32", "bf16", "int8", "none"] = "float32"
@@ -70,11 +70,13 @@ class OptimConfig:
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: float = 0.1
-    """At the batch size of the config; a run whose global batch differs is told the linear-scaling value."""
+    """At `reference_batch`; used as it stands, whatever the global batch."""
+    reference_batch: int | None = None
+    """Global batch `lr` was chosen for; a run whose global batch differs is told the linear-scaling value."""
     momentum: float = 0.9
     weight_decay: float = 5e-4
     schedule: Literal["poly", "cosine"] = "poly"
-    poly_power: float = 2.0
+    poly_power: float = 1.0
     warmup_epoch: float = 0.0
     clip_norm: float = 5.0
     """Largest norm of the backbone's gradient; 0 turns clipping off."""

@@ -1,0 +1,162 @@
+"""What a config's values may be, alone and together. A value that would be ignored is an error, not a surprise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from recognition.config.fields import flatten
+from recognition.config.schema import Config
+from recognition.errors import ConfigError
+
+Range = tuple[Callable[[Any], bool], str]
+
+
+def _at_least(low: float) -> Range:
+    return lambda value: value >= low, f"at least {low}"
+
+
+def _above(low: float) -> Range:
+    return lambda value: value > low, f"above {low}"
+
+
+def _share() -> Range:
+    return lambda value: 0 <= value <= 1, "between 0 and 1"
+
+
+def _below_one() -> Range:
+    return lambda value: 0 <= value < 1, "at least 0 and below 1"
+
+
+def _each(range_: Range, text: str) -> Range:
+    return lambda values: all(range_[0](value) for value in values), text
+
+
+RANGES: Mapping[str, Range] = {
+    "seed": (lambda value: 0 <= value < 2**63, "between 0 and 2^63 - 1"),
+    "data.num_classes": _at_least(2),
+    "data.num_image": _at_least(1),
+    "data.image_size": _at_least(16),
+    "data.num_workers": _at_least(0),
+    "data.flip": _share(),
+    "backbone.embedding_size": _at_least(1),
+    "backbone.dropout": _below_one(),
+    "head.margins": (
+        lambda m: m[0] > 0 and 0 <= m[1] < math.pi and 0 <= m[2] <= 2,
+        "m1 above 0, m2 at least 0 and below pi, m3 between 0 and 2",
+    ),
+    "head.scale": _above(0),
+    "head.block_size": _at_least(1),
+    "head.sample_rate": _share(),
+    "head.sub_centers": _at_least(1),
+    "head.interclass_filtering_threshold": _share(),
+    "optim.lr": _above(0),
+    "optim.reference_batch": _at_least(1),
+    "optim.momentum": _below_one(),
+    "optim.weight_decay": _at_least(0),
+    "optim.poly_power": _above(0),
+    "optim.warmup_epoch": _at_least(0),
+    "optim.clip_norm": _at_least(0),
+    "optim.betas": _each(_below_one(), "two numbers, each at least 0 and below 1"),
+    "train.batch_size": _at_least(1),
+    "train.num_epoch": _at_least(1),
+    "train.gradient_accumulation": _at_least(1),
+    "train.max_refused_steps": _at_least(1),
+    "validation.every_steps": _at_least(1),
+    "validation.batch_size": _at_least(1),
+    "checkpoint.every_epochs": _at_least(1),
+    "checkpoint.keep": _at_least(1),
+    "log.every_steps": _at_least(1),
+}
+
+
+def check_config(config: Config, places: Mapping[str, str] | None = None) -> None:
+    """Raise ConfigError for the first value out of range or combination that cannot be, or would be ignored.
+
+    `places` says where each dotted key was set; a key not in it is at its default.
+    """
+    places = places or {}
+    flat = flatten(config)
+    for key, (holds, expected) in RANGES.items():
+        value = flat[key]
+        if value is not None and not holds(value):
+            raise ConfigError(f"{_place(places, key)}{key}: found {_spell(value)}, expected {expected}")
+    for key, problem in _problems(config, _Changed(flat)):
+        raise ConfigError(f"{_place(places, key)}{key}: {problem}")
+
+
+class _Changed:
+    """Which keys differ from their default: only those can be missed when they are ignored."""
+
+    def __init__(self, flat: Mapping[str, Any]) -> None:
+        self._flat = flat
+        self._defaults = flatten(Config())
+
+    def __contains__(self, key: str) -> bool:
+        return self._flat[key] != self._defaults[key]
+
+
+def _problems(config: Config, changed: _Changed) -> Iterator[tuple[str, str]]:
+    yield from _data_problems(config)
+    yield from _head_problems(config, changed)
+    yield from _optim_problems(config, changed)
+    if not config.validation.val_targets:
+        for key in ("validation.val_dir", "validation.every_steps", "validation.batch_size"):
+            if key in changed:
+                yield key, "would be ignored without validation.val_targets; name them or remove this key"
+
+
+def _data_problems(config: Config) -> Iterator[tuple[str, str]]:
+    if config.data.rec == "synthetic":
+        for name in ("num_classes", "num_image"):
+            if getattr(config.data, name) is None:
+                yield "data.rec", f"'synthetic' has no sizes of its own; state data.{name}"
+    targets = config.validation.val_targets
+    if any(not target for target in targets) or len(set(targets)) != len(targets):
+        yield "validation.val_targets", f"found {_spell(targets)}, expected distinct names"
+
+
+def _head_problems(config: Config, changed: _Changed) -> Iterator[tuple[str, str]]:
+    head = config.head
+    if head.update != "autograd" and config.train.gradient_accumulation > 1:
+        yield "train.gradient_accumulation", (
+            f"cannot be {config.train.gradient_accumulation} with head.update {head.update}, which moves the centres "
+            "in every micro-batch; set head.update: autograd"
+        )
+    if head.update == "autograd":
+        for key in ("head.centers_format", "head.momentum_format"):
+            if key in changed:
+                yield key, "would be ignored with head.update autograd, whose state is float32; set head.update: fused"
+    if head.negatives == "nearest" and head.sample_rate == 1:
+        yield "head.negatives", "would be ignored with head.sample_rate 1, where every class is used; lower the rate"
+    if head.margin_gradient == "exact" and head.margins[:2] == (1.0, 0.0):
+        yield "head.margin_gradient", (
+            "would be ignored with m1 = 1 and m2 = 0, whose derivative is 1 either way; remove this key"
+        )
+
+
+def _optim_problems(config: Config, changed: _Changed) -> Iterator[tuple[str, str]]:
+    optim = config.optim
+    if optim.optimizer == "sgd" and "optim.betas" in changed:
+        yield "optim.betas", "would be ignored with optim.optimizer sgd; set optim.optimizer: adamw or remove this key"
+    if optim.optimizer == "adamw" and config.head.update == "autograd" and "optim.momentum" in changed:
+        yield "optim.momentum", (
+            "would be ignored with optim.optimizer adamw and head.update autograd: nothing runs SGD; remove this key"
+        )
+    if optim.schedule == "cosine" and "optim.poly_power" in changed:
+        yield "optim.poly_power", "would be ignored with optim.schedule cosine; remove this key"
+    if optim.warmup_epoch >= config.train.num_epoch:
+        yield "optim.warmup_epoch", (
+            f"found {optim.warmup_epoch:g}, expected less than train.num_epoch, which is {config.train.num_epoch}"
+        )
+
+
+def _place(places: Mapping[str, str], key: str) -> str:
+    return f"{places[key]}: " if key in places else ""
+
+
+def _spell(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"[{', '.join(_spell(item) for item in value)}]"
+    return f"{value:g}" if isinstance(value, float) else repr(value)

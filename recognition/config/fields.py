@@ -1,0 +1,167 @@
+"""Untyped values -> the dataclasses of the schema, driven by the fields' annotations."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import math
+import re
+import types
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from recognition.config.schema import Config
+from recognition.config.yaml_nodes import ListValue, MappingValue, ScalarValue, Value
+from recognition.errors import ConfigError
+from recognition.registry import nearest
+
+T = TypeVar("T")
+_INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*)")
+_NUMBER = re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
+_LEADING_ZERO = re.compile(r"[-+]?0[0-9]+")
+
+
+def field_types(cls: Any) -> Mapping[str, Any]:
+    """Return a schema class's field names and resolved types, in order."""
+    hints = get_type_hints(cls)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+@functools.cache
+def all_keys() -> tuple[str, ...]:
+    """Return every dotted key of the schema, in order: seed, ..., data.rec, ..., log.tensorboard."""
+    return tuple(flatten(Config()))
+
+
+def flatten(config: Config) -> dict[str, Any]:
+    """Return the config's values by dotted key."""
+    return _flatten(config, "")
+
+
+def _flatten(section: Any, prefix: str) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name in field_types(type(section)):
+        value = getattr(section, name)
+        if dataclasses.is_dataclass(value):
+            flat.update(_flatten(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def build(cls: type[T], tree: MappingValue, places: dict[str, str], prefix: str = "") -> T:
+    """Return `cls` with the tree's values; the place of each value set is entered in `places` by dotted key."""
+    kinds = field_types(cls)
+    values: dict[str, Any] = {}
+    for name, value in tree.entries.items():
+        place = tree.places[name]
+        key = prefix + name
+        if name not in kinds:
+            raise ConfigError(f"{place}: {key}: unknown key{suggest(key)}")
+        if dataclasses.is_dataclass(kinds[name]):
+            section = _section(value, place, key)
+            values[name] = build(kinds[name], section, places, f"{key}.")  # type: ignore[arg-type]
+        else:
+            values[name] = convert(value, kinds[name], f"{place}: {key}")
+            places[key] = place
+    return cls(**values)
+
+
+def _section(value: Value, place: str, key: str) -> MappingValue:
+    if isinstance(value, MappingValue):
+        return value
+    if isinstance(value, ScalarValue) and value.is_null:
+        return MappingValue({}, {}, place)
+    raise ConfigError(f"{place}: {key}: found {_found(value)}, expected a section of keys")
+
+
+def suggest(key: str) -> str:
+    """Return the valid key nearest to `key`: the same section first, then the same name anywhere."""
+    section, _, name = key.rpartition(".")
+    inside = [valid for valid in all_keys() if section and valid.startswith(f"{section}.")]
+    by_name = {valid.rpartition(".")[2]: valid for valid in all_keys()}
+    close = difflib.get_close_matches(key, inside, n=1, cutoff=0.75)
+    if not close:
+        close = [by_name[match] for match in difflib.get_close_matches(name, by_name, n=1, cutoff=0.75)]
+    if not close:
+        close = difflib.get_close_matches(key, (*all_keys(), *field_types(Config)), n=1)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    names = [valid.rpartition(".")[2] for valid in inside] or list(field_types(Config))
+    return f"; expected one of {', '.join(names)}"
+
+
+def convert(value: Value, kind: Any, place: str) -> Any:
+    """Return `value` as the annotation `kind` wants it; `place` opens the message of a ConfigError."""
+    origin = get_origin(kind)
+    if origin in (Union, types.UnionType):
+        (inner,) = (option for option in get_args(kind) if option is not type(None))
+        if isinstance(value, ScalarValue) and value.is_null:
+            return None
+        return convert(value, inner, place)
+    if origin is tuple:
+        return _tuple(value, get_args(kind), place)
+    if not isinstance(value, ScalarValue):
+        raise ConfigError(f"{place}: found {_found(value)}, expected {_describe(kind)}")
+    if origin is Literal:
+        return _literal(value, get_args(kind), place)
+    return _scalar(value, kind, place)
+
+
+def _tuple(value: Value, kinds: tuple[Any, ...], place: str) -> tuple[Any, ...]:
+    if len(kinds) == 2 and kinds[1] is Ellipsis:
+        if not isinstance(value, ListValue):
+            raise ConfigError(f"{place}: found {_found(value)}, expected a list such as [a, b]")
+        return tuple(convert(item, kinds[0], place) for item in value.items)
+    if not isinstance(value, ListValue) or len(value.items) != len(kinds):
+        raise ConfigError(f"{place}: found {_found(value)}, expected a list of {len(kinds)} numbers")
+    return tuple(convert(item, kind, place) for item, kind in zip(value.items, kinds))
+
+
+def _literal(value: ScalarValue, choices: tuple[str, ...], place: str) -> str:
+    if value.text in choices:
+        return value.text
+    found = f"{place}: found {value.text!r}, expected one of {', '.join(choices)}"
+    hint = nearest(value.text, choices)
+    raise ConfigError(found + (hint if "did you mean" in hint else ""))
+
+
+def _scalar(value: ScalarValue, kind: Any, place: str) -> Any:
+    if kind is str and not value.is_null:
+        return value.text
+    if kind is bool and value.plain and value.text in ("true", "false", "True", "False"):
+        return value.text.lower() == "true"
+    if kind is int and value.plain and _INTEGER.fullmatch(value.text):
+        return int(value.text)
+    if kind is float and value.plain and _NUMBER.fullmatch(value.text) and not _LEADING_ZERO.fullmatch(value.text):
+        number = float(value.text)
+        if math.isfinite(number):
+            return number
+    hint = ""
+    if kind in (int, float) and not value.plain:
+        hint = "; remove the quotes"
+    elif kind in (int, float) and _LEADING_ZERO.fullmatch(value.text):
+        hint = "; remove the leading zero"
+    raise ConfigError(f"{place}: found {_found(value)}, expected {_describe(kind)}{hint}")
+
+
+def _is_typed(text: str) -> bool:
+    return bool(_NUMBER.fullmatch(text)) or text in ("true", "false", "True", "False")
+
+
+def _found(value: Value) -> str:
+    if isinstance(value, MappingValue):
+        return "a section of keys"
+    if isinstance(value, ListValue):
+        return f"a list of {len(value.items)}"
+    if value.is_null:
+        return "nothing"
+    return value.text if value.plain and _is_typed(value.text) else repr(value.text)
+
+
+def _describe(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(get_args(kind))}"
+    names = {bool: "true or false", int: "a whole number", float: "a finite number", str: "text"}
+    return names[kind]
