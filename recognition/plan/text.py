@@ -1,0 +1,131 @@
+"""A plan in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from recognition.console import count, size
+from recognition.plan.inputs import Inputs
+from recognition.plan.run import Plan
+
+
+def render_plan(plan: Plan, inputs: Inputs | None = None) -> str:
+    """Return the plan as lines for a person; `inputs` adds what was found on disk."""
+    sections = {
+        "data": _data(plan, inputs),
+        "batch": _batch(plan),
+        "schedule": _schedule(plan),
+        "lr": _lr(plan),
+        "backbone": _backbone(plan),
+        "classes": _classes(plan),
+        "head": _head(plan),
+        "memory": _memory(plan),
+        "validation": _validation(plan, inputs),
+    }
+    lines = [f"plan for {count(plan.world_size, 'rank')}"]
+    for title, text in sections.items():
+        first, *rest = text.split("\n")
+        lines.append(f"  {title:<11}{first}")
+        lines.extend(" " * 13 + line for line in rest)
+    lines.extend(f"  warning: {warning}" for warning in plan.warnings)
+    return "\n".join(lines)
+
+
+def _data(plan: Plan, inputs: Inputs | None) -> str:
+    source = inputs.data if inputs else plan.config.data.rec or "data.rec is not set"
+    stated = "" if inputs is None or inputs.has_data else ", sizes as the config states them"
+    each = plan.num_images / plan.num_classes
+    images, identities = count(plan.num_images, "image"), f"{plan.num_classes:,} identities"
+    return f"{source}: {images} of {identities} ({each:.1f} each){stated}"
+
+
+def _batch(plan: Plan) -> str:
+    train = plan.config.train
+    micro = f" x {train.gradient_accumulation} micro-batches" if train.gradient_accumulation > 1 else ""
+    ranks = count(plan.world_size, "rank")
+    return (
+        f"{train.batch_size} x {ranks}{micro} = {plan.global_batch:,} images a step; {plan.steps_per_epoch:,} steps an "
+        f"epoch, {count(plan.images_left_out, 'image')} left over in each"
+    )
+
+
+def _schedule(plan: Plan) -> str:
+    optim = plan.config.optim
+    shape = f"poly {optim.poly_power:g}" if optim.schedule == "poly" else optim.schedule
+    warmup = f"warm-up of {plan.warmup_steps:,}" if plan.warmup_steps else "no warm-up"
+    return f"{count(plan.config.train.num_epoch, 'epoch')} = {plan.total_steps:,} steps, {warmup}, {shape} to 0"
+
+
+def _lr(plan: Plan) -> str:
+    optim = plan.config.optim
+    lr = f"{optim.optimizer}, {optim.lr:g}"
+    if optim.reference_batch is None:
+        return f"{lr} as stated (optim.reference_batch would tell for which global batch it was chosen)"
+    if plan.scaled_lr is None:
+        return f"{lr}, chosen for this global batch"
+    return (
+        f"{lr} as stated, chosen for a global batch of {optim.reference_batch:,}; the linear-scaling rule gives "
+        f"optim.lr={plan.scaled_lr:.4g} for {plan.global_batch:,}"
+    )
+
+
+def _backbone(plan: Plan) -> str:
+    backbone = plan.config.backbone
+    norm = ", BatchNorm over the global batch" if backbone.sync_bn else ""
+    precision = plan.config.train.precision
+    autocast = "float32" if precision == "off" else f"autocast {precision}"
+    return f"{backbone.network}, {plan.memory.num_parameters:,} parameters, {autocast}{norm}"
+
+
+def _classes(plan: Plan) -> str:
+    if plan.world_size == 1:
+        owned = f"{plan.first_classes:,} on the only rank"
+    elif plan.first_classes == plan.last_classes:
+        owned = f"{plan.first_classes:,} on each rank"
+    else:
+        owned = f"{plan.first_classes:,} on the first rank, {plan.last_classes:,} on the last"
+    head = plan.config.head
+    if head.sample_rate == 1:
+        return f"{owned}, all used in each step"
+    if head.sample_rate == 0:
+        return f"{owned}, only the batch's own (about {plan.sampled_classes:,} a rank) used in a step"
+    return f"{owned}, {plan.sampled_classes:,} used in a step ({head.negatives} negatives)"
+
+
+def _head(plan: Plan) -> str:
+    head = plan.config.head
+    m1, m2, m3 = head.margins
+    parts = [
+        f"cos({'' if m1 == 1 else f'{m1:g} * '}theta{f' + {m2:g}' if m2 else ''}){f' - {m3:g}' if m3 else ''}",
+        f"scale {head.scale:g}",
+        f"update {head.update}",
+        f"products {head.products}",
+        f"centres {head.centers_format}",
+        f"momentum {head.momentum_format}",
+    ]
+    if head.margin_gradient == "exact":
+        parts.append("exact margin gradient")
+    if head.sub_centers > 1:
+        parts.append(f"{head.sub_centers} sub-centres")
+    if head.interclass_filtering_threshold:
+        parts.append(f"negatives above a cosine of {head.interclass_filtering_threshold:g} left out")
+    return ", ".join(parts)
+
+
+def _memory(plan: Plan) -> str:
+    parts = ", ".join(f"{name} {size(value)}" for name, value in plan.memory.parts().items() if value)
+    return f"{size(plan.memory.total)} on rank 0, estimated, without the framework's own\n{parts}"
+
+
+def _validation(plan: Plan, inputs: Inputs | None) -> str:
+    validation = plan.config.validation
+    if not validation.val_targets:
+        return "none; validation.val_targets names the .bin files"
+    when = f"before step 1, every {validation.every_steps:,} steps and at the end, {validation.batch_size} a rank"
+    return f"{', '.join(_targets(plan, inputs))}: {when}"
+
+
+def _targets(plan: Plan, inputs: Inputs | None) -> Iterator[str]:
+    missing = inputs.missing_validation if inputs else []
+    for name in plan.config.validation.val_targets:
+        yield f"{name} (absent)" if name in missing else name
