@@ -16,14 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from recognition.data.record_index import RecordIndex
-from recognition.data.recordio import HEADER_BYTES, PART_BYTES, parse_header
+from recognition.data.recordio import MARKER_BYTES, is_marker, parse_header
 from recognition.errors import DataError
 
 LayoutName = Literal["insightface", "sequential", "multilabel"]
 Slots = range | npt.NDArray[np.int64]  # positions in the index; the usual case, a range, costs no memory
-
-# Identity records and the record of key 0: a header with flag 2, two labels, no image.
-MARKER_BYTES = PART_BYTES + HEADER_BYTES + 2 * 4
 
 
 @dataclass(frozen=True)
@@ -56,11 +53,6 @@ def find_layout(index: RecordIndex, read_payload: Callable[[int], bytes]) -> Lay
         return Layout("insightface", images, identities, header)
     has_list = parse_header(read_payload(images[0])).flag > 0
     return Layout("multilabel" if has_list else "sequential", images, identities, None)
-
-
-def is_marker(payload: bytes) -> bool:
-    """Return whether this is an identity record or the record of key 0 rather than an image."""
-    return len(payload) == MARKER_BYTES - PART_BYTES and parse_header(payload).flag == 2
 
 
 def _find_header(keys: npt.NDArray[np.int64], read_payload: Callable[[int], bytes]) -> int | None:

@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from recognition.console import count
-from recognition.data.recordio import PART_BYTES, parse_header, read_record_and_end
+from recognition.data.recordio import PART_BYTES, is_marker, parse_header, read_record
 from recognition.errors import DataError
+from recognition.files import staged
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +72,8 @@ def load_index(rec: Path, idx: Path) -> RecordIndex:
 def scan_index(rec: Path) -> RecordIndex:
     """Walk the records of `rec` from its first byte and return their index.
 
-    The keys are the header ids where these are all different (MXNet's writers store the key there), else 0, 1, 2, ...
+    The keys are the header ids where these are all different (MXNet's writers store the key there). Else they are
+    0, 1, 2, ... or, when the file ends with a record that is no image, 1, 2, ..., 0 as insightface numbers.
     Raises DataError, with number and offset, at the first record that is damaged or cut.
     """
     ids, bounds = array("Q"), array("q", [0])
@@ -79,7 +81,7 @@ def scan_index(rec: Path) -> RecordIndex:
         size = os.fstat(handle.fileno()).st_size
         while bounds[-1] < size:
             try:
-                payload, end = read_record_and_end(handle.fileno(), bounds[-1], size)
+                payload, end = read_record(handle.fileno(), bounds[-1], size)
                 header = parse_header(payload)
             except DataError as err:
                 raise DataError(f"{rec}: record number {len(ids)} at offset {bounds[-1]}: {err}") from err
@@ -90,7 +92,16 @@ def scan_index(rec: Path) -> RecordIndex:
     keys = np.frombuffer(ids, dtype=np.uint64)
     if keys.max() >= 2**63 or len(np.unique(keys)) < len(keys):
         keys = np.arange(len(keys), dtype=np.uint64)
+        if is_marker(payload):
+            keys = np.roll(keys, -1)
     return RecordIndex(keys.astype(np.int64), np.frombuffer(bounds, dtype=np.int64))
+
+
+def write_index(index: RecordIndex, idx: Path) -> None:
+    """Publish `index` as the text file `idx`."""
+    with staged(idx) as (temporary,), open(temporary, "wb", buffering=2**20) as handle:
+        for key, offset in zip(index.keys.tolist(), index.bounds.tolist()):
+            handle.write(b"%d\t%d\n" % (key, offset))
 
 
 def read_index_lines(idx: Path) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

@@ -17,6 +17,7 @@ MAGIC = 0xCED7230A
 MAX_PAYLOAD = 2**29 - 1  # the length shares a 32-bit word with three bits of cflag
 PART_BYTES = 8  # magic and length before each part
 HEADER_BYTES = 24  # IRHeader: flag u32, label f32, id u64, id2 u64
+MARKER_BYTES = PART_BYTES + HEADER_BYTES + 2 * 4  # insightface's identity records and key 0: two labels, no image
 WHOLE, FIRST, MIDDLE, LAST = range(4)
 
 EXACT_FLOAT = 2**24  # float32 holds every integer up to here, and skips some above
@@ -70,16 +71,11 @@ def frame(payload: bytes) -> bytes:
     return b"".join(pieces)
 
 
-def read_record(descriptor: int, start: int, limit: int) -> bytes:
-    """Return the payload of the record at byte `start`, which must end at or before byte `limit`.
+def read_record(descriptor: int, start: int, limit: int) -> tuple[bytes, int]:
+    """Return the payload of the record at byte `start`, and the byte behind its padding; it must end before `limit`.
 
     Uses pread only, so any number of threads may share the descriptor. Nothing is allocated beyond `limit - start`.
     """
-    return read_record_and_end(descriptor, start, limit)[0]
-
-
-def read_record_and_end(descriptor: int, start: int, limit: int) -> tuple[bytes, int]:
-    """As read_record, and return the byte behind the record's padding as well."""
     buffer = os.pread(descriptor, min(limit - start, _READ_AHEAD), start)
     cflag, length = _parse_part_head(buffer, 0)
     if cflag != WHOLE:
@@ -118,6 +114,11 @@ def parse_header(payload: bytes) -> Header:
     if size > len(payload):
         raise DataError(f"a header with {flag} labels in a payload of {len(payload)} bytes")
     return Header(flag, struct.unpack_from(f"<{flag}f", payload, HEADER_BYTES), record_id, id2, size)
+
+
+def is_marker(payload: bytes) -> bool:
+    """Return whether this is an identity record or the record of key 0 of insightface's layout, and no image."""
+    return len(payload) == MARKER_BYTES - PART_BYTES and parse_header(payload).flag == 2
 
 
 def class_id(header: Header) -> int:

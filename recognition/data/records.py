@@ -41,12 +41,12 @@ class ImageRecords:
         self._handle = _open(self.path)
         self.index = open_index(self.path, self.path.with_suffix(".idx"))
         try:
-            self._parts = find_layout(self.index, self.read_payload)
+            self.parts = find_layout(self.index, lambda slot: self.read_extent(slot)[0])
         except DataError as err:
             raise _at(self.path, err) from err
-        self.layout = self._parts.name
-        self._slots = self._parts.images
-        self.num_identities = len(self._parts.identities)
+        self.layout = self.parts.name
+        self._slots = self.parts.images
+        self.num_identities = len(self.parts.identities)
         self.num_classes, self._classes_from = self._find_num_classes()
 
     def __len__(self) -> int:
@@ -65,14 +65,16 @@ class ImageRecords:
 
     def place(self, i: int) -> str:
         """Return how messages name image `i`: file, key and offset."""
-        return self._place(self._slots[i])
+        return self.place_of(self._slots[i])
 
     def read(self, i: int) -> ImageRecord:
         """Return image `i`; DataError when its record is damaged, holds no image, or a label outside the classes."""
-        slot = self._slots[i]
-        bounds = self.index.bounds
+        slot = int(self._slots[i])
+        return self.parse(slot, self.read_extent(slot)[0])
+
+    def parse(self, slot: int, payload: bytes) -> ImageRecord:
+        """Return the image in `payload`, which was read from record `slot` of the index; raises as `read` does."""
         try:
-            payload = read_record(self._handle.fileno(), int(bounds[slot]), int(bounds[slot + 1]))
             header = parse_header(payload)
             label = class_id(header)
             if label >= self.num_classes:
@@ -80,28 +82,27 @@ class ImageRecords:
             if len(payload) == header.size:
                 raise DataError(f"holds no image (label {label}, flag {header.flag}); expected encoded bytes")
         except DataError as err:
-            raise _at(self._place(slot), err) from err
+            raise _at(self.place_of(slot), err) from err
         return ImageRecord(int(self.index.keys[slot]), label, payload[header.size :])
 
     def header(self, i: int) -> Header:
         """Return the header of image `i` as stored, its labels unchecked."""
         return self._header(self._slots[i])
 
-    def read_payload(self, slot: int) -> bytes:
-        """Return the raw payload of record `slot` of the index, image or not."""
+    def read_extent(self, slot: int) -> tuple[bytes, int]:
+        """Return the payload of record `slot` of the index, image or not, and the byte at which the record ends."""
         bounds = self.index.bounds
         try:
             return read_record(self._handle.fileno(), int(bounds[slot]), int(bounds[slot + 1]))
         except DataError as err:
-            raise _at(self._place(slot), err) from err
+            raise _at(self.place_of(slot), err) from err
 
     def labels(self) -> npt.NDArray[np.int64]:
         """Return the class id of every image, not yet compared with num_classes; touches one page of the file each."""
         words = np.memmap(self.path, dtype="<u4", mode="r", shape=(self._size() // 4,))
         found = np.empty(len(self), dtype=np.int64)
         for start in range(0, len(self), _LABEL_BLOCK):
-            block = self._slots[start : start + _LABEL_BLOCK]
-            slots = np.arange(block.start, block.stop) if isinstance(block, range) else block
+            slots = np.asarray(self._slots[start : start + _LABEL_BLOCK])
             labels, is_plain = _plain_labels(words, self.index.bounds[slots])
             found[start : start + len(slots)] = labels
             for at in np.flatnonzero(~is_plain).tolist():
@@ -109,20 +110,21 @@ class ImageRecords:
         return found
 
     def _header(self, slot: int) -> Header:
-        payload = self.read_payload(slot)
+        payload, _ = self.read_extent(slot)
         try:
             return parse_header(payload)
         except DataError as err:
-            raise _at(self._place(slot), err) from err
+            raise _at(self.place_of(slot), err) from err
 
     def _label(self, slot: int) -> int:
         header = self._header(slot)
         try:
             return class_id(header)
         except DataError as err:
-            raise _at(self._place(slot), err) from err
+            raise _at(self.place_of(slot), err) from err
 
-    def _place(self, slot: int) -> str:
+    def place_of(self, slot: int) -> str:
+        """Return how messages name record `slot` of the index."""
         return f"{self.path}: record {self.index.keys[slot]} at offset {self.index.bounds[slot]}"
 
     def _size(self) -> int:
@@ -134,7 +136,7 @@ class ImageRecords:
         stated = read_property(prop)[0] if prop.exists() else 0
         if self.num_identities:
             # Labels rise with the keys, but may leave some out: the last image has the highest.
-            last = self._parts.images[-1]
+            last = self.parts.images[-1]
             self._warn_of_rounding(last)
             counted = max(self.num_identities, self._label(last) + 1)
             if 0 < stated < counted:
@@ -145,7 +147,7 @@ class ImageRecords:
         watch = Stopwatch()
         logger.info("%s: no property file beside it; reading the labels of %s", self.path, count(len(self), "image"))
         highest = int(self.labels().max())
-        logger.info("%s: %s, found in %s", self.path, count(highest + 1, "class"), duration(watch.seconds))
+        logger.info("%s: %d classes, found in %s", self.path, highest + 1, duration(watch.seconds))
         return highest + 1, "the highest label"
 
     def _warn_of_rounding(self, slot: int) -> None:
@@ -172,8 +174,8 @@ def read_property(path: Path) -> tuple[int, int, int]:
     """Return (num_classes, height, width) from the first line of a `property` file."""
     with open(path, encoding="utf-8", errors="replace") as handle:
         line = handle.readline(200).strip()
-    fields = line.split(",")
-    if len(fields) != 3 or not all(field.strip().isdecimal() and len(field) < 12 for field in fields):
+    fields = [field.strip() for field in line.split(",")]
+    if len(fields) != 3 or not all(field.isascii() and field.isdigit() and int(field) < 2**32 for field in fields):
         raise DataError(f"{path}:1: {line!r}; expected num_classes,height,width; correct the file or remove it")
     num_classes, height, width = (int(field) for field in fields)
     return num_classes, height, width
