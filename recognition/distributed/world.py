@@ -43,7 +43,7 @@ def join_world(device: Literal["auto", "cpu", "cuda"] = "auto", *, timeout_s: fl
     rank = int(os.environ.get("RANK", "0"))
     size = int(os.environ.get("WORLD_SIZE", "1"))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    chosen = _choose_device(device, local_rank)
+    chosen = choose_device(device, local_rank)
     if size > 1:
         backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=datetime.timedelta(seconds=timeout_s))
@@ -64,7 +64,11 @@ def declared_rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def _choose_device(device: str, local_rank: int) -> torch.device:
+def choose_device(device: str, local_rank: int = 0) -> torch.device:
+    """Return the device that "auto", "cpu" or "cuda" means here for the `local_rank`-th process; "auto" prefers CUDA.
+
+    Raises ConfigError when CUDA is asked for and absent or when this process has no GPU of its own.
+    """
     if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():

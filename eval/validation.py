@@ -1,0 +1,183 @@
+"""Verification during training, shared out over the ranks.
+
+Each rank keeps the encoded images of its own share, embeds them with the model in training, and all ranks exchange the
+embeddings and compute the same numbers.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from eval.protocols import (
+    Embed,
+    PairSet,
+    VerificationResult,
+    chance_warning,
+    count_broken,
+    embedded_rows,
+    open_pair_set,
+    verify_embeddings,
+)
+from recognition.config.schema import Config
+from recognition.distributed.collectives import gather_objects
+from recognition.distributed.shards import class_range
+from recognition.distributed.world import World
+from recognition.errors import ConfigError, DataError
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+def build_validators(config: Config, world: World) -> dict[str, Callable[[Embed], dict[str, float]]]:
+    """Open every set of `validation.val_targets` and return its validator by name; all ranks call this together.
+
+    Raises ConfigError for a missing .bin and DataError for a damaged one, on all ranks, before training begins.
+    """
+    paths = _target_paths(config)
+    sets: dict[str, PairSet] = {}
+
+    def open_all() -> dict[str, str]:
+        for name, path in paths.items():
+            if not path.is_file():
+                raise ConfigError(
+                    f"validation.val_targets: {path}: missing; expected the verification set {name!r}; "
+                    "correct validation.val_dir or remove the target"
+                )
+            sets[name] = open_pair_set(path, name=name)
+        return {name: pair_set.sha256 for name, pair_set in sets.items()}
+
+    for rank, digests in enumerate(_together(open_all, world)):
+        for name, digest in digests.items():
+            if digest != sets[name].sha256:
+                raise DataError(
+                    f"{paths[name]}: ranks {rank} and {world.rank} see different files; expected one and the same; "
+                    "copy it to every node"
+                )
+    return {name: _validator(pair_set, config, world) for name, pair_set in sets.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class PairValidator:
+    """Verifies the model on one set; every rank calls it at the same point and gets the same numbers."""
+
+    pair_set: PairSet
+    """With this rank's images only; the flags are those of all pairs."""
+    first_image: int
+    image_size: int
+    batch_size: int
+    world: World
+
+    def __call__(self, embed: Embed) -> dict[str, float]:
+        """Return accuracy, std, thresholds, TAR at FAR, AUC, EER and the mean length of the embeddings.
+
+        `embed` is given at most `batch_size` images at a time, and is not called on a rank without images. An error on
+        one rank is raised on all.
+        """
+        shares = _together(lambda: self._embed_share(embed), self.world)
+        embeddings = np.concatenate([share for share in shares if len(share)])
+        broken = count_broken(embeddings)
+        if broken:
+            # A deep network overflows before its BatchNorm has statistics; that must not end a run at step 0.
+            embeddings = np.where(np.isfinite(embeddings).all(axis=1, keepdims=True), embeddings, 0.0)
+            self._warn(f"{self.pair_set.name}: {broken} of {len(embeddings)} embeddings are not finite; taken as zeros")
+        result = verify_embeddings(self.pair_set, embeddings)
+        warning = chance_warning(result)
+        if warning:
+            self._warn(warning)
+        return result_values(result)
+
+    def _embed_share(self, embed: Embed) -> npt.NDArray[np.float32]:
+        rows = embedded_rows(
+            embed,
+            self.pair_set.images,
+            image_size=self.image_size,
+            batch_size=self.batch_size,
+            place=str(self.pair_set.path),
+            first=self.first_image,
+        )
+        return np.array(list(rows), dtype=np.float32)
+
+    def _warn(self, message: str) -> None:
+        if self.world.is_main:
+            logger.warning("%s", message)
+
+
+def result_values(result: VerificationResult) -> dict[str, float]:
+    """Return the numbers of a result under the names they are logged by."""
+    values = {
+        "accuracy": result.accuracy,
+        "std": result.std,
+        "threshold_cosine": result.threshold_cosine,
+        "threshold_l2": result.threshold_l2,
+        **{far_label(point.target): point.tar for point in result.tar_at_far},
+        "auc": result.auc,
+        "eer": result.eer,
+    }
+    return values if result.xnorm is None else {**values, "xnorm": result.xnorm}
+
+
+def far_label(target: float) -> str:
+    """Spell a target the field's way: tar@far1e-3."""
+    return f"tar@far{target:.0e}".replace("e-0", "e-")
+
+
+def _validator(pair_set: PairSet, config: Config, world: World) -> PairValidator:
+    share = class_range(len(pair_set.images), world.rank, world.size)  # the same even split, of images
+    return PairValidator(
+        pair_set=replace(pair_set, images=pair_set.images[share.start : share.stop]),
+        first_image=share.start,
+        image_size=config.data.image_size,
+        batch_size=config.validation.batch_size,
+        world=world,
+    )
+
+
+def _target_paths(config: Config) -> dict[str, Path]:
+    """Return the file of each target: a path when it ends in .bin, otherwise <val_dir>/<target>.bin."""
+    paths: dict[str, Path] = {}
+    for target in config.validation.val_targets:
+        path = Path(target) if target.endswith(".bin") else _val_dir(config) / f"{target}.bin"
+        if path.stem in paths:
+            raise ConfigError(
+                f"validation.val_targets: {target!r} and {str(paths[path.stem])!r} are both named {path.stem!r}; "
+                "expected distinct names; rename one file"
+            )
+        paths[path.stem] = path
+    return paths
+
+
+def _val_dir(config: Config) -> Path:
+    if config.validation.val_dir is not None:
+        return Path(config.validation.val_dir)
+    if config.data.rec in (None, "synthetic"):
+        raise ConfigError(
+            f"validation.val_dir: not stated, and data.rec is {config.data.rec!r}; "
+            "expected the folder of the .bin files; set validation.val_dir"
+        )
+    data = Path(str(config.data.rec))
+    return data if data.is_dir() else data.parent
+
+
+def _together(work: Callable[[], T], world: World) -> list[T]:
+    """Run `work` on every rank and return what each returned, on every rank; an error on one rank is raised on all."""
+    result: T | None = None
+    error: Exception | None = None
+    try:
+        result = work()
+    except Exception as err:  # anything at all: a rank that left here would keep the others waiting
+        error = err
+    outcomes = gather_objects((result, None if error is None else str(error) or type(error).__name__), world)
+    if error is not None:
+        raise error
+    for rank, (_, problem) in enumerate(outcomes):
+        if problem is not None:
+            raise DataError(f"rank {rank}: {problem}")
+    return [outcome for outcome, _ in outcomes]
