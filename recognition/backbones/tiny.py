@@ -6,7 +6,7 @@ from recognition.backbones.iresnet import IResNet
 
 
 class TinyIResNet(IResNet):
-    """IResNet with one unit per stage, a strided stem and 16 to 128 channels: 306,352 convolution weights."""""
+    """IResNet with one unit per stage, a strided stem and 16 to 128 channels: 306,352 convolution weights."""
 
     def __init__(self, *, embedding_size: int = 512, dropout: float = 0.0, image_size: int = 112) -> None:
         super().__init__(
