@@ -1,7 +1,8 @@
 """Labelled pictures behind an index: packed records, folders of identities, or made up on the spot.
 
-Every dataset has `num_classes`, a length, `dataset[i] -> (uint8 [S, S, 3] RGB, label)` and `place(i)`, the words by
-which an error names image i. Labels and sizes are checked here, on the CPU, so that nothing behind the loader has to.
+Every dataset has `num_classes`, `image_size` S, a length, `dataset[i] -> (uint8 [S, S, 3] RGB, label)` and `place(i)`,
+the words by which an error names image i. Labels and sizes are checked here, on the CPU, so that nothing behind the
+loader has to.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class RecDataset:
 
     def __init__(self, path: Path, image_size: int) -> None:
         self._records = ImageRecords(path)
-        self._image_size = image_size
+        self.image_size = image_size
         self.num_classes = self._records.num_classes
 
     def __len__(self) -> int:
@@ -54,7 +55,7 @@ class RecDataset:
     def __getitem__(self, index: int) -> tuple[Picture, int]:
         record = self._records.read(index)
         place = self.place(index)
-        return _checked(decode_rgb(record.image, place=place), self._image_size, place), record.label
+        return _checked(decode_rgb(record.image, place=place), self.image_size, place), record.label
 
     def place(self, index: int) -> str:
         return self._records.place(index)
@@ -64,7 +65,7 @@ class FolderDataset:
     """A folder of identity folders; identities are numbered in the order of their sorted names."""
 
     def __init__(self, root: Path, image_size: int) -> None:
-        self._image_size = image_size
+        self.image_size = image_size
         self._paths: list[Path] = []
         self._labels: list[int] = []
         identities = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
@@ -85,7 +86,7 @@ class FolderDataset:
             encoded = self._paths[index].read_bytes()
         except OSError as err:
             raise DataError(f"{place}: cannot be read ({err.strerror}); check that the file is still there") from err
-        return _checked(decode_rgb(encoded, place=place), self._image_size, place), self._labels[index]
+        return _checked(decode_rgb(encoded, place=place), self.image_size, place), self._labels[index]
 
     def place(self, index: int) -> str:
         return str(self._paths[index])
@@ -96,7 +97,7 @@ class SyntheticDataset:
 
     def __init__(self, num_images: int, num_classes: int, image_size: int) -> None:
         self._num_images = num_images
-        self._image_size = image_size
+        self.image_size = image_size
         self.num_classes = num_classes
 
     def __len__(self) -> int:
@@ -104,10 +105,10 @@ class SyntheticDataset:
 
     def __getitem__(self, index: int) -> tuple[Picture, int]:
         label = index % self.num_classes
-        shape = (self._image_size, self._image_size, 3)
+        shape = (self.image_size, self.image_size, 3)
         pattern = _stream(0, label).integers(0, 192, (8, 8, 3), dtype=np.uint8)
         noise = _stream(1, index).integers(0, 64, shape, dtype=np.uint8)
-        cells = np.arange(self._image_size) * 8 // self._image_size
+        cells = np.arange(self.image_size) * 8 // self.image_size
         return pattern[cells][:, cells] + noise, label
 
     def place(self, index: int) -> str:

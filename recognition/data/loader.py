@@ -2,148 +2,161 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import itertools
+import logging
 import time
+import weakref
+from collections import deque
 from collections.abc import Iterator
-from typing import Any, NamedTuple
 
-import cv2
-import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader
 
+from recognition.console import size
+from recognition.data.batches import Batch, BatchLayout
 from recognition.data.datasets import Dataset
 from recognition.data.permutation import IntArray
 from recognition.data.sampler import GlobalBatchSampler
+from recognition.data.workers import BatchSource, InlineSource, WorkerSource
 from recognition.distributed.world import World
-from recognition.errors import ArcShardError, DataError
 
-_PREFETCH = 4  # batches per worker
+logger = logging.getLogger(__name__)
 
-
-class Batch(NamedTuple):
-    """One rank's share of a global batch."""
-
-    images: Tensor  # uint8 [B, S, S, 3] RGB
-    labels: Tensor  # int64 [B]
-    indices: Tensor  # int64 [B], the images' positions in the dataset
+__all__ = ["Batch", "BatchLoader"]
 
 
 class BatchLoader:
     """Yields this rank's batches of any epoch, from any step on, ready on `device`.
 
-    `num_workers` processes read and decode; 0 does it in this process. They live as long as the loader, across epochs.
-    `wait_s` is the total time the consumer has spent waiting for batches.
+    `num_workers` processes read and decode, each in `num_threads` threads; 0 does it in this process. They live as long
+    as the loader, across epochs. `wait_s` is the total time the consumer has spent waiting for batches.
     A damaged image or label raises DataError in the consumer, with the words it would have had without workers.
     """
 
     def __init__(
-        self, dataset: Dataset, *, seed: int, batch_size: int, world: World, num_workers: int, device: torch.device
+        self, dataset: Dataset, *, seed: int, batch_size: int, world: World, num_workers: int, device: torch.device,
+        num_threads: int = 1,
     ) -> None:
         self._sampler = GlobalBatchSampler(
             len(dataset), seed=seed, batch_size=batch_size, rank=world.rank, world_size=world.size
         )
         self.steps_per_epoch = self._sampler.steps_per_epoch
         self.wait_s = 0.0
-        self._device = device
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self._batches: DataLoader[Any] = DataLoader(
-            _BatchReader(dataset),  # type: ignore[arg-type]  # it is read by whole batches only
-            batch_sampler=self._sampler,  # type: ignore[arg-type]  # yields arrays, which are no lists
-            collate_fn=_as_is,
-            num_workers=num_workers,
-            pin_memory=device.type == "cuda",
-            **_worker_settings() if num_workers else {},
+        layout = BatchLayout(batch_size, dataset.image_size)
+        self._source: BatchSource = (
+            WorkerSource(dataset, layout, num_workers=num_workers, num_threads=num_threads)
+            if num_workers
+            else InlineSource(dataset, layout, num_threads)
         )
+        on_cuda = device.type == "cuda"
+        self._hand_over = _CopyToCuda(self._source, layout, device) if on_cuda else _Copy(self._source, layout)
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """Yield the batches of `epoch` from `start_step` on.
 
         An epoch may be left early; the next call starts afresh.
         """
-        self._sampler.start_at(epoch, start_step)
         started = time.perf_counter()
-        arriving = iter(self._batches)
-        while (loaded := self._next(arriving)) is not None:
-            if isinstance(loaded, str):
-                raise DataError(loaded)
-            batch = self._to_device(loaded)
+        self._sampler.start_at(epoch, start_step)
+        self._hand_over.reset()
+        self._source.discard()
+        waiting = iter(self._sampler)
+        while True:
+            self._submit(waiting)
+            batch = self._hand_over.next()
             self.wait_s += time.perf_counter() - started
+            if batch is None:
+                return
             yield batch
             started = time.perf_counter()
 
-    def _next(self, arriving: Iterator[Any]) -> Batch | str | None:
-        try:
-            return next(arriving, None)
-        except RuntimeError as err:
-            # torch reports a worker that was killed by these words only.
-            if "exited unexpectedly" in str(err):
-                reason = str(err).splitlines()[0]
-                raise DataError(
-                    f"data loader: {reason}; expected a batch; was the memory full? lower data.num_workers"
-                ) from err
-            raise
+    def close(self) -> None:
+        """End the worker processes; they also end with the loader."""
+        self._source.close()
 
-    def _to_device(self, batch: Batch) -> Batch:
-        if self._stream is None:
-            return batch
+    def _submit(self, waiting: Iterator[IntArray]) -> None:
+        for indices in itertools.islice(waiting, self._source.num_free):
+            self._source.submit(indices)
+
+
+class _Copy:
+    """Hands batches over as copies in ordinary memory, so that the consumer may keep them."""
+
+    def __init__(self, source: BatchSource, layout: BatchLayout) -> None:
+        self._source = source
+        self._layout = layout
+
+    def reset(self) -> None:
+        pass
+
+    def next(self) -> Batch | None:
+        if not self._source.num_pending:
+            return None
+        slot = self._source.receive()
+        memory = self._source.slots[slot].clone()
+        self._source.release(slot)
+        return self._layout.view(memory)
+
+
+class _CopyToCuda:
+    """Copies batches from page-locked slots to the GPU on a stream of its own, beside the computation.
+
+    The next batch is sent off before the present one is handed over, if it is there already.
+    """
+
+    def __init__(self, source: BatchSource, layout: BatchLayout, device: torch.device) -> None:
+        self._source = source
+        self._layout = layout
+        self._device = device
+        self._stream = torch.cuda.Stream(device)
+        self._sent: deque[tuple[torch.Tensor, torch.cuda.Event, int]] = deque()
+        self._in_flight: deque[tuple[torch.cuda.Event, int]] = deque()
+        if _lock_pages(source.slots):
+            weakref.finalize(self, _unlock_pages, source.slots)
+
+    def reset(self) -> None:
+        while self._sent:
+            _, event, slot = self._sent.popleft()
+            self._in_flight.append((event, slot))
+        self._release_copied(wait=True)
+
+    def next(self) -> Batch | None:
+        self._release_copied(wait=False)
+        if not self._sent:
+            if not self._source.num_pending:
+                return None
+            self._send()
+        if self._source.is_ready():
+            self._send()
+        memory, event, slot = self._sent.popleft()
+        self._in_flight.append((event, slot))
         consumer = torch.cuda.current_stream(self._device)
-        # On a stream of its own the copy runs while the previous step still computes.
+        consumer.wait_event(event)
+        # The allocator knows only the copying stream; without this it may reuse the memory under the consumer.
+        memory.record_stream(consumer)
+        return self._layout.view(memory)
+
+    def _send(self) -> None:
+        slot = self._source.receive()
         with torch.cuda.stream(self._stream):
-            moved = Batch(*(tensor.to(self._device, non_blocking=True) for tensor in batch))
-        consumer.wait_stream(self._stream)
-        for tensor in moved:
-            # The allocator knows only the copying stream; without this it may reuse the memory under the consumer.
-            tensor.record_stream(consumer)
-        return moved
+            memory = self._source.slots[slot].to(self._device, non_blocking=True)
+            event = torch.cuda.Event()
+            event.record(self._stream)
+        self._sent.append((memory, event, slot))
+
+    def _release_copied(self, *, wait: bool) -> None:
+        while self._in_flight and (wait or self._in_flight[0][0].query() or not self._source.num_free):
+            event, slot = self._in_flight.popleft()
+            event.synchronize()
+            self._source.release(slot)
 
 
-class _BatchReader:
-    """What the workers run: a whole batch at a time into one tensor, failures as text."""
-
-    def __init__(self, dataset: Dataset) -> None:
-        self._dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self._dataset)
-
-    def __getitems__(self, indices: IntArray) -> Batch | str:
-        # torch re-raises a worker's exception with its traceback as the message; text arrives as it was written.
-        try:
-            return read_batch(self._dataset, indices)
-        except ArcShardError as err:
-            return str(err)
+def _lock_pages(memory: torch.Tensor) -> bool:
+    """Page-lock memory that torch did not allocate, for copies that run beside the computation."""
+    error = int(torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), memory.nbytes, 0))
+    if error:
+        logger.warning("cannot page-lock %s of batches (CUDA error %d); copies will wait", size(memory.nbytes), error)
+    return not error
 
 
-def read_batch(dataset: Dataset, indices: IntArray) -> Batch:
-    """Return the images at `indices` [B] as one batch in host memory."""
-    first, label = dataset[int(indices[0])]
-    images = torch.empty((len(indices), *first.shape), dtype=torch.uint8)
-    labels = torch.empty(len(indices), dtype=torch.int64)
-    pixels = images.numpy()
-    pixels[0], labels[0] = first, label
-    for row, index in enumerate(indices[1:], start=1):
-        pixels[row], labels[row] = dataset[int(index)]
-    return Batch(images, labels, torch.from_numpy(np.asarray(indices, dtype=np.int64)))
-
-
-def _as_is(batch: Any) -> Any:
-    return batch
-
-
-def _worker_settings() -> dict[str, Any]:
-    # A fork copies the locks of CUDA's, gloo's and TensorBoard's threads in whatever state they are, so workers come
-    # from a clean server process. It imports torch once, and each worker is then a cheap fork of it.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch.utils.data", "cv2", "recognition.data.loader"])
-    return {
-        "multiprocessing_context": context,
-        "persistent_workers": True,
-        "prefetch_factor": _PREFETCH,
-        "worker_init_fn": _start_worker,
-    }
-
-
-def _start_worker(worker_id: int) -> None:
-    cv2.setNumThreads(1)  # the workers share the cores among themselves; OpenCV would start a pool in each
+def _unlock_pages(memory: torch.Tensor) -> None:
+    torch.cuda.cudart().cudaHostUnregister(memory.data_ptr())

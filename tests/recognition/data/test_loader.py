@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from recognition.config.schema import DataConfig
+from recognition.data import workers
 from recognition.data.datasets import SyntheticDataset, open_dataset
 from recognition.data.loader import BatchLoader
 from recognition.distributed.world import World
@@ -25,15 +26,17 @@ class Slow:
     """Stands in for a data set on a disk that answers late, and lets a test see who reads."""
 
     num_classes = 1
+    image_size = 2
 
-    def __init__(self, delay_s=0.0):
+    def __init__(self, delay_s=0.0, stuck_at=None):
         self.delay_s = delay_s
+        self.stuck_at = stuck_at
 
     def __len__(self):
         return 64
 
     def __getitem__(self, index):
-        time.sleep(self.delay_s)
+        time.sleep(60 if index == self.stuck_at else self.delay_s)
         return np.full((2, 2, 3), os.getpid() % 256, np.uint8), os.getpid()
 
     def place(self, index):
@@ -103,8 +106,22 @@ def test_killed_worker_ends_the_epoch_with_an_error():
     loader = open_loader(Slow(delay_s=0.02), num_workers=1)
     batches = loader.epoch(0)
     os.kill(int(next(batches).labels[0]), signal.SIGKILL)
-    with pytest.raises(DataError, match=r"data loader: .*worker.* exited unexpectedly.*; expected a batch; was the"):
+    with pytest.raises(DataError, match=r"loader worker 0: ended with status (-9|255) before its batch was ready;"):
         list(batches)
+
+
+def test_stuck_worker_ends_the_epoch_with_an_error(monkeypatch):
+    monkeypatch.setattr(workers, "TIMEOUT_S", 2.0)
+    loader = open_loader(Slow(stuck_at=0), num_workers=1)
+    with pytest.raises(DataError, match=r"loader worker 0: no batch in 2 s; expected one; look for a stalled disk"):
+        list(loader.epoch(0))
+
+
+def test_workers_end_with_their_loader():
+    loader = open_loader(Slow(), num_workers=1)
+    pid = int(next(loader.epoch(0)).labels[0])
+    del loader
+    assert not os.path.exists(f"/proc/{pid}")
 
 
 def test_time_spent_waiting_is_counted_and_time_spent_elsewhere_is_not():
