@@ -1,0 +1,97 @@
+"""Read lists of verification pairs: LFW's pairs.txt, and lines `path path 0|1`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from recognition.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True)
+class PicturePair:
+    """Two pictures by their path below the image folder (LFW's without suffix), and whether they show one person."""
+
+    first: str
+    second: str
+    is_same: bool
+    fold: int = 1
+
+    @property
+    def people(self) -> tuple[str, str]:
+        """The folders of the two pictures."""
+        return str(Path(self.first).parent), str(Path(self.second).parent)
+
+
+def read_pair_list(path: Path, *, folds: Collection[int] | None = None) -> list[PicturePair]:
+    """Return the pairs of a file in its order, or those of the chosen folds (counted from 1; LFW's form only).
+
+    Raises DataError naming the line that is neither form, and when LFW's header disagrees with the lines.
+    """
+    try:
+        lines = [line.rstrip("\r\n") for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as err:
+        reason = err.strerror if isinstance(err, OSError) else "not text"
+        raise DataError(f"{path}: cannot be read ({reason}); expected a list of pairs") from err
+    numbered = [(number, _split(line)) for number, line in enumerate(lines, 1) if line.strip()]
+    if not numbered:
+        raise DataError(f"{path}: holds no pairs; expected LFW's pairs.txt or lines `path path 0|1`")
+    head = numbered[0][1]
+    if len(head) <= 2 and all(field.isdigit() for field in head):
+        return _read_lfw(path, head, numbered[1:], folds)
+    if folds is not None:
+        raise DataError(f"{path}: has no LFW header `folds pairs`; expected one for --folds; leave --folds out")
+    return [_labelled(path, number, fields) for number, fields in numbered]
+
+
+def parse_folds(text: str) -> list[int]:
+    """Parse `5`, `1-4` or `1,3-5` into fold numbers."""
+    folds: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()):
+            raise ConfigError(f"--folds {text}: {part!r} is no fold; expected numbers such as 5, 1-4 or 1,3-5")
+        folds += range(int(first), int(last if dash else first) + 1)
+    return folds
+
+
+def _read_lfw(
+    path: Path, head: list[str], numbered: list[tuple[int, list[str]]], folds: Collection[int] | None
+) -> list[PicturePair]:
+    num_folds, each = (int(head[0]), int(head[1])) if len(head) == 2 else (1, int(head[0]))
+    if len(numbered) != 2 * num_folds * each:
+        raise DataError(
+            f"{path}: {len(numbered):,} pairs; expected 2 x {each} in each of {num_folds} folds, as its first line "
+            "says; fetch the file anew"
+        )
+    wanted = set(range(1, num_folds + 1)) if folds is None else set(folds)
+    if not wanted or not wanted <= set(range(1, num_folds + 1)):
+        raise DataError(f"{path}: has folds 1 to {num_folds}; found {sorted(wanted)} in --folds; choose among them")
+    pairs = [_lfw_pair(path, number, fields, 1 + i // (2 * each)) for i, (number, fields) in enumerate(numbered)]
+    return [pair for pair in pairs if pair.fold in wanted]
+
+
+def _lfw_pair(path: Path, line: int, fields: list[str], fold: int) -> PicturePair:
+    if len(fields) == 3 and fields[1].isdigit() and fields[2].isdigit():
+        name, first, second = fields
+        return PicturePair(_lfw_picture(name, first), _lfw_picture(name, second), True, fold)
+    if len(fields) == 4 and fields[1].isdigit() and fields[3].isdigit():
+        name, first, other, second = fields
+        return PicturePair(_lfw_picture(name, first), _lfw_picture(other, second), False, fold)
+    raise DataError(f"{path}:{line}: found {' '.join(fields)!r}; expected `name i j` or `name1 i name2 j`; mend it")
+
+
+def _lfw_picture(name: str, number: str) -> str:
+    return f"{name}/{name}_{int(number):04d}"
+
+
+def _labelled(path: Path, line: int, fields: list[str]) -> PicturePair:
+    if len(fields) != 3 or fields[2] not in ("0", "1"):
+        raise DataError(f"{path}:{line}: found {' '.join(fields)[:100]!r}; expected `path path 0|1`; mend the line")
+    return PicturePair(fields[0], fields[1], fields[2] == "1")
+
+
+def _split(line: str) -> list[str]:
+    # Names may hold blanks where tabs separate.
+    return [field.strip() for field in line.split("\t")] if "\t" in line else line.split()
