@@ -1,0 +1,1 @@
+"""Find faces and bring them into the position the networks expect."""
