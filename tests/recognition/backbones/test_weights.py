@@ -1,0 +1,157 @@
+"""Weight files: inference of the network, strictness, foreign wrappers, hostile and damaged input."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from recognition.backbones import BACKBONES, build_backbone
+from recognition.backbones.weights import infer_network, load_backbone, load_weights, read_state_dict, save_backbone
+from recognition.errors import CheckpointError
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> tuple[torch.nn.Module, Path]:
+    torch.manual_seed(0)
+    module = build_backbone("tiny", embedding_size=16)
+    save_backbone(module, tmp_path / "run" / "model.pt")
+    return module, tmp_path / "run" / "model.pt"
+
+
+@pytest.mark.parametrize("network", BACKBONES)
+@pytest.mark.parametrize("image_size", [112, 128])
+def test_every_network_is_known_by_its_keys_and_shapes(network: str, image_size: int) -> None:
+    with torch.device("meta"):
+        state = build_backbone(network, embedding_size=96, image_size=image_size).state_dict()
+    assert infer_network(state) == (network, 96)
+
+
+@pytest.mark.parametrize("network", ["tiny", "mbf"])
+def test_saved_and_loaded_is_the_same_function(tmp_path: Path, network: str) -> None:
+    torch.manual_seed(0)
+    module = build_backbone(network, embedding_size=16)
+    images = torch.randn(3, 3, 112, 112)
+    module(images)  # moves the running statistics
+    module.to(memory_format=torch.channels_last)
+    save_backbone(module, tmp_path / "model.pt")
+    loaded, name = load_backbone(tmp_path / "model.pt")
+    assert name == network
+    assert not loaded.training
+    for key, tensor in module.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], tensor), key
+        assert loaded.state_dict()[key].is_contiguous()
+    assert [p.requires_grad for p in loaded.parameters()] == [p.requires_grad for p in module.parameters()]
+    torch.testing.assert_close(loaded(images), module.eval()(images))
+
+
+def test_a_run_folder_means_its_model(tiny: tuple[torch.nn.Module, Path]) -> None:
+    module, path = tiny
+    loaded, name = load_backbone(path.parent)
+    assert name == "tiny"
+    assert torch.equal(loaded.fc.weight, module.fc.weight)
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "module._orig_mod."])
+@pytest.mark.parametrize("wrapper", [None, "state_dict_backbone", "state_dict"])
+def test_wrappers_of_other_programs_are_taken_off(
+    tiny: tuple[torch.nn.Module, Path], tmp_path: Path, prefix: str, wrapper: str | None
+) -> None:
+    state: dict[str, Any] = {prefix + key: tensor.half() for key, tensor in tiny[0].state_dict().items()}
+    if wrapper:
+        state = {"epoch": 3, "global_step": 7, wrapper: state, "state_lr_scheduler": {"last_lr": [0.1]}}
+    torch.save(state, tmp_path / "theirs.pth")
+    loaded, name = load_backbone(tmp_path / "theirs.pth")
+    assert name == "tiny"
+    assert loaded.fc.weight.dtype == torch.float32
+    torch.testing.assert_close(loaded.fc.weight, tiny[0].fc.weight, atol=1e-3, rtol=1e-3)
+
+
+def test_saving_writes_float32_and_leaves_nothing_beside(tmp_path: Path) -> None:
+    save_backbone(build_backbone("tiny", embedding_size=16).bfloat16(), tmp_path / "model.pt")
+    state = read_state_dict(tmp_path / "model.pt")
+    assert {tensor.dtype for tensor in state.values()} == {torch.float32, torch.int64}
+    assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
+
+
+def test_misfits_are_counted_and_named(tiny: tuple[torch.nn.Module, Path], tmp_path: Path) -> None:
+    state = dict(tiny[0].state_dict())
+    del state["bn1.weight"]
+    state["extra"] = torch.zeros(1)
+    state["layer1.0.conv1.weight"] = torch.zeros(16, 16, 1, 1)
+    torch.save(state, tmp_path / "w.pt")
+    expected = (
+        r"w.pt: does not fit network 'tiny': 1 keys missing \(bn1.weight\), 1 keys unexpected \(extra\), "
+        r"1 keys of another shape \(layer1.0.conv1.weight \[16, 16, 1, 1\] instead of \[16, 16, 3, 3\]\)"
+    )
+    with pytest.raises(CheckpointError, match=expected):
+        load_backbone(tmp_path / "w.pt", "tiny")
+    with pytest.raises(
+        CheckpointError, match=r"w.pt: its 115 keys, the first of them 'conv1.weight', are those of none"
+    ):
+        load_backbone(tmp_path / "w.pt")
+
+
+def test_weights_of_another_network_are_refused_with_five_keys(tiny: tuple[torch.nn.Module, Path]) -> None:
+    target = build_backbone("mbf", embedding_size=16)
+    before = {key: tensor.clone() for key, tensor in target.state_dict().items()}
+    with pytest.raises(CheckpointError, match=r"does not fit the network: \d+ keys missing \((\S+ ){5}\.\.\.\)"):
+        load_weights(target, tiny[1])
+    assert all(torch.equal(tensor, before[key]) for key, tensor in target.state_dict().items())
+    own = build_backbone("tiny", embedding_size=16)
+    load_weights(own, tiny[1].parent)
+    assert torch.equal(own.fc.weight, tiny[0].fc.weight)
+
+
+class Malice:
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.mark),)
+
+
+@pytest.mark.parametrize("protocol", [None, 2, 4])
+def test_a_pickle_that_wants_to_run_code_runs_nothing(tmp_path: Path, protocol: int | None) -> None:
+    content = {"fc.weight": Malice(tmp_path / "mark")}
+    if protocol is None:
+        torch.save(content, tmp_path / "evil.pth")
+    else:
+        (tmp_path / "evil.pth").write_bytes(pickle.dumps(content, protocol))
+    reason = "Unsupported operand" if protocol == 4 else r"its pickle asks for \w+\.mkdir"
+    with pytest.raises(CheckpointError, match=rf"evil.pth: cannot be read as weights \({reason}") as hit:
+        load_backbone(tmp_path / "evil.pth")
+    assert "\n" not in str(hit.value)
+    assert not (tmp_path / "mark").exists()
+
+
+def test_a_whole_pickled_module_is_refused_by_name(tmp_path: Path) -> None:
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pt")
+    with pytest.raises(CheckpointError, match=r"\(its pickle asks for torch.nn.modules.linear.Linear\)"):
+        load_backbone(tmp_path / "module.pt")
+
+
+def test_damaged_and_foreign_files_end_in_one_line(tiny: tuple[torch.nn.Module, Path], tmp_path: Path) -> None:
+    whole = tiny[1].read_bytes()
+    file = tmp_path / "damaged.pt"
+    foreign = [b"", b"hello\n", b"\x80\x02}q\x00.", bytes(999)]
+    for content in [*foreign, whole[:100], whole[: len(whole) // 2], whole[:-10]]:
+        file.write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"damaged.pt: (cannot be read|holds a)") as hit:
+            load_backbone(file)
+        assert "\n" not in str(hit.value)
+    for content in ([1, 2], {}, {"a": 1}, torch.zeros(3)):
+        torch.save(content, file)
+        with pytest.raises(CheckpointError, match=r"damaged.pt: holds a \w+ that is no state dict"):
+            load_backbone(file)
+
+
+def test_missing_files_say_what_was_expected(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"nowhere: not found; expected a run folder or a .pt/.pth file"):
+        load_backbone(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match=r"holds no model.pt; expected a run folder"):
+        load_backbone(tmp_path)
