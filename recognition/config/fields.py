@@ -11,6 +11,7 @@ import types
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from recognition.config.arcface_keys import COUNTERPARTS
 from recognition.config.schema import Config
 from recognition.config.yaml_nodes import ListValue, MappingValue, ScalarValue, Value
 from recognition.errors import ConfigError
@@ -79,6 +80,8 @@ def _section(value: Value, place: str, key: str) -> MappingValue:
 def suggest(key: str) -> str:
     """Return the valid key nearest to `key`: the same section first, then the same name anywhere."""
     section, _, name = key.rpartition(".")
+    if name in COUNTERPARTS and name != COUNTERPARTS[name].rpartition(".")[2]:
+        return f"; arcface_torch's {name!r} is {COUNTERPARTS[name]!r} here"
     inside = [valid for valid in all_keys() if section and valid.startswith(f"{section}.")]
     by_name = {valid.rpartition(".")[2]: valid for valid in all_keys()}
     close = difflib.get_close_matches(key, inside, n=1, cutoff=0.75)
