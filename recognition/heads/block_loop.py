@@ -1,0 +1,218 @@
+"""The two passes over blocks of class centres: neither [N, C] logits nor a [C, D] gradient ever exists.
+
+With raw centres w, r = 1/|w| and unit embeddings x, a block's logits are z = s * (x @ w.T) * r. With the rows'
+weights a = s/N * exp(shift - lse) and E = exp(z - shift), the gradient of the loss by a cosine is g = a E at
+negatives, and for a target g = s/N * (p_t - 1) * f', which is a E with E = -f' * exp(lse_neg - shift). Then, because
+d/dw = r (d/dw_hat - w_hat (w_hat . d/dw_hat)) and w_hat . d/dw_hat is the column sum of g * cos,
+
+    dx  = a * sum over blocks of (E r) @ w
+    m   = mu * m + (E r).T @ (a x) + (weight_decay - r^2 * colsum(g * cos)) w
+    w   = w - lr * m
+
+so a block is read twice a step, written once, and of its gradient only the tile E [N, n] is ever formed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from recognition.heads.sampling import Active, Block, Targets
+from recognition.heads.state import CenterState, inverse_norms
+
+# exp(z) and its sum over 1e10 classes fit float32 without a running maximum up to this scale. Pass 2 shifts by a
+# constant that keeps both E and the rows' weights far from the smallest normal number.
+_LARGEST_BOUNDED_SCALE = 64.0
+_SHIFT = 16.0
+
+_ROWS_PER_BLOCK = 512
+
+Sink = Callable[[Block, Tensor, Tensor, Tensor], None]
+"""Takes (block, centers [n, D], E r [N, n], colsum(g * cos) [n])."""
+
+
+@dataclass
+class Descent:
+    """What pass 2 needs of a step, per row of the global batch."""
+
+    x_scaled: Tensor  # s * x  [N, D]
+    weight: Tensor  # a  [N]
+    target_value: Tensor  # E of the own class, times r when a class has one centre  [N]
+    row_shift: Tensor | None  # [N], or None where the constant does
+
+
+@dataclass
+class BlockLoop:
+    """The passes over this rank's centres, and the buffers they share."""
+
+    state: CenterState
+    scale: float
+    sub_centers: int
+    threshold: float
+    """Negatives with a cosine above this are left out; 0 keeps all."""
+    block_size: int | None
+    """Classes per block; chosen when absent."""
+    _buffers: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether exp(z) needs no running maximum: |z| is at most the scale."""
+        return self.scale <= _LARGEST_BOUNDED_SCALE
+
+    def sum_negatives(self, x_scaled: Tensor, active: Active, targets: Targets) -> tuple[Tensor, Tensor]:
+        """Pass 1: return per row the largest negative logit and the sum of exp(z - reference), both float64 [N].
+
+        The reference is 0 when bounded, else the row's largest negative logit. Without negatives: a finite floor, and
+        0.
+        """
+        largest = x_scaled.new_full((len(x_scaled),), -2 * self.scale)
+        total = torch.zeros(len(x_scaled), dtype=torch.float64, device=x_scaled.device)
+        for block in active.blocks(self._classes_per_block()):
+            z = self._negatives(x_scaled, block, targets)
+            if self.is_bounded:
+                torch.maximum(largest, z.amax(1), out=largest)
+            else:
+                before = largest.clone()
+                torch.maximum(largest, z.amax(1), out=largest)
+                total.mul_((before - largest).exp_())
+                z.sub_(largest.unsqueeze(1))
+            total.add_(z.exp_().sum(1))
+        return largest.double(), total
+
+    def _negatives(self, x_scaled: Tensor, block: Block, targets: Targets) -> Tensor:
+        """Return z [N, n] with the rows' own classes and filtered negatives at -inf; keep the centres' norms."""
+        centers = self.state.read_centers(block.rows, self._buffer("centers", block.num_rows, x_scaled.shape[1]))
+        norms = inverse_norms(centers)
+        self.state.inverse_norm[block.rows] = norms
+        z = torch.mm(x_scaled, centers.T, out=self._buffer("z", len(x_scaled), block.num_rows)).mul_(norms)
+        if self.sub_centers > 1:
+            z = z.view(len(z), -1, self.sub_centers).amax(2)
+        if self.threshold:
+            z.masked_fill_(z > self.scale * self.threshold, -torch.inf)
+        targets.put_(z, block, -torch.inf)
+        return z
+
+    def prepare(
+        self, x_scaled: Tensor, *, lse_negatives: Tensor, lse: Tensor, derivative: Tensor, norms: Tensor
+    ) -> Descent:
+        """Return what pass 2 needs; all are per row of the batch, `norms` the inverse ones of the own centres."""
+        shift = torch.full_like(lse, _SHIFT) if self.is_bounded else lse
+        weight = (shift - lse).exp() * (self.scale / len(lse))
+        value = -derivative * (lse_negatives - shift).exp() * norms
+        kind = x_scaled.dtype
+        return Descent(x_scaled, weight.to(kind), value.to(kind), None if self.is_bounded else lse.to(kind))
+
+    def descend(
+        self,
+        descent: Descent,
+        active: Active,
+        targets: Targets,
+        factor: Tensor,
+        *,
+        sink: Sink | None,
+        want_dx: bool = True,
+    ) -> Tensor:
+        """Pass 2: return d loss / d x [N, D] of this rank's classes (zeros unless wanted) and hand each block to
+        `sink`.
+
+        What goes to the sink carries `factor`; dx does not.
+        """
+        x_scaled = descent.x_scaled
+        dx = torch.zeros_like(x_scaled)
+        column_weight = descent.weight * factor / self.scale
+        for block in active.blocks(self._classes_per_block()):
+            centers = self.state.read_centers(
+                block.rows, self._buffer("centers", block.num_rows, x_scaled.shape[1]), to_change=sink is not None
+            )
+            norms = self.state.inverse_norm[block.rows]
+            t = torch.mm(x_scaled, centers.T, out=self._buffer("z", len(x_scaled), block.num_rows))
+            e = self._exponentials(t, norms, block, descent, targets)
+            if want_dx:
+                dx.addmm_(e, centers)
+            if sink is not None:
+                sink(block, centers, e, torch.mv(t.mul_(e).T, column_weight))
+        return dx.mul_(descent.weight.unsqueeze(1))
+
+    def _exponentials(self, t: Tensor, norms: Tensor, block: Block, descent: Descent, targets: Targets) -> Tensor:
+        """Return E r [N, n] of a block, from t = s * (x @ w.T)."""
+        e = self._buffer("e", *t.shape)
+        if self.sub_centers > 1:
+            return self._winners(t, norms, block, descent, targets, e)
+        offset = norms.log()
+        if descent.row_shift is None:
+            offset.sub_(_SHIFT)
+        if self.threshold:
+            is_left_out = torch.mul(t, norms, out=e) > self.scale * self.threshold
+            e.add_(offset).masked_fill_(is_left_out, -torch.inf)
+        else:
+            torch.addcmul(offset, t, norms, out=e)
+        if descent.row_shift is not None:
+            e.sub_(descent.row_shift.unsqueeze(1))
+        e.exp_()
+        targets.put_(e, block, descent.target_value)
+        return e
+
+    def _winners(
+        self, t: Tensor, norms: Tensor, block: Block, descent: Descent, targets: Targets, out: Tensor
+    ) -> Tensor:
+        """Return E r where only the nearest sub-centre of each class is not zero."""
+        z, winner = torch.mul(t, norms, out=out).view(len(t), -1, self.sub_centers).max(2)
+        if self.threshold:
+            z.masked_fill_(z > self.scale * self.threshold, -torch.inf)
+        z.sub_(_SHIFT if descent.row_shift is None else descent.row_shift.unsqueeze(1)).exp_()
+        targets.put_(z, block, descent.target_value)
+        z.mul_(norms.view(-1, self.sub_centers).expand(len(t), -1, -1).gather(2, winner.unsqueeze(2)).squeeze(2))
+        out.zero_().view(len(t), -1, self.sub_centers).scatter_(2, winner.unsqueeze(2), z.unsqueeze(2))
+        return out
+
+    def _classes_per_block(self) -> int:
+        return self.block_size or max(1, _ROWS_PER_BLOCK // self.sub_centers)
+
+    def _buffer(self, name: str, rows: int, columns: int) -> Tensor:
+        """Return a [rows, columns] piece of a buffer that is allocated once for the largest."""
+        held = self._buffers.get(name)
+        if held is None or held.numel() < rows * columns:
+            held = torch.empty(rows * columns, dtype=self.state.dtype, device=self.state.centers.device)
+            self._buffers[name] = held
+        return held[: rows * columns].view(rows, columns)
+
+
+@dataclass
+class StateUpdate:
+    """A sink that takes the step of SGD with momentum and weight decay, as torch.optim.SGD does, block by block."""
+
+    loop: BlockLoop
+    x_weighted: Tensor  # a * factor * x  [N, D]
+    lr: float
+    momentum: float
+    weight_decay: float
+    step: int
+    keep: Tensor | None
+    """On CUDA, whether the step was refused (0-dim bool on the device); None where the host has already decided."""
+
+    def __call__(self, block: Block, centers: Tensor, e: Tensor, dot: Tensor) -> None:
+        state = self.loop.state
+        momentum = state.read_momentum(block.rows, self.loop._buffer("momentum", block.num_rows, centers.shape[1]))
+        momentum.addmm_(e.T, self.x_weighted, beta=0.0 if state.momentum is None else self.momentum)
+        radial = dot.mul_(state.inverse_norm[block.rows].square()).neg_().add_(self.weight_decay)
+        momentum.addcmul_(centers, radial.unsqueeze(1))
+        centers.add_(momentum, alpha=-self.lr)
+        state.write(block.rows, centers, momentum, step=self.step, keep=self.keep)
+
+
+@dataclass
+class GradientSink:
+    """A sink that writes the centres' gradient into a tensor of their shape, for an optimizer to use."""
+
+    loop: BlockLoop
+    x_weighted: Tensor
+    gradient: Tensor  # [C_r, D]
+
+    def __call__(self, block: Block, centers: Tensor, e: Tensor, dot: Tensor) -> None:
+        rows = self.gradient[block.rows]
+        torch.mm(e.T, self.x_weighted, out=rows)
+        radial = dot.mul_(self.loop.state.inverse_norm[block.rows].square()).neg_()
+        rows.addcmul_(centers, radial.unsqueeze(1))

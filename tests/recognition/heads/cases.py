@@ -1,0 +1,130 @@
+"""Problems on which the head and the oracle are compared, built alike in every process."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from recognition.config.schema import HeadConfig
+from tests.recognition.heads import oracle
+
+EMBEDDING_SIZE = 24
+GLOBAL_BATCH = 12  # divisible by 1, 2, 3 and 4 ranks
+LR, MOMENTUM, WEIGHT_DECAY = 0.01, 0.9, 5e-4
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    num_classes: int = 23
+    labels: Literal["mixed", "duplicates", "first_rank"] = "mixed"
+    dtype: torch.dtype = torch.float64
+    num_steps: int = 3
+    changes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def config(self) -> HeadConfig:
+        return HeadConfig(**self.changes)
+
+    @property
+    def problem(self) -> oracle.Problem:
+        c = self.config
+        return oracle.Problem(
+            c.margins, c.scale, c.margin_gradient == "exact", c.sub_centers, c.interclass_filtering_threshold
+        )
+
+    @property
+    def tolerance(self) -> float:
+        return 1e-10 if self.dtype == torch.float64 else 1e-5
+
+    def centers(self) -> Tensor:
+        rows = self.num_classes * self.config.sub_centers
+        return torch.randn(rows, EMBEDDING_SIZE, generator=_generator(self.name, 0), dtype=self.dtype) * 0.3
+
+    def steps(self) -> list[tuple[Tensor, Tensor]]:
+        return [self._step(number) for number in range(self.num_steps)]
+
+    def _step(self, number: int) -> tuple[Tensor, Tensor]:
+        generator = _generator(self.name, number + 1)
+        labels = self._labels(generator)
+        embeddings = self._embeddings(labels, generator)
+        lengths = torch.rand(len(labels), 1, generator=generator, dtype=torch.float64) * 20 + 0.5
+        return (embeddings * lengths).to(self.dtype), labels
+
+    def _labels(self, generator: torch.Generator) -> Tensor:
+        if self.labels == "duplicates":
+            return torch.randint(0, 2, (GLOBAL_BATCH,), generator=generator) * (self.num_classes - 1)
+        last = max(1, self.num_classes // 4) if self.labels == "first_rank" else self.num_classes
+        return torch.randint(0, last, (GLOBAL_BATCH,), generator=generator)
+
+    def _embeddings(self, labels: Tensor, generator: torch.Generator) -> Tensor:
+        """Turn each row to the angle of the wanted target probability: 0.05-0.95, or a loss of 1e-5, or any."""
+        first = labels * self.config.sub_centers
+        own = torch.nn.functional.normalize(self.centers().double()[first])
+        other = torch.randn(len(labels), EMBEDDING_SIZE, generator=generator, dtype=torch.float64)
+        other = torch.nn.functional.normalize(other - (other * own).sum(1, keepdim=True) * own)
+        wanted = torch.linspace(0.05, 0.95, len(labels), dtype=torch.float64)
+        wanted[-3:] = math.exp(-1e-5)
+        low, high = torch.zeros(len(labels), dtype=torch.float64), torch.full((len(labels),), 1.6, dtype=torch.float64)
+        for _ in range(60):
+            angle = (low + high) / 2
+            is_near = self._probability(_turn(own, other, angle), labels) > wanted
+            low, high = torch.where(is_near, angle, low), torch.where(is_near, high, angle)
+        rows = _turn(own, other, (low + high) / 2)
+        rows[-4] = other[-4]  # and one that is far from its class
+        return rows
+
+    def _probability(self, rows: Tensor, labels: Tensor) -> Tensor:
+        # Without the filter: its step would draw the search to rows that lie exactly on the threshold.
+        problem = replace(self.problem, threshold=0.0)
+        return oracle.row_losses(rows, self.centers().double(), labels, problem).neg().exp()
+
+
+def _turn(own: Tensor, other: Tensor, angle: Tensor) -> Tensor:
+    return angle.cos().unsqueeze(1) * own + angle.sin().unsqueeze(1) * other
+
+
+def _generator(name: str, number: int) -> torch.Generator:
+    return torch.Generator().manual_seed(zlib.crc32(name.encode()) + number)
+
+
+_MARGINS = {
+    "arcface": (1.0, 0.5, 0.0),
+    "cosface": (1.0, 0.0, 0.4),
+    "sphereface": (1.35, 0.0, 0.0),
+    "combined": (0.9, 0.4, 0.15),
+    "none": (1.0, 0.0, 0.0),
+}
+
+CASES = [
+    *(Case(f"margin-{name}", changes={"margins": margins}) for name, margins in _MARGINS.items()),
+    *(
+        Case(f"exact-{name}", changes={"margins": _MARGINS[name], "margin_gradient": "exact"})
+        for name in ("arcface", "sphereface", "combined")
+    ),
+    *(Case(f"block-{size}", changes={"block_size": size}) for size in (1, 7, 23, 100)),
+    Case("two-classes", num_classes=2),
+    Case("three-classes", num_classes=3, labels="duplicates"),
+    Case("duplicates", labels="duplicates"),
+    Case("first-rank", num_classes=41, labels="first_rank"),
+    Case("scale-30", changes={"scale": 30.0}),
+    Case("scale-100", changes={"scale": 100.0, "block_size": 4}),
+    Case("deferred", changes={"update": "deferred"}),
+    Case("autograd", changes={"update": "autograd"}),
+    Case("autograd-exact", changes={"update": "autograd", "margin_gradient": "exact"}),
+    Case("float32", dtype=torch.float32),
+    Case("float32-exact", dtype=torch.float32, changes={"margin_gradient": "exact", "block_size": 7}),
+    Case("float32-autograd", dtype=torch.float32, changes={"update": "autograd"}),
+    Case("float32-deferred", dtype=torch.float32, changes={"update": "deferred"}),
+    Case("float32-cosface", dtype=torch.float32, changes={"margins": (1.0, 0.0, 0.4)}),
+    Case("sub-centers", changes={"sub_centers": 3, "block_size": 5}),
+    Case("float32-sub-centers", dtype=torch.float32, changes={"sub_centers": 2}),
+    Case("filtered", changes={"interclass_filtering_threshold": 0.2, "block_size": 7}),
+    Case("float32-filtered", dtype=torch.float32, changes={"interclass_filtering_threshold": 0.2}),
+    Case("sub-centers-filtered", changes={"sub_centers": 2, "interclass_filtering_threshold": 0.3, "scale": 90.0}),
+]

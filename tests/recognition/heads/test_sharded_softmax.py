@@ -1,0 +1,111 @@
+"""The sharded head against one process in float64, for 1 to 4 ranks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from recognition.distributed.world import World
+from recognition.heads.sharded_softmax import ShardedSoftmax
+from tests.dist_harness import run_world
+from tests.recognition.heads import oracle
+from tests.recognition.heads.cases import CASES, EMBEDDING_SIZE, LR, MOMENTUM, WEIGHT_DECAY, Case
+
+_worlds: dict[int, list[dict[str, dict[str, Any]]]] = {}
+
+
+def make_head(case: Case, world: World) -> ShardedSoftmax:
+    head = ShardedSoftmax(
+        case.num_classes,
+        EMBEDDING_SIZE,
+        world=world,
+        config=case.config,
+        seed=5,
+        momentum=MOMENTUM,
+        weight_decay=WEIGHT_DECAY,
+        dtype=case.dtype,
+    )
+    head.set_centers(0, case.centers())
+    return head
+
+
+def own_rows(tensor: Tensor, world: World) -> Tensor:
+    each = len(tensor) // world.size
+    return tensor[world.rank * each : (world.rank + 1) * each]
+
+
+def run_case(world: World, case: Case) -> dict[str, Any]:
+    head = make_head(case, world)
+    optimizer = None
+    if case.config.update == "autograd":
+        optimizer = torch.optim.SGD(head.parameters(), lr=LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+    result: dict[str, Any] = {"losses": [], "gradients": []}
+    for number, (embeddings, labels) in enumerate(case.steps()):
+        leaf = own_rows(embeddings, world).clone().requires_grad_()
+        head.begin_step(step=number, lr=LR)
+        loss = head(leaf, own_rows(labels, world))
+        loss.backward()
+        if optimizer is not None:
+            assert head.centers.grad is not None
+            result.setdefault("center_gradient", head.centers.grad.clone())
+            optimizer.step()
+            optimizer.zero_grad()
+        head.finish_step(head.refused)
+        result["losses"].append(loss.item())
+        result["gradients"].append(leaf.grad)
+        assert head.refused.item() == 0
+    result["centers"] = head.state_rows()["centers"].detach()
+    if optimizer is not None:
+        result["momentum"] = optimizer.state[head.centers]["momentum_buffer"]
+    else:
+        result["momentum"] = head.state_rows()["momentum"]
+    result["stats"] = {name: value.item() for name, value in head.stats.items()}
+    return result
+
+
+def run_all(world: World) -> dict[str, dict[str, Any]]:
+    return {case.name: run_case(world, case) for case in CASES}
+
+
+def world_results(size: int) -> list[dict[str, dict[str, Any]]]:
+    if size not in _worlds:
+        _worlds[size] = run_world(size, run_all, timeout_s=300)
+    return _worlds[size]
+
+
+def assert_close(found: Tensor, expected: Tensor, tolerance: float) -> None:
+    assert found.shape == expected.shape
+    error = (found.double() - expected).abs().max() / expected.abs().max()
+    assert error <= tolerance, f"relative error {error:.2e} is above {tolerance:g}"
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_steps_equal_the_float64_oracle(size: int, case: Case) -> None:
+    ranks = [results[case.name] for results in world_results(size)]
+    truth = oracle.train(
+        case.steps(), case.centers(), case.problem, lr=LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
+    )
+    for rank in ranks:
+        assert rank["losses"] == ranks[0]["losses"], "the loss differs between ranks"
+        assert rank["stats"] == ranks[0]["stats"]
+    assert_close(torch.tensor(ranks[0]["losses"]), torch.tensor(truth.losses).double(), case.tolerance)
+    for number, expected in enumerate(truth.embedding_gradients):
+        found = torch.cat([rank["gradients"][number] for rank in ranks])
+        assert_close(found / size, expected, case.tolerance)  # DDP divides by the number of ranks
+    assert_close(torch.cat([rank["centers"] for rank in ranks]), truth.centers, case.tolerance)
+    assert_close(torch.cat([rank["momentum"] for rank in ranks]), truth.momentum, case.tolerance)
+    if "center_gradient" in ranks[0]:
+        assert_close(torch.cat([rank["center_gradient"] for rank in ranks]), truth.center_gradient, case.tolerance)
+
+
+def test_the_data_has_rows_that_show_a_wrong_target_gradient() -> None:
+    case = next(case for case in CASES if case.name == "margin-arcface")
+    embeddings, labels = case.steps()[0]
+    losses = oracle.row_losses(embeddings, case.centers(), labels, case.problem)
+    probabilities = losses.neg().exp()
+    assert int(((probabilities > 0.04) & (probabilities < 0.96)).sum()) >= 7
+    assert int((losses.sub(1e-5).abs() < 1e-7).sum()) == 3
