@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from recognition.data.record_index import RecordIndex
+from recognition.data.record_index import BLOCK, RecordIndex, is_increasing
 from recognition.data.recordio import MARKER_BYTES, is_marker, parse_header
 from recognition.errors import DataError
 
@@ -42,17 +42,25 @@ def find_layout(index: RecordIndex, read_payload: Callable[[int], bytes]) -> Lay
     header = _find_header(index.keys, read_payload)
     by_key = _slots_by_key(index.keys, header)
     first = _first_identity(index, by_key, read_payload)
-    identities, images = by_key[first:], by_key[:first]
+    identities, images = _as_range(by_key[first:]), by_key[:first]
     if header is not None:
         _compare_with_header(parse_header(read_payload(header)).labels, index.keys, identities)
     if isinstance(images, np.ndarray):
-        images = np.sort(images)
+        images = _as_range(np.sort(images))
     if len(images) == 0:
         raise DataError(f"has {len(index)} records and no image; expected at least one")
     if header is not None or len(identities):
         return Layout("insightface", images, identities, header)
     has_list = parse_header(read_payload(images[0])).flag > 0
     return Layout("multilabel" if has_list else "sequential", images, identities, None)
+
+
+def _as_range(slots: Slots) -> Slots:
+    if len(slots) == 0:
+        return range(0)
+    start = int(slots[0])
+    is_range = isinstance(slots, range) or np.array_equal(slots, np.arange(start, start + len(slots)))
+    return range(start, start + len(slots)) if is_range else slots
 
 
 def _find_header(keys: npt.NDArray[np.int64], read_payload: Callable[[int], bytes]) -> int | None:
@@ -66,7 +74,7 @@ def _slots_by_key(keys: npt.NDArray[np.int64], header: int | None) -> Slots:
     """Return the slots of all records but the header in the order of their keys."""
     start = 1 if header == 0 else 0
     stop = len(keys) - 1 if header == len(keys) - 1 else len(keys)
-    if header in (None, start - 1, stop) and (np.diff(keys[start:stop]) > 0).all():
+    if header in (None, start - 1, stop) and is_increasing(keys[start:stop]):
         return range(start, stop)
     order = np.argsort(keys, kind="stable")
     return order if header is None else order[1:]
@@ -76,14 +84,17 @@ def _first_identity(index: RecordIndex, by_key: Slots, read_payload: Callable[[i
     """Return from which position in `by_key` on the records are identities; its length when there are none."""
     if len(by_key) == 0 or not is_marker(read_payload(by_key[-1])):
         return len(by_key)
-    sizes = np.diff(index.bounds)
-    if isinstance(by_key, range):
-        sizes = sizes[by_key.start : by_key.stop]
-    else:
-        sizes = sizes[by_key]
     # The last record may be followed by something unlisted, so its size is not asked for; it is a marker as seen above.
-    others = np.flatnonzero(sizes[:-1] != MARKER_BYTES)
-    first = int(others[-1]) + 1 if len(others) else 0
+    first = len(by_key) - 1
+    while first > 0:
+        block = by_key[max(0, first - BLOCK) : first]
+        slots = slice(block.start, block.stop) if isinstance(block, range) else block
+        sizes = index.bounds[1:][slots] - index.bounds[:-1][slots]
+        others = np.flatnonzero(sizes != MARKER_BYTES)
+        if len(others):
+            first += int(others[-1]) + 1 - len(block)
+            break
+        first -= len(block)
     # A tiny image may have the same size: among these, images come first.
     return bisect_left(by_key, True, lo=first, key=lambda slot: is_marker(read_payload(slot)))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import weakref
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from recognition.console import Stopwatch, count, duration
-from recognition.data.layouts import find_layout
-from recognition.data.record_index import open_index
+from recognition.data.index_cache import open_index
+from recognition.data.layouts import Layout, find_layout
+from recognition.data.record_index import RecordIndex
 from recognition.data.recordio import EXACT_FLOAT, EXACT_MARK, Header, class_id, parse_header, read_record
 from recognition.errors import DataError
 
@@ -38,14 +41,9 @@ class ImageRecords:
 
     def __init__(self, path: str | Path) -> None:
         self.path = find_rec(Path(path))
-        self._handle = _open(self.path)
-        self.index = open_index(self.path, self.path.with_suffix(".idx"))
-        try:
-            self.parts = find_layout(self.index, lambda slot: self.read_extent(slot)[0])
-        except DataError as err:
-            raise _at(self.path, err) from err
+        self._open()
+        self._open_index()
         self.layout = self.parts.name
-        self._slots = self.parts.images
         self.num_identities = len(self.parts.identities)
         self.num_classes, self._classes_from = self._find_num_classes()
 
@@ -53,11 +51,17 @@ class ImageRecords:
         return len(self._slots)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_handle"}
+        left_out = {"_descriptor", "_close"}
+        if self.index.is_shared:
+            # A mapped index is mapped again in the other process, not copied to it.
+            left_out |= {"index", "parts", "_slots"}
+        return {name: value for name, value in vars(self).items() if name not in left_out}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._handle = _open(self.path)
+        self._open()
+        if "index" not in state:
+            self._open_index()
 
     def key(self, i: int) -> int:
         """Return the key of image `i` in the index."""
@@ -93,7 +97,7 @@ class ImageRecords:
         """Return the payload of record `slot` of the index, image or not, and the byte at which the record ends."""
         bounds = self.index.bounds
         try:
-            return read_record(self._handle.fileno(), int(bounds[slot]), int(bounds[slot + 1]))
+            return read_record(self._descriptor, int(bounds[slot]), int(bounds[slot + 1]))
         except DataError as err:
             raise _at(self.place_of(slot), err) from err
 
@@ -108,6 +112,24 @@ class ImageRecords:
             for at in np.flatnonzero(~is_plain).tolist():
                 found[start + at] = self._label(int(slots[at]))
         return found
+
+    def _open(self) -> None:
+        try:
+            self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as err:
+            raise DataError(f"{self.path}: cannot be read ({err.strerror}); check its permissions") from err
+        self._close = weakref.finalize(self, os.close, self._descriptor)
+
+    def _open_index(self) -> None:
+        self.index, self.parts = open_index(self.path, self.path.with_suffix(".idx"), self._find_layout)
+        self._slots = self.parts.images
+
+    def _find_layout(self, index: RecordIndex) -> Layout:
+        self.index = index
+        try:
+            return find_layout(index, lambda slot: self.read_extent(slot)[0])
+        except DataError as err:
+            raise _at(self.path, err) from err
 
     def _header(self, slot: int) -> Header:
         payload, _ = self.read_extent(slot)
@@ -179,13 +201,6 @@ def read_property(path: Path) -> tuple[int, int, int]:
         raise DataError(f"{path}:1: {line!r}; expected num_classes,height,width; correct the file or remove it")
     num_classes, height, width = (int(field) for field in fields)
     return num_classes, height, width
-
-
-def _open(path: Path) -> Any:
-    try:
-        return open(path, "rb", buffering=0)
-    except OSError as err:
-        raise DataError(f"{path}: cannot be read ({err.strerror}); check its permissions") from err
 
 
 def _at(place: str | Path, err: DataError) -> DataError:
