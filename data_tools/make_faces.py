@@ -13,9 +13,7 @@ import argparse
 import json
 import multiprocessing
 import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -32,6 +30,7 @@ from data_tools.face_renderer import render
 from recognition.cli import make_parser, non_negative_int, positive_int, run_command
 from recognition.console import Stopwatch, count, duration, progress
 from recognition.errors import DataError
+from recognition.files import staged_folder
 
 LANDMARKS = "landmarks5.txt"
 MIN_SIZE, MAX_SIZE = 32, 1024
@@ -74,20 +73,11 @@ def make_faces(faces: FaceSet, output: Path, *, workers: int = 1, overwrite: boo
     `overwrite` replaces only a folder that holds landmarks, so that a mistyped path costs nothing else.
     """
     _check_output(output, overwrite)
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{output.name}.", suffix=".part", dir=output.parent) as temporary:
-            folder = Path(temporary) / output.name
-            folder.mkdir()
-            numbers = range(faces.first_identity, faces.first_identity + faces.num_identities)
-            people = _render_people(partial(_render_person, faces, folder), numbers, workers)
-            shown = progress(people, total=len(numbers), unit="person", label="render", quiet=quiet)
-            (folder / LANDMARKS).write_text("".join(shown), encoding="utf-8")
-            if output.exists():
-                shutil.rmtree(output)
-            folder.rename(output)
-    except OSError as err:
-        raise DataError(f"{output}: cannot be written ({err.strerror or err}); choose a writable folder") from err
+    with staged_folder(output, replace=overwrite) as folder:
+        numbers = range(faces.first_identity, faces.first_identity + faces.num_identities)
+        people = _render_people(partial(_render_person, faces, folder), numbers, workers)
+        shown = progress(people, total=len(numbers), unit="person", label="render", quiet=quiet)
+        (folder / LANDMARKS).write_text("".join(shown), encoding="utf-8")
 
 
 def _run(args: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,6 +39,27 @@ def staged(*targets: Path) -> Iterator[list[Path]]:
     finally:
         for temporary in temporaries:
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def staged_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Yield an empty folder beside `target`; rename it onto the target on success, remove it on error.
+
+    An existing target is refused, or with `replace` removed at the end. Raises DataError when it cannot be written.
+    """
+    if target.exists() and not replace:
+        raise DataError(f"{target}: exists already; expected a new folder; choose another or remove it")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", suffix=".part", dir=target.parent) as temporary:
+            folder = Path(temporary) / target.name
+            folder.mkdir()
+            yield folder
+            if target.exists():
+                shutil.rmtree(target)
+            folder.rename(target)
+    except OSError as err:
+        raise DataError(f"{target}: cannot be written ({err.strerror or err}); check space and permissions") from err
 
 
 def write_bytes(path: Path, content: bytes) -> None:
