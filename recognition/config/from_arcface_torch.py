@@ -150,6 +150,15 @@ def _adapt_accumulation(values: Values, notes: list[str], name: str) -> None:
         )
 
 
+def _adapt_sampling(values: Values, notes: list[str], name: str) -> None:
+    rate, update = values.get("head.sample_rate"), values.get("head.update")
+    if rate and update and update.value == "autograd" and rate.value != 1:
+        notes.append(
+            f"sample_rate = {rate.value!r}: does not go with head.update autograd, so a run of this config stops at "
+            "its start; set head.sample_rate: 1"
+        )
+
+
 def _adapt_margins(values: Values, notes: list[str], name: str) -> None:
     setting = values.get("head.margins")
     if not setting or not isinstance(setting.value, tuple) or len(setting.value) != 3:
@@ -193,6 +202,7 @@ _ADAPTATIONS: Sequence[Callable[[Values, list[str], str], None]] = (
     _adapt_validation,
     _adapt_optimizer,
     _adapt_accumulation,
+    _adapt_sampling,
     _adapt_margins,
     _adapt_filter,
     _adapt_reference,

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-
-from recognition.backbones import build_backbone
-from recognition.config.schema import BackboneConfig, Config, Precision
+from recognition.backbones.profile import NetworkCost, network_cost
+from recognition.config.schema import BackboneConfig, Config
 from recognition.distributed.shards import class_range
-
-_PROBE_BATCHES = (2, 4)  # images; what is kept is linear in the batch, so two points tell all
 
 
 @dataclass(frozen=True)
@@ -55,23 +48,30 @@ class Memory:
 
 def rank_memory(config: Config, *, world_size: int, num_classes: int) -> Memory:
     """Estimate what rank 0 needs for a step of `config`."""
-    batch_size = config.train.batch_size
-    profile = profile_backbone(config.backbone, config.data.image_size, config.train.precision)
+    cost = backbone_cost(config.backbone, config.data.image_size)
+    weights = 4 * cost.parameters
     num_states = 2 if config.optim.optimizer == "adamw" else int(config.optim.momentum > 0)
     centers, centers_optimizer, buffers = _head_bytes(config, world_size, num_classes, num_states)
-    pixels = 3 * config.data.image_size**2
     return Memory(
-        num_parameters=profile.num_parameters,
+        num_parameters=cost.parameters,
         centers=centers,
         centers_optimizer=centers_optimizer,
         head_buffers=buffers,
-        backbone_weights=4 * profile.num_parameters,
-        # DDP reduces in buckets that the gradients are views of.
-        backbone_gradients=4 * profile.num_parameters,
-        backbone_optimizer=4 * profile.num_parameters * num_states,
-        activations=profile.kept_per_image * batch_size + profile.kept_fixed,
-        inputs=batch_size * pixels * (1 + 4),
+        backbone_weights=weights,
+        # DDP sums them in buckets of their own.
+        backbone_gradients=weights * (2 if world_size > 1 else 1),
+        backbone_optimizer=weights * num_states,
+        activations=_activations(config, cost),
+        inputs=config.train.batch_size * 3 * config.data.image_size**2 * (1 + 4),
     )
+
+
+def _activations(config: Config, cost: NetworkCost) -> int:
+    kept = cost.activation_bytes * config.train.batch_size
+    if config.train.precision == "off":
+        return kept
+    # Half of it, and the weights once more: autocast keeps its 16-bit copies of them for the backward pass.
+    return kept // 2 + 2 * cost.parameters
 
 
 def _head_bytes(config: Config, world_size: int, num_classes: int, num_states: int) -> tuple[int, int, int]:
@@ -84,42 +84,11 @@ def _head_bytes(config: Config, world_size: int, num_classes: int, num_states: i
     momentum = {"float32": 4 * dim, "bf16": 2 * dim, "int8": dim + 4, "none": 0}[head.momentum_format]
     block = head.block_size or 2048
     tiles = 4 * block * (3 * batch + 2 * dim)
-    return rows * dim * (2 if head.centers_format == "bf16" else 4), rows * momentum, tiles + gathered
-
-
-@dataclass(frozen=True)
-class BackboneProfile:
-    """What a network needs, by batch size: `kept_per_image` * batch + `kept_fixed` bytes wait for the backward pass."""
-
-    num_parameters: int
-    kept_per_image: int
-    kept_fixed: int
-    """Autocast's copies of the weights."""
+    lengths = 4 * rows
+    return rows * dim * (2 if head.centers_format == "bf16" else 4), rows * momentum, tiles + gathered + lengths
 
 
 @functools.cache
-def profile_backbone(backbone: BackboneConfig, image_size: int, precision: Precision) -> BackboneProfile:
-    """Measure a network on tensors without content: nothing is computed, nothing large is allocated."""
-    with FakeTensorMode():
-        module = build_backbone(backbone.network, embedding_size=backbone.embedding_size, image_size=image_size)
-        num_parameters = sum(parameter.numel() for parameter in module.parameters())
-        small, large = (_kept_bytes(module, batch, image_size, precision) for batch in _PROBE_BATCHES)
-    per_image = (large - small) // (_PROBE_BATCHES[1] - _PROBE_BATCHES[0])
-    return BackboneProfile(num_parameters, per_image, small - per_image * _PROBE_BATCHES[0])
-
-
-def _kept_bytes(module: nn.Module, batch: int, image_size: int, precision: Precision) -> int:
-    kept: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        kept[storage._cdata] = storage.nbytes()
-        return tensor
-
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "off": torch.float32}[precision]
-    cast = torch.autocast("cpu", dtype) if precision != "off" else contextlib.nullcontext()
-    with cast, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        embeddings = module(torch.zeros(batch, 3, image_size, image_size))
-    weights = {parameter.untyped_storage()._cdata for parameter in module.parameters()}
-    assert embeddings.requires_grad, "a network in training keeps its activations"
-    return sum(size for key, size in kept.items() if key not in weights)
+def backbone_cost(backbone: BackboneConfig, image_size: int) -> NetworkCost:
+    """Return the network's cost, worked out once per process."""
+    return network_cost(backbone.network, embedding_size=backbone.embedding_size, image_size=image_size)

@@ -113,6 +113,7 @@ def test_accumulation_says_that_it_averages(converted):
         ("config.verbose = 100", "verbose = 100: left out: without val_targets nothing is validated"),
         ("config.interclass_filtering_threshold = 0.4", "there it stays with a cosine of 0"),
         ("config.network = 'vit_b_dp005_mask_005'", "network = 'vit_b_dp005_mask_005': not known here yet"),
+        ("config.optimizer = 'adamw'\nconfig.sample_rate = 0.3", "sample_rate = 0.3: does not go with head.update"),
         ("config.save_all_states = True", "save_all_states = True: left out: every checkpoint here holds all states"),
     ],
 )  # fmt: skip

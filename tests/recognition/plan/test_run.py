@@ -48,6 +48,8 @@ def test_the_linear_scaling_rule_is_stated_against_the_reference_batch():
         (replace(TINY, train=TrainConfig(batch_size=400, num_epoch=1), optim=OptimConfig(warmup_epoch=0.9)),
          "optim.warmup_epoch: a warm-up of 1 steps leaves nothing of a training of 1"),
         (replace(TINY, head=HeadConfig(sample_rate=0.1)), "head.sample_rate: 0.1 of 100 classes is a sample of 10 per"),
+        (replace(TINY, head=HeadConfig(sample_rate=0.5, update="autograd")),
+         "head.update: 'autograd' cannot go with head.sample_rate 0.5"),
         (replace(TINY, backbone=BackboneConfig(network="r51")), "unknown backbone.network 'r51'"),
     ],
 )  # fmt: skip
@@ -79,7 +81,8 @@ def test_memory_parts_are_what_their_formulas_say():
     plan = make_plan(TINY, world_size=2, num_images=1000, num_classes=5001)
     memory = plan.memory
     assert memory.centers == memory.centers_optimizer == 2501 * 64 * 4
-    assert memory.backbone_weights == memory.backbone_gradients == memory.backbone_optimizer
+    assert memory.backbone_weights == memory.backbone_optimizer == 4 * memory.num_parameters
+    assert memory.backbone_gradients == 2 * memory.backbone_weights  # and once more in DDP's buckets
     assert memory.inputs == 12 * 112 * 112 * 3 * 5
     assert memory.total == sum(memory.parts().values())
 
