@@ -147,9 +147,10 @@ class _Array:
 
 
 def _scalar(dtype: object, raw: object) -> object:
-    if not isinstance(raw, bytes) or len(raw) != 1:
+    values = _Array.from_buffer(raw, dtype).values() if isinstance(raw, bytes) and len(raw) <= 8 else []
+    if len(values) != 1:
         raise _RefusedError("the pickle holds a numpy scalar of unknown form")
-    return _Array.from_buffer(raw, dtype).values()[0]
+    return values[0]
 
 
 class _PairsUnpickler(pickle.Unpickler):

@@ -49,7 +49,7 @@ def test_equal_content_gives_equal_bytes_whatever_the_objects(bin_path, tmp_path
 
 
 @pytest.mark.parametrize("protocol", range(6))
-@pytest.mark.parametrize("form", ["bytes", "array", "column", "scalars", "flag array", "ints"])
+@pytest.mark.parametrize("form", ["bytes", "array", "column", "scalars", "flag array", "ints", "wide scalars"])
 def test_packs_of_every_protocol_and_form_read_alike(bin_path, protocol, form):
     images: list = list(IMAGES)
     flags: object = list(FLAGS)
@@ -59,6 +59,8 @@ def test_packs_of_every_protocol_and_form_read_alike(bin_path, protocol, form):
         images = [image[:, None] for image in images]
     if form == "scalars":
         flags = [np.bool_(flag) for flag in FLAGS]
+    if form == "wide scalars":
+        flags = [np.int64(flag) for flag in FLAGS]
     if form == "flag array":
         flags = np.array(FLAGS)
     if form == "ints":
