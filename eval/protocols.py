@@ -6,6 +6,7 @@ Used by `verify.py` and by the validators that run during training, so that both
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from eval.metrics import (
     equal_error_rate,
     every_threshold,
     fold_accuracy,
+    fold_sizes,
     pair_distances,
     roc_auc,
     tar_at_far,
@@ -174,8 +176,27 @@ def chance_warning(result: VerificationResult) -> str | None:
         return None
     return (
         f"{result.name}: accuracy {result.accuracy:.4f} is hardly better than guessing ({chance:.4f}): expected of "
-        "untrained weights; of trained ones it means colour channels swapped, flags that do not belong to these "
+        "untrained weights; of trained ones it means color channels swapped, flags that do not belong to these "
         "images, faces aligned in another way than in training, or BatchNorm statistics that were never updated"
+    )
+
+
+def order_warning(pair_set: PairSet, folds: int) -> str | None:
+    """Return what to do when folds hold one kind of pairs only, else None.
+
+    LFW's list has 300 same and then 300 different pairs in each fold: right in its own folds, and wrong once another
+    number of folds cuts it, because leaving one kind out pulls the threshold towards the other.
+    """
+    starts = np.cumsum([0, *fold_sizes(len(pair_set.is_same), folds)])
+    lopsided = sum(
+        bool(pair_set.is_same[start:stop].all() or not pair_set.is_same[start:stop].any())
+        for start, stop in itertools.pairwise(starts)
+    )
+    if lopsided == 0 or len(pair_set.is_same) < 2 * folds:
+        return None
+    return (
+        f"{pair_set.name}: {lopsided} of {folds} folds hold pairs of one kind only, which makes the accuracy come out "
+        "too low; interleave same and different pairs when packing, or choose the folds the list was made for"
     )
 
 

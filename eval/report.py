@@ -74,7 +74,7 @@ def roc_plot(results: Sequence[VerificationResult]) -> bytes:
     axes.set_ylim(0.0, 1.01)
     axes.set_xlabel("false accept rate")
     axes.set_ylabel("true accept rate")
-    axes.legend(loc="lower right")
+    axes.legend(loc="best")
     return _png(figure)
 
 

@@ -23,6 +23,7 @@ from eval.protocols import (
     count_broken,
     embedded_rows,
     open_pair_set,
+    order_warning,
     verify_embeddings,
 )
 from recognition.config.schema import Config
@@ -34,6 +35,9 @@ from recognition.errors import ConfigError, DataError
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+FOLDS = 10
+"""What the field reports; `verify.py` takes other numbers."""
 
 
 def build_validators(config: Config, world: World) -> dict[str, Callable[[Embed], dict[str, float]]]:
@@ -51,7 +55,7 @@ def build_validators(config: Config, world: World) -> dict[str, Callable[[Embed]
                     f"validation.val_targets: {path}: missing; expected the verification set {name!r}; "
                     "correct validation.val_dir or remove the target"
                 )
-            sets[name] = open_pair_set(path, name=name)
+            sets[name] = open_pair_set(path, name=name, folds=FOLDS)
         return {name: pair_set.sha256 for name, pair_set in sets.items()}
 
     for rank, digests in enumerate(_together(open_all, world)):
@@ -61,6 +65,10 @@ def build_validators(config: Config, world: World) -> dict[str, Callable[[Embed]
                     f"{paths[name]}: ranks {rank} and {world.rank} see different files; expected one and the same; "
                     "copy it to every node"
                 )
+    for pair_set in sets.values():
+        warning = order_warning(pair_set, FOLDS)
+        if warning and world.is_main:
+            logger.warning("%s", warning)
     return {name: _validator(pair_set, config, world) for name, pair_set in sets.items()}
 
 
@@ -88,7 +96,7 @@ class PairValidator:
             # A deep network overflows before its BatchNorm has statistics; that must not end a run at step 0.
             embeddings = np.where(np.isfinite(embeddings).all(axis=1, keepdims=True), embeddings, 0.0)
             self._warn(f"{self.pair_set.name}: {broken} of {len(embeddings)} embeddings are not finite; taken as zeros")
-        result = verify_embeddings(self.pair_set, embeddings)
+        result = verify_embeddings(self.pair_set, embeddings, folds=FOLDS)
         warning = chance_warning(result)
         if warning:
             self._warn(warning)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 
@@ -16,6 +17,7 @@ from eval.protocols import (
     embedded_rows,
     fit_square,
     open_pair_set,
+    order_warning,
     verify_embeddings,
     verify_scores,
 )
@@ -28,13 +30,13 @@ def png(image):
     return cv2.imencode(".png", image[..., ::-1])[1].tobytes()
 
 
-def flat(colour, side=8):
-    return np.full((side, side, 3), colour, dtype=np.uint8)
+def flat(color, side=8):
+    return np.full((side, side, 3), color, dtype=np.uint8)
 
 
 @pytest.fixture
 def pairs(tmp_path):
-    """20 interleaved pairs; the pictures of one person share their colour."""
+    """20 interleaved pairs; the pictures of one person share their color."""
     rng = np.random.default_rng(0)
     images, is_same = [], []
     for index in range(20):
@@ -45,12 +47,12 @@ def pairs(tmp_path):
     return open_pair_set(tmp_path / "toy.bin")
 
 
-def embed_colour(pixels):
+def embed_color(pixels):
     return pixels[:, 0, 0, :].astype(np.float32) - 127.5
 
 
 def test_a_perfect_embedding_is_right_everywhere(pairs):
-    rows = np.stack(list(embedded_rows(embed_colour, pairs.images, image_size=8, batch_size=7, place="toy")))
+    rows = np.stack(list(embedded_rows(embed_color, pairs.images, image_size=8, batch_size=7, place="toy")))
     result = verify_embeddings(pairs, rows)
     assert (result.accuracy, result.std, result.auc, result.eer) == (1.0, 0.0, 1.0, 0.0)
     assert (result.num_pairs, result.positive_rate, result.name) == (20, 0.5, "toy")
@@ -66,11 +68,11 @@ def test_the_batch_size_changes_nothing_and_bounds_what_is_embedded(pairs):
 
     def embed(pixels):
         sizes.append(len(pixels))
-        return embed_colour(pixels)
+        return embed_color(pixels)
 
     for batch_size in (1, 7, 40, 100):
         rows = list(embedded_rows(embed, pairs.images, image_size=8, batch_size=batch_size, place="toy"))
-        np.testing.assert_array_equal(rows, embed_colour(decode_images(pairs.images, image_size=8, place="toy")))
+        np.testing.assert_array_equal(rows, embed_color(decode_images(pairs.images, image_size=8, place="toy")))
         assert max(sizes) <= batch_size
         sizes.clear()
     assert list(embedded_rows(embed, [], image_size=8, batch_size=4, place="toy")) == []
@@ -79,7 +81,7 @@ def test_the_batch_size_changes_nothing_and_bounds_what_is_embedded(pairs):
 def test_an_image_that_does_not_decode_is_named_by_its_number(pairs):
     images = [*pairs.images[:9], b"not an image", *pairs.images[10:]]
     with pytest.raises(DataError, match=r"^toy\.bin: image 109: not an image"):
-        list(embedded_rows(embed_colour, images, image_size=8, batch_size=4, place="toy.bin", first=100))
+        list(embedded_rows(embed_color, images, image_size=8, batch_size=4, place="toy.bin", first=100))
 
 
 def test_a_set_of_one_kind_or_too_few_pairs_is_refused_by_name(tmp_path):
@@ -106,6 +108,29 @@ def test_equal_embeddings_earn_the_warning_that_says_what_to_look_for(pairs):
     assert warning.startswith("toy: accuracy 0.5000 is hardly better than guessing (0.5000)")
     for cause in ("channels", "flags", "aligned", "BatchNorm"):
         assert cause in warning
+
+
+def test_folds_of_one_kind_earn_a_warning(pairs):
+    blocks = dataclasses.replace(pairs, is_same=np.repeat([True, False] * 5, 30))  # as LFW's list: 5 folds of 30 + 30
+    assert order_warning(blocks, 5) is None
+    warning = order_warning(blocks, 10)
+    assert warning is not None
+    assert warning.startswith("toy: 10 of 10 folds hold pairs of one kind only")
+    assert "interleave same and different pairs" in warning
+    assert order_warning(pairs, 10) is None
+    assert order_warning(pairs, 20) is None  # folds of one pair can hold one kind only
+
+
+def test_folds_of_one_kind_lower_the_accuracy_of_the_same_scores(pairs):
+    rng = np.random.default_rng(4)
+    in_blocks = np.repeat([True, False], 300)
+    scores = np.where(in_blocks, 0.42, 0.35) + rng.normal(0, 0.1, 600)
+    interleaved = np.arange(600).reshape(2, 300).T.reshape(-1)
+    accuracies = [
+        verify_scores(dataclasses.replace(pairs, is_same=in_blocks[order]), scores[order], method="any").accuracy
+        for order in (np.arange(600), interleaved)
+    ]
+    assert accuracies[0] < accuracies[1] - 0.02
 
 
 def test_scores_of_a_baseline_get_the_threshold_that_suits_them_best(pairs):
