@@ -1,0 +1,105 @@
+"""One optimizer step: forward, the sharded loss, backward, and the decision whether it counts."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from recognition.config.schema import Config
+from recognition.data.augment import flip_mask
+from recognition.data.loader import Batch
+from recognition.data.preprocess import to_network
+from recognition.distributed.collectives import all_reduce_sum_
+from recognition.distributed.world import World
+from recognition.optim.groups import set_lr, step_unless
+from recognition.training.build import Parts
+from recognition.training.scaler import LossScaler
+
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Device scalars of one step, equal on all ranks; `refused` is 0 or 1."""
+
+    refused: torch.Tensor
+    values: dict[str, torch.Tensor]
+
+
+class Stepper:
+    """Takes optimizer steps; owns the loss scale and nothing else that outlives a step."""
+
+    def __init__(self, config: Config, parts: Parts, world: World) -> None:
+        self.config = config
+        self.parts = parts
+        self.world = world
+        self.scaler = LossScaler(world.device, enabled=config.train.precision == "fp16")
+        self._buffers = [buffer for buffer in parts.backbone.buffers()]
+
+    def step(self, batches: Sequence[Batch], *, step: int, epoch: int, lr: float) -> StepResult:
+        """Train on `batches` (one per micro-step, gradients averaged) as optimizer step `step`.
+
+        A step counts on every rank or on none: where a non-finite value appeared in any embedding, loss, gradient or
+        centre, backbone, buffers and optimizer state come out bit-identical to how they went in.
+        Collectives: the head's, DDP's, and one sum of a flag.
+        """
+        kept = [buffer.clone() for buffer in self._buffers]
+        for optimizer in self.parts.optimizers:
+            set_lr(optimizer, lr)
+            optimizer.zero_grad(set_to_none=True)
+        losses, refusals = [], []
+        for index, batch in enumerate(batches):
+            losses.append(self._micro_step(batch, index, len(batches), step=step, epoch=epoch, lr=lr))
+            refusals.append(self.parts.head.refused)
+        norm, overflow = self._unscale_and_clip_()
+        head_refused = torch.stack(refusals).amax(0)
+        # The head's verdict is shared already; DDP has spread an overflow too, but two replicas must never disagree.
+        refused = torch.stack([head_refused, overflow]).amax(0)
+        refused = (all_reduce_sum_(refused.clone(), self.world) > 0).float()
+        for optimizer in self.parts.optimizers:
+            step_unless(optimizer, refused)
+        self.parts.head.finish_step(refused)
+        self._restore_buffers_(kept, refused)
+        self.scaler.update_(refused)
+        values = {"loss": torch.stack(losses).mean(), "grad_norm": norm, **self.parts.head.stats}
+        return StepResult(refused, values)
+
+    def _micro_step(self, batch: Batch, index: int, count: int, *, step: int, epoch: int, lr: float) -> torch.Tensor:
+        flips = flip_mask(self.config.seed, epoch, batch.indices, self.config.data.flip)
+        images = to_network(batch.images, flips)
+        last = index == count - 1
+        # Gradients travel once per optimizer step, with the last micro-batch.
+        waiting = contextlib.nullcontext() if last or self.world.size == 1 else self.parts.replica.no_sync()
+        with waiting:
+            with self._autocast():
+                embeddings = self.parts.replica(images)
+            self.parts.head.begin_step(step=step, lr=lr, loss_scale=self.scaler.scale)
+            loss = self.parts.head(embeddings, batch.labels)
+            loss.backward(self.scaler.scale / count)
+        return loss.detach()
+
+    def _autocast(self) -> contextlib.AbstractContextManager:
+        dtype = _AUTOCAST.get(self.config.train.precision)
+        if dtype is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.world.device.type, dtype)
+
+    def _unscale_and_clip_(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Divide all gradients by the loss scale, clip the backbone's norm, and return (norm, overflow flag)."""
+        for parameter in self.parts.head.parameters():
+            if parameter.grad is not None:
+                parameter.grad.div_(self.scaler.scale)
+        grads = [p.grad for p in self.parts.backbone.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(grads) / self.scaler.scale
+        factor = 1.0 / self.scaler.scale
+        if self.config.optim.clip_norm > 0:
+            factor = factor * (self.config.optim.clip_norm / (norm + 1e-6)).clamp(max=1.0)
+        torch._foreach_mul_(grads, factor)
+        return norm, (~torch.isfinite(norm)).float()
+
+    def _restore_buffers_(self, kept: list[torch.Tensor], refused: torch.Tensor) -> None:
+        for buffer, before in zip(self._buffers, kept):
+            buffer.copy_(torch.where(refused > 0, before, buffer))

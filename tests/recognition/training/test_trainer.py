@@ -1,0 +1,151 @@
+"""A run is the same for every number of ranks, continues where it stopped, and refuses a bad step as a whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from recognition.distributed.world import World
+from recognition.errors import CheckpointError
+from recognition.training.trainer import TrainingError
+from tests.dist_harness import run_world
+from tests.recognition.training.runs import fit, losses, make_trainer, snapshot
+
+ALONE = World(0, 1, 0, torch.device("cpu"))
+
+
+def _batch(size: int) -> str:
+    return f"train.batch_size={12 // size}"
+
+
+def test_every_number_of_ranks_trains_the_same_model_with_sync_bn(tmp_path: Path) -> None:
+    curves, models = {}, {}
+    for size in (1, 2, 3):
+        folder = str(tmp_path / str(size))
+        results = run_world(size, fit, folder, [_batch(size), "backbone.sync_bn=true"], timeout_s=120)
+        curves[size] = np.array(results[0][0])
+        models[size] = torch.load(Path(folder) / "model.pt", weights_only=True)
+    for size in (2, 3):
+        np.testing.assert_allclose(curves[size][:5], curves[1][:5], rtol=1e-5)
+        np.testing.assert_allclose(curves[size][:20], curves[1][:20], rtol=1e-3)
+        for key, value in models[1].items():
+            torch.testing.assert_close(models[size][key].double(), value.double(), rtol=2e-2, atol=2e-3)
+    assert curves[1][-3:].mean() < 0.5 * curves[1][:3].mean(), "nothing was learnt"
+
+
+def test_accumulation_equals_the_larger_batch(tmp_path: Path) -> None:
+    common = ["head.update=autograd", "data.flip=0", "backbone.sync_bn=false"]
+    # BatchNorm sees each micro-batch apart, so its layers are frozen in evaluation mode for this comparison.
+    curves = []
+    for name, size, micro_batches in (("one", 12, 1), ("two", 6, 2)):
+        extra = [f"train.batch_size={size}", f"train.gradient_accumulation={micro_batches}"]
+        trainer = make_trainer(ALONE, str(tmp_path / name), common + extra)
+        trainer.parts.backbone.train = lambda mode=True, trainer=trainer: trainer.parts.backbone  # type: ignore
+        torch.nn.Module.train(trainer.parts.backbone, False)
+        trainer.fit()
+        curves.append(losses(str(tmp_path / name)))
+    np.testing.assert_allclose(curves[0], curves[1], rtol=1e-4)
+
+
+@pytest.mark.parametrize("update", ["fused", "deferred", "autograd"])
+def test_every_update_mode_gives_the_same_curve(update: str, tmp_path: Path) -> None:
+    reference, _ = fit(ALONE, str(tmp_path / "fused"), ["train.batch_size=12", "train.num_epoch=1"])
+    curve, _ = fit(ALONE, str(tmp_path / update), ["train.batch_size=12", "train.num_epoch=1", f"head.update={update}"])
+    if update == "fused":
+        curve = curve[len(reference) :]  # the same folder twice: the records went on
+    np.testing.assert_allclose(curve, reference, rtol=1e-4)
+
+
+@pytest.mark.parametrize("overrides", [[], ["head.update=autograd", "optim.optimizer=adamw", "optim.lr=0.001"]])
+def test_a_run_resumed_at_an_epoch_ends_bit_equal(overrides: list[str], tmp_path: Path) -> None:
+    whole, parted = str(tmp_path / "whole"), str(tmp_path / "parted")
+    common = ["train.batch_size=12", "checkpoint.keep=9", *overrides]
+    curve, state = fit(ALONE, whole, common)
+    trainer = make_trainer(ALONE, parted, common)
+    trainer._train_epoch(0, 0)
+    trainer.save()
+    again, resumed = fit(ALONE, parted, [*common, "resume=true"])
+    assert again == curve
+    assert resumed.keys() == state.keys()
+    assert all(torch.equal(resumed[name], state[name]) for name in state)
+
+
+def _one_epoch_then_save(world: World, folder: str, overrides: list[str]) -> None:
+    trainer = make_trainer(world, folder, overrides)
+    trainer._train_epoch(0, 0)
+    trainer.save()
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 3)])
+def test_a_run_continues_on_another_number_of_ranks(before: int, after: int, tmp_path: Path) -> None:
+    curve, _ = fit(ALONE, str(tmp_path / "whole"), [_batch(1), "backbone.sync_bn=true"])
+    folder = str(tmp_path / "parted")
+    run_world(before, _one_epoch_then_save, folder, [_batch(before), "backbone.sync_bn=true"])
+    run_world(after, fit, folder, [_batch(after), "backbone.sync_bn=true", "resume=true"])
+    np.testing.assert_allclose(losses(folder), curve, rtol=1e-3)
+
+
+def test_another_data_set_is_no_continuation(tmp_path: Path) -> None:
+    _one_epoch_then_save(ALONE, str(tmp_path), [_batch(1)])
+    with pytest.raises(CheckpointError, match="holds 11 classes; the data set has 12"):
+        fit(ALONE, str(tmp_path), [_batch(1), "data.num_classes=12", "resume=true"])
+
+
+def _poisoned_step(world: World, folder: str, rank: int, place: str, precision: str) -> tuple[dict, dict, float]:
+    """Take one good step, then one with a NaN planted on `rank`; return the state before and after it."""
+    trainer = make_trainer(world, folder, [_batch(world.size), f"train.precision={precision}"])
+    batches = trainer.loader.epoch(0)
+    trainer.parts.backbone.train()
+    trainer.train_step([next(batches)], 0)
+    if world.rank == rank and place == "center":
+        trainer.parts.head.state_rows()["centers"][0, 0] = float("nan")
+    if world.rank == rank and place == "embedding":
+        trainer.parts.backbone.features.register_forward_hook(lambda module, args, out: out * float("nan"))
+    before = snapshot(trainer)
+    result = trainer.train_step([next(batches)], 0)
+    return before, snapshot(trainer), float(result.refused)
+
+
+@pytest.mark.parametrize("place", ["center", "embedding"])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_refused_step_leaves_everything_bit_identical_on_all_ranks(place: str, rank: int, tmp_path: Path) -> None:
+    for before, after, refused in run_world(2, _poisoned_step, str(tmp_path), rank, place, "bf16"):
+        assert refused == 1.0
+        for name, value in before.items():
+            assert torch.equal(value.nan_to_num(7.0), after[name].nan_to_num(7.0)), name
+
+
+def test_a_run_of_refused_steps_stops_and_says_why(tmp_path: Path) -> None:
+    trainer = make_trainer(ALONE, str(tmp_path), [_batch(1), "train.max_refused_steps=3"])
+    trainer.parts.head.state_rows()["centers"][0, 0] = float("nan")
+    with pytest.raises(TrainingError, match="step 3: 3 steps in a row were refused for a non-finite value"):
+        trainer.fit()
+
+
+def test_fp16_lowers_its_scale_after_an_overflow(tmp_path: Path) -> None:
+    trainer = make_trainer(ALONE, str(tmp_path), [_batch(1), "train.precision=fp16"])
+    trainer.stepper.scaler.scale.fill_(2.0**60)
+    batches = trainer.loader.epoch(0)
+    before = snapshot(trainer)
+    assert float(trainer.train_step([next(batches)], 0).refused) == 1.0
+    assert trainer.stepper.scaler.scale.item() == 2.0**59
+    after = snapshot(trainer)
+    assert all(torch.equal(before[name], after[name]) for name in before if name.startswith(("backbone", "optimizer")))
+
+
+def test_validators_run_before_the_first_step_and_at_the_end(tmp_path: Path) -> None:
+    calls: list[Any] = []
+
+    def validator(embed: Any) -> dict[str, float]:
+        calls.append(embed(np.zeros((3, 32, 32, 3), np.uint8)).shape)
+        return {"accuracy": 0.5 + 0.1 * len(calls), "std": 0.0}
+
+    trainer = make_trainer(ALONE, str(tmp_path), [_batch(1), "train.num_epoch=1"], {"lfw": validator})
+    trainer.fit()
+    assert calls == [(3, 16), (3, 16)]
+    assert trainer.state.best == {"lfw": pytest.approx(0.7)}
+    assert trainer.parts.backbone.training
