@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -31,6 +30,7 @@ from recognition.distributed.collectives import gather_objects
 from recognition.distributed.shards import class_range
 from recognition.distributed.world import World
 from recognition.errors import ConfigError, DataError
+from recognition.plan import validation_paths
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def build_validators(config: Config, world: World) -> dict[str, Callable[[Embed]
 
     Raises ConfigError for a missing .bin and DataError for a damaged one, on all ranks, before training begins.
     """
-    paths = _target_paths(config)
+    paths = validation_paths(config)
     sets: dict[str, PairSet] = {}
 
     def open_all() -> dict[str, str]:
@@ -146,32 +146,6 @@ def _validator(pair_set: PairSet, config: Config, world: World) -> PairValidator
         batch_size=config.validation.batch_size,
         world=world,
     )
-
-
-def _target_paths(config: Config) -> dict[str, Path]:
-    """Return the file of each target: a path when it ends in .bin, otherwise <val_dir>/<target>.bin."""
-    paths: dict[str, Path] = {}
-    for target in config.validation.val_targets:
-        path = Path(target) if target.endswith(".bin") else _val_dir(config) / f"{target}.bin"
-        if path.stem in paths:
-            raise ConfigError(
-                f"validation.val_targets: {target!r} and {str(paths[path.stem])!r} are both named {path.stem!r}; "
-                "expected distinct names; rename one file"
-            )
-        paths[path.stem] = path
-    return paths
-
-
-def _val_dir(config: Config) -> Path:
-    if config.validation.val_dir is not None:
-        return Path(config.validation.val_dir)
-    if config.data.rec in (None, "synthetic"):
-        raise ConfigError(
-            f"validation.val_dir: not stated, and data.rec is {config.data.rec!r}; "
-            "expected the folder of the .bin files; set validation.val_dir"
-        )
-    data = Path(str(config.data.rec))
-    return data if data.is_dir() else data.parent
 
 
 def _together(work: Callable[[], T], world: World) -> list[T]:

@@ -50,13 +50,30 @@ def find_inputs(config: Config) -> Inputs:
 
 
 def validation_paths(config: Config) -> dict[str, Path]:
-    """Return where each verification set is expected: `<val_dir, or the data folder>/<name>.bin`."""
-    folder = config.validation.val_dir or config.data.rec
-    if folder is None or (folder == "synthetic" and config.validation.val_targets and not config.validation.val_dir):
-        if config.validation.val_targets:
-            raise ConfigError("validation.val_dir: not set, and data.rec is no folder; say where the .bin files are")
-        return {}
-    root = Path(folder).expanduser()
-    if not config.validation.val_dir and not root.is_dir() and (root.suffix == ".rec" or Path(f"{root}.rec").is_file()):
-        root = root.parent
-    return {name: root / f"{name}.bin" for name in config.validation.val_targets}
+    """Return the file of each verification set by name: a target that ends in .bin, else `<folder>/<target>.bin`.
+
+    The folder is validation.val_dir, or that of the data.
+    """
+    paths: dict[str, Path] = {}
+    for target in config.validation.val_targets:
+        path = Path(target).expanduser() if target.endswith(".bin") else _validation_folder(config) / f"{target}.bin"
+        if path.stem in paths:
+            raise ConfigError(
+                f"validation.val_targets: {target!r} and {str(paths[path.stem])!r} are both named {path.stem!r}; "
+                "expected distinct names; rename one file"
+            )
+        paths[path.stem] = path
+    return paths
+
+
+def _validation_folder(config: Config) -> Path:
+    if config.validation.val_dir is not None:
+        return Path(config.validation.val_dir).expanduser()
+    if config.data.rec in (None, "synthetic"):
+        raise ConfigError(
+            f"validation.val_dir: not stated, and data.rec is {config.data.rec!r}; "
+            "expected the folder of the .bin files; set validation.val_dir"
+        )
+    data = Path(str(config.data.rec)).expanduser()
+    is_prefix = not data.is_dir() and (data.suffix == ".rec" or Path(f"{data}.rec").is_file())
+    return data.parent if is_prefix else data

@@ -126,6 +126,8 @@ def _validation(plan: Plan, inputs: Inputs | None) -> str:
 
 
 def _targets(plan: Plan, inputs: Inputs | None) -> Iterator[str]:
-    missing = inputs.missing_validation if inputs else []
-    for name in plan.config.validation.val_targets:
-        yield f"{name} (absent)" if name in missing else name
+    if inputs is None:
+        yield from plan.config.validation.val_targets
+        return
+    for name in inputs.validation:
+        yield f"{name} (absent)" if name in inputs.missing_validation else name

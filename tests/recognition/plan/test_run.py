@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -123,7 +124,14 @@ def test_verification_sets_lie_in_the_data_folder_by_default(tmp_path, rec):
     assert validation_paths(config) == {"lfw": tmp_path / "faces" / "lfw.bin"}
 
 
+def test_a_target_that_ends_in_bin_is_a_path(tmp_path):
+    config = replace(TINY, validation=Validation(val_dir="v", val_targets=(str(tmp_path / "a.bin"), "b")))
+    assert validation_paths(config) == {"a": tmp_path / "a.bin", "b": Path("v/b.bin")}
+    with pytest.raises(ConfigError, match="are both named 'a'; expected distinct names"):
+        validation_paths(replace(config, validation=Validation(val_dir="v", val_targets=("x/a.bin", "a"))))
+
+
 def test_synthetic_data_have_no_folder_for_verification_sets():
     config = replace(TINY, data=DataConfig(rec="synthetic"), validation=Validation(val_targets=("lfw",)))
-    with pytest.raises(ConfigError, match=r"validation.val_dir: not set, and data.rec is no folder"):
+    with pytest.raises(ConfigError, match=r"validation.val_dir: not stated, and data.rec is 'synthetic'"):
         validation_paths(config)
