@@ -108,7 +108,7 @@ def _sampled_classes(config: Config, world_size: int, num_classes: int, owned: i
     rows = config.train.batch_size * world_size
     # Distinct labels among `rows` draws, and this rank's share of them.
     positives = num_classes * (1 - (1 - 1 / num_classes) ** rows) / world_size
-    sample = int(rate * owned)
+    sample = round(rate * owned)
     if rate and sample < positives:
         raise ConfigError(
             f"head.sample_rate: {rate:g} of {owned:,} classes is a sample of {sample:,} per rank, and a batch of "
