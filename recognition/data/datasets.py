@@ -15,14 +15,13 @@ import numpy.typing as npt
 
 from recognition.config.schema import DataConfig
 from recognition.data.hashing import derive_key
+from recognition.data.image_list import FolderList
 from recognition.data.images import decode_rgb
 from recognition.data.records import ImageRecords
 from recognition.errors import ConfigError, DataError
 
 Picture = npt.NDArray[np.uint8]
 Dataset: TypeAlias = "RecDataset | FolderDataset | SyntheticDataset"
-
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
 
 
 def open_dataset(config: DataConfig) -> Dataset:
@@ -46,6 +45,7 @@ class RecDataset:
 
     def __init__(self, path: Path, image_size: int) -> None:
         self._records = ImageRecords(path)
+        self.path = self._records.path
         self.image_size = image_size
         self.num_classes = self._records.num_classes
 
@@ -54,8 +54,11 @@ class RecDataset:
 
     def __getitem__(self, index: int) -> tuple[Picture, int]:
         record = self._records.read(index)
-        place = self.place(index)
-        return _checked(decode_rgb(record.image, place=place), self.image_size, place), record.label
+        try:
+            # Spelling the place takes as long as reading; it is put in front of an error once there is one.
+            return _checked(decode_rgb(record.image, place=""), self.image_size, ""), record.label
+        except DataError as err:
+            raise DataError(f"{self.place(index)}{err}") from err
 
     def place(self, index: int) -> str:
         return self._records.place(index)
@@ -66,24 +69,17 @@ class FolderDataset:
 
     def __init__(self, root: Path, image_size: int) -> None:
         self.image_size = image_size
-        self._paths: list[Path] = []
-        self._labels: list[int] = []
-        identities = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-        for label, folder in enumerate(identities):
-            images = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-            if not images:
-                raise DataError(f"{folder}: holds no image; expected at least one per identity; remove the folder")
-            self._paths += images
-            self._labels += [label] * len(images)
-        self.num_classes = len(identities)
+        images = FolderList(root)
+        self.num_classes = len(images.identities)
+        self._paths, self._labels = zip(*((image.path, image.label) for image in images))
 
     def __len__(self) -> int:
         return len(self._paths)
 
     def __getitem__(self, index: int) -> tuple[Picture, int]:
-        place = self.place(index)
+        place = self._paths[index]
         try:
-            encoded = self._paths[index].read_bytes()
+            encoded = Path(place).read_bytes()
         except OSError as err:
             raise DataError(f"{place}: cannot be read ({err.strerror}); check that the file is still there") from err
         return _checked(decode_rgb(encoded, place=place), self.image_size, place), self._labels[index]
@@ -140,8 +136,8 @@ def _check_stated(key: str, stated: int | None, found: int, source: str) -> None
 
 
 def _checked(picture: Picture, image_size: int, place: str) -> Picture:
-    height, width = picture.shape[:2]
-    if (height, width) != (image_size, image_size):
+    height, width, _ = picture.shape
+    if not height == width == image_size:
         raise DataError(
             f"{place}: image is {width}x{height} pixels; expected {image_size}x{image_size}; align the images to that "
             "size or set data.image_size"

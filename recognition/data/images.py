@@ -31,12 +31,12 @@ def decode_rgb(encoded: bytes, *, place: str, max_pixels: int = MAX_PIXELS) -> n
             f"{place}: the header claims {width} x {height} pixels; expected at most {max_pixels:,}; scale it down"
         )
     try:
-        bgr = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
+        rgb = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR_RGB)
     except cv2.error as err:
         raise _damaged(place, f"does not decode ({err.err})") from err
-    if bgr is None:
+    if rgb is None:
         raise _damaged(place, "does not decode")
-    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+    return rgb
 
 
 def encode_jpeg(rgb: np.ndarray, quality: int = 95) -> bytes:

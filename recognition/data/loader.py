@@ -69,6 +69,10 @@ class BatchLoader:
             yield batch
             started = time.perf_counter()
 
+    def worker_pids(self) -> list[int]:
+        """Return the processes that decode; none when this one does."""
+        return self._source.pids()
+
     def close(self) -> None:
         """End the worker processes; they also end with the loader."""
         self._source.close()

@@ -55,6 +55,9 @@ class BatchSource(Protocol):
     def discard(self) -> None:
         """Forget every batch asked for and not received."""
 
+    def pids(self) -> list[int]:
+        """Return the processes that decode."""
+
     def close(self) -> None:
         """End the processes, if any."""
 
@@ -63,7 +66,7 @@ class InlineSource:
     """Fills a batch in this process, at the moment it is received."""
 
     def __init__(self, dataset: Dataset, layout: BatchLayout, num_threads: int) -> None:
-        self.slots = torch.empty(2, layout.num_bytes, dtype=torch.uint8)
+        self.slots = torch.empty(2, layout.num_bytes, dtype=torch.uint8)  # one on its way to a device, one being filled
         self._views = [layout.view(slot) for slot in self.slots]
         self._filler = BatchFiller(dataset, num_threads)
         self._free = deque(range(len(self._views)))
@@ -93,6 +96,9 @@ class InlineSource:
 
     def discard(self) -> None:
         self._asked.clear()
+
+    def pids(self) -> list[int]:
+        return []
 
     def close(self) -> None:
         pass
@@ -171,6 +177,9 @@ class WorkerSource:
             worker, slot = self._pending.popleft()
             self._answer(worker)
             self._free.append(slot)
+
+    def pids(self) -> list[int]:
+        return [worker.process.pid for worker in self._workers if worker.process.pid is not None]
 
     def _answer(self, worker: _Worker) -> Exception | None:
         """Wait for the oldest answer of `worker`: None for a filled slot, else why it is not."""
