@@ -26,30 +26,30 @@ class Person:
     hair_color: np.ndarray
     iris_color: np.ndarray
     lip_color: np.ndarray
-    face_width: float  # 0.84 1.12
+    face_width: float  # 0.80 1.14
     cheek: float  # 0.80 1.06   width at the nose's tip, as a share of face_width
     jaw: float  # 0.50 0.94   width at the mouth, likewise
-    chin_width: float  # 0.14 0.50
+    chin_width: float  # 0.12 0.56
     chin_y: float  # 1.44 1.76
-    eye_x: float  # 0.36 0.58
-    eye_width: float  # 0.15 0.27
-    eye_height: float  # 0.055 0.15
-    eye_tilt: float  # -0.35 0.35
+    eye_x: float  # 0.35 0.60
+    eye_width: float  # 0.14 0.28
+    eye_height: float  # 0.05 0.16
+    eye_tilt: float  # -0.5 0.5
     lid: float  # 0.02 0.07
     iris: float  # 0.07 0.115
-    brow_gap: float  # 0.10 0.32
+    brow_gap: float  # 0.08 0.34
     brow_length: float  # 0.18 0.38
-    brow_thickness: float  # 0.025 0.12
+    brow_thickness: float  # 0.02 0.14
     brow_arch: float  # -0.06 0.14
-    brow_tilt: float  # -0.4 0.4
+    brow_tilt: float  # -0.5 0.5
     nose_y: float  # 0.38 0.68
-    nose_width: float  # 0.12 0.34
+    nose_width: float  # 0.10 0.36
     bridge: float  # 0.04 0.13
     nostril: float  # 0.02 0.055
-    mouth_y: float  # 0.86 1.14
-    mouth_width: float  # 0.22 0.50
-    upper_lip: float  # 0.025 0.12
-    lower_lip: float  # 0.04 0.16
+    mouth_y: float  # 0.84 1.16
+    mouth_width: float  # 0.20 0.52
+    upper_lip: float  # 0.02 0.14
+    lower_lip: float  # 0.03 0.18
     cupid: float  # 0.0 0.05
     hairline: float  # -1.10 -0.62
     volume: float  # 0.04 0.34
@@ -93,13 +93,13 @@ def make_person(seed: int, index: int) -> Person:
 
 
 _RANGES = {
-    "face_width": (0.84, 1.12), "cheek": (0.80, 1.06), "jaw": (0.50, 0.94), "chin_width": (0.14, 0.50),
-    "chin_y": (1.44, 1.76), "eye_x": (0.36, 0.58), "eye_width": (0.15, 0.27), "eye_height": (0.055, 0.15),
-    "eye_tilt": (-0.35, 0.35), "lid": (0.02, 0.07), "iris": (0.07, 0.115), "brow_gap": (0.10, 0.32),
-    "brow_length": (0.18, 0.38), "brow_thickness": (0.025, 0.12), "brow_arch": (-0.06, 0.14),
-    "brow_tilt": (-0.4, 0.4), "nose_y": (0.38, 0.68), "nose_width": (0.12, 0.34), "bridge": (0.04, 0.13),
-    "nostril": (0.02, 0.055), "mouth_y": (0.86, 1.14), "mouth_width": (0.22, 0.50), "upper_lip": (0.025, 0.12),
-    "lower_lip": (0.04, 0.16), "cupid": (0.0, 0.05), "hairline": (-1.10, -0.62), "volume": (0.04, 0.34),
+    "face_width": (0.80, 1.14), "cheek": (0.80, 1.06), "jaw": (0.50, 0.94), "chin_width": (0.12, 0.56),
+    "chin_y": (1.44, 1.76), "eye_x": (0.35, 0.60), "eye_width": (0.14, 0.28), "eye_height": (0.05, 0.16),
+    "eye_tilt": (-0.5, 0.5), "lid": (0.02, 0.07), "iris": (0.07, 0.115), "brow_gap": (0.08, 0.34),
+    "brow_length": (0.18, 0.38), "brow_thickness": (0.02, 0.14), "brow_arch": (-0.06, 0.14),
+    "brow_tilt": (-0.5, 0.5), "nose_y": (0.38, 0.68), "nose_width": (0.10, 0.36), "bridge": (0.04, 0.13),
+    "nostril": (0.02, 0.055), "mouth_y": (0.84, 1.16), "mouth_width": (0.20, 0.52), "upper_lip": (0.02, 0.14),
+    "lower_lip": (0.03, 0.18), "cupid": (0.0, 0.05), "hairline": (-1.10, -0.62), "volume": (0.04, 0.34),
     "ear": (0.12, 0.30), "ear_y": (0.02, 0.34), "wrinkle": (-0.6, 1.0), "eye_bag": (-0.6, 1.0),
 }  # fmt: skip
 assert set(_RANGES) == {field.name for field in fields(Person) if field.type == "float"}

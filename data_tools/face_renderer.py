@@ -45,18 +45,18 @@ class Shot:
     @classmethod
     def draw(cls, rng: np.random.Generator, size: int) -> Shot:
         """Draw a pose and an expression for a picture of `size` pixels."""
-        yaw, pitch, roll = np.clip(rng.normal(0, (11, 6, 4)), (-30, -15, -12), (30, 15, 12)) * np.pi / 180
+        yaw, pitch, roll = np.clip(rng.normal(0, (10, 5, 4)), (-25, -13, -10), (25, 13, 10)) * np.pi / 180
         ratio = size / 112
         return cls(
             rotation=_rotation(yaw, pitch, roll),
             scale=_UNIT_PX * ratio * rng.uniform(0.95, 1.05),
             center=(np.array(_CENTER) + rng.uniform(-2, 2, 2)) * ratio,
-            smile=rng.normal(0, 0.05),
-            open_mouth=max(0.0, rng.normal(-0.03, 0.08)),
-            open_eyes=rng.uniform(0.75, 1.1),
+            smile=rng.normal(0, 0.04),
+            open_mouth=max(0.0, rng.normal(-0.03, 0.06)),
+            open_eyes=rng.uniform(0.82, 1.1),
             raised_brows=rng.normal(0, 0.02),
             gaze=rng.normal(0, (0.03, 0.01)),
-            hair_tint=rng.normal(0, 14) + rng.normal(0, 8, 3),
+            hair_tint=rng.normal(0, 10) + rng.normal(0, 5, 3),
         )
 
 
@@ -311,9 +311,9 @@ def _occlude(sketch: _Sketch, person: Person, rng: np.random.Generator) -> None:
 
 def _background(rng: np.random.Generator, size: int) -> np.ndarray:
     cells = int(rng.integers(2, 7))
-    coarse = np.clip(rng.uniform(0, 255, 3) + rng.normal(0, 55, (cells, cells, 3)), 0, 255).astype(np.uint8)
+    coarse = np.clip(rng.uniform(0, 255, 3) + rng.normal(0, 45, (cells, cells, 3)), 0, 255).astype(np.uint8)
     image = cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)
-    for _ in range(rng.integers(0, 5)):
+    for _ in range(rng.integers(0, 4)):
         polygon = rng.uniform(-0.2, 1.2, 2) * size + rng.normal(0, 0.25, (4, 2)) * size
         cv2.fillPoly(image, [np.round(polygon).astype(np.int32)], rng.uniform(0, 255, 3).tolist(), cv2.LINE_AA)
     return image
@@ -322,12 +322,12 @@ def _background(rng: np.random.Generator, size: int) -> np.ndarray:
 def _develop(image: np.ndarray, shot: Shot, rng: np.random.Generator) -> np.ndarray:
     """Light the scene, then pass it through a lens and a sensor."""
     size = image.shape[0]
-    color = np.exp(rng.normal(0, 0.28) + rng.normal(0, 0.16, 3)).astype(np.float32)
+    color = np.exp(rng.normal(0, 0.2) + rng.normal(0, 0.14, 3)).astype(np.float32)
     lit = np.minimum(image * (_shade(size, shot, rng)[..., None] * color), np.float32(255)).astype(np.uint8)
     blur = rng.uniform(0, 0.9) * size / 112
     if blur > 0.35:
         lit = cv2.GaussianBlur(lit, (0, 0), blur)
-    gamma, contrast, haze = np.exp(rng.normal(0, 0.2)), rng.uniform(0.7, 1.05), rng.uniform(0, 30)
+    gamma, contrast, haze = np.exp(rng.normal(0, 0.14)), rng.uniform(0.75, 1.05), rng.uniform(0, 25)
     table = 255 * np.power(np.arange(256) / 255, gamma) * contrast + haze
     noise = rng.integers(-128, 128, lit.shape, dtype=np.int8) * np.float32(rng.uniform(0, 12) / 128)
     return np.clip(table.astype(np.float32)[lit] + noise, 0, 255).astype(np.uint8)
