@@ -17,6 +17,7 @@ from recognition.errors import ConfigError
 MAX_BYTES = 256 * 1024
 MAX_VALUES = 10_000
 MAX_DEPTH = 20
+_LONGEST_KEY = 80
 _NULLS = ("", "~", "null", "Null", "NULL")
 _IMPLIED_TAGS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:seq", "tag:yaml.org,2002:map")
 
@@ -106,6 +107,8 @@ class _Converter:
             if not isinstance(key_node, yaml.ScalarNode):
                 raise ConfigError(f"{key_place}: found a list or mapping as a key, expected a name")
             key = str(key_node.value)
+            if not key.isprintable() or len(key) > _LONGEST_KEY:
+                raise ConfigError(f"{key_place}: found {key[:_LONGEST_KEY]!r} as a key, expected a name")
             if key in entries:
                 raise ConfigError(f"{key_place}: {key}: given twice, first at {places[key]}; keep one")
             entries[key] = self.convert(value_node, depth=depth + 1)

@@ -175,6 +175,7 @@ def test_an_unclosed_override_is_quoted(write):
          "run.yaml:1: found the tag !!python/object/apply:os.system, expected a plain value; remove the tag"),
         ("output: !mine x\n", "run.yaml:1: found the tag !mine, expected a plain value; remove the tag"),
         ("? [a]\n: b\n", "run.yaml:1: found a list or mapping as a key, expected a name"),
+        ('"a\\nb": 1\n', "run.yaml:1: found 'a\\nb' as a key, expected a name"),
         ("optim:\n\tlr: 1\n", "run.yaml:2: not valid YAML"),
         ("a: [b\n", "run.yaml:2: not valid YAML"),
         ("seed: 1\n---\nseed: 2\n", "run.yaml:2: not valid YAML"),
