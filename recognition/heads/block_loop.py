@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from recognition.heads.products import Kind, accumulate_, multiply
 from recognition.heads.sampling import Active, Block, Targets
 from recognition.heads.state import CenterState, inverse_norms
 
@@ -53,6 +54,7 @@ class BlockLoop:
     sub_centers: int
     threshold: float
     """Negatives with a cosine above this are left out; 0 keeps all."""
+    products: Kind
     block_size: int | None
     """Classes per block; chosen when absent."""
     _buffers: dict[str, Tensor] = field(default_factory=dict)
@@ -82,18 +84,30 @@ class BlockLoop:
             total.add_(z.exp_().sum(1))
         return largest.double(), total
 
+    def nearest(self, x_scaled: Tensor, active: Active, targets: Targets) -> Tensor:
+        """Return each class's largest negative logit over the batch [C_r], by a product over all classes of the rank."""
+        scores = x_scaled.new_empty(len(active))
+        for block in active.blocks(self._classes_per_block()):
+            torch.amax(self._negatives(x_scaled, block, targets), 0, out=scores[block.start : block.stop])
+        return scores
+
     def _negatives(self, x_scaled: Tensor, block: Block, targets: Targets) -> Tensor:
         """Return z [N, n] with the rows' own classes and filtered negatives at -inf; keep the centres' norms."""
         centers = self.state.read_centers(block.rows, self._buffer("centers", block.num_rows, x_scaled.shape[1]))
         norms = inverse_norms(centers)
         self.state.inverse_norm[block.rows] = norms
-        z = torch.mm(x_scaled, centers.T, out=self._buffer("z", len(x_scaled), block.num_rows)).mul_(norms)
+        z = self._logits(x_scaled, centers).mul_(norms)
         if self.sub_centers > 1:
             z = z.view(len(z), -1, self.sub_centers).amax(2)
         if self.threshold:
             z.masked_fill_(z > self.scale * self.threshold, -torch.inf)
         targets.put_(z, block, -torch.inf)
         return z
+
+    def _logits(self, x_scaled: Tensor, centers: Tensor) -> Tensor:
+        """Return s * (x @ w.T) [N, n], not yet divided by the centres' lengths."""
+        out = self._buffer("z", len(x_scaled), len(centers))
+        return multiply(x_scaled, centers.T, out, self.products)
 
     def prepare(
         self, x_scaled: Tensor, *, lse_negatives: Tensor, lse: Tensor, derivative: Tensor, norms: Tensor
@@ -128,10 +142,10 @@ class BlockLoop:
                 block.rows, self._buffer("centers", block.num_rows, x_scaled.shape[1]), to_change=sink is not None
             )
             norms = self.state.inverse_norm[block.rows]
-            t = torch.mm(x_scaled, centers.T, out=self._buffer("z", len(x_scaled), block.num_rows))
+            t = self._logits(x_scaled, centers)
             e = self._exponentials(t, norms, block, descent, targets)
             if want_dx:
-                dx.addmm_(e, centers)
+                accumulate_(dx, e, centers, self.products)
             if sink is not None:
                 sink(block, centers, e, torch.mv(t.mul_(e).T, column_weight))
         return dx.mul_(descent.weight.unsqueeze(1))
@@ -196,7 +210,8 @@ class StateUpdate:
     def __call__(self, block: Block, centers: Tensor, e: Tensor, dot: Tensor) -> None:
         state = self.loop.state
         momentum = state.read_momentum(block.rows, self.loop._buffer("momentum", block.num_rows, centers.shape[1]))
-        momentum.addmm_(e.T, self.x_weighted, beta=0.0 if state.momentum is None else self.momentum)
+        keep = 0.0 if state.momentum is None else self.momentum
+        accumulate_(momentum, e.T, self.x_weighted, self.loop.products, keep=keep)
         radial = dot.mul_(state.inverse_norm[block.rows].square()).neg_().add_(self.weight_decay)
         momentum.addcmul_(centers, radial.unsqueeze(1))
         centers.add_(momentum, alpha=-self.lr)
@@ -213,6 +228,6 @@ class GradientSink:
 
     def __call__(self, block: Block, centers: Tensor, e: Tensor, dot: Tensor) -> None:
         rows = self.gradient[block.rows]
-        torch.mm(e.T, self.x_weighted, out=rows)
+        multiply(e.T, self.x_weighted, rows, self.loop.products)
         radial = dot.mul_(self.loop.state.inverse_norm[block.rows].square()).neg_()
         rows.addcmul_(centers, radial.unsqueeze(1))

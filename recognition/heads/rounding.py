@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 import torch
 from torch import Tensor
 
+_UPPER_HALF = 1 if sys.byteorder == "little" else 0
 _GOLDEN = -7046029254386353131  # 2^64 / golden ratio, as a signed int64
 
 
@@ -27,13 +30,13 @@ def _shifted(values: Tensor, bits: int) -> Tensor:
 
 
 def stochastic_bf16_bits(values: Tensor, *, row_keys: Tensor, salt: int) -> Tensor:
-    """Return float32 `values` [n, D] as the bits (int16) of bfloat16, rounded up with the probability that keeps the
-    mean; destroys them.
+    """Return float32 `values` [n, D] as the bits of bfloat16 (an int16 view), rounded at random; destroys them.
 
-    The 16 random bits of an element are the exclusive or of one number of its row and one of its column: uniform for
-    each element and independent between any two of a row or column, at the cost of one walk over the block.
+    A value is rounded up with the probability that keeps its mean. The 16 random bits of an element are the exclusive
+    or of a number of its row and one of its column: uniform for each element and independent between any two of a row
+    or a column, at the cost of one walk over the block.
     """
     columns = mix(torch.arange(values.shape[1], device=values.device), salt)
     noise = (row_keys & 0xFFFF).to(torch.int32).unsqueeze(1) ^ (columns & 0xFFFF).to(torch.int32).unsqueeze(0)
-    bits = values.view(torch.int32).add_(noise)
-    return (bits >> 16).to(torch.int16)
+    values.view(torch.int32).add_(noise)
+    return values.view(torch.int16)[:, _UPPER_HALF::2]

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from recognition.heads.rounding import mix
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,44 @@ class Active:
             return torch.where(is_own, local_labels, -1)
         # The sample holds every own label, so the search always meets it.
         return torch.where(is_own, torch.searchsorted(self.sample, local_labels), -1)
+
+
+def sample_classes(scores: Tensor, local_labels: Tensor, rate: float) -> Tensor:
+    """Return the sorted local ids of the highest `scores` [C_r], `rate` of them, every own label among them.
+
+    Where a rank's own labels alone are more than that, it takes them all (and warns on a CPU, where counting them is
+    free).
+    """
+    num_local = len(scores)
+    is_own = (local_labels >= 0) & (local_labels < num_local)
+    wanted = round(rate * num_local)
+    if scores.device.type == "cpu":
+        num_own = len(local_labels[is_own].unique())
+        if num_own > wanted:
+            _warn_of_small_sample(wanted, num_local)
+    else:
+        num_own = min(len(local_labels), num_local)  # the most there can be: to count them would wait for the device
+    # Labels of other ranks go to a place behind the last class.
+    padded = torch.cat([scores, scores.new_zeros(1)])
+    padded[torch.where(is_own, local_labels, num_local)] = torch.inf
+    return padded[:num_local].topk(min(num_local, max(wanted, num_own)), sorted=False).indices.sort().values
+
+
+@functools.cache  # once is enough
+def _warn_of_small_sample(wanted: int, num_local: int) -> None:
+    logger.warning(
+        "head.sample_rate: %d of the %d classes of this rank are to be sampled, but the batch alone holds more; "
+        "such steps draw no negatives here; raise the rate",
+        wanted,
+        num_local,
+    )
+
+
+def random_scores(num_local: int, *, seed: int, step: int, rank: int, device: torch.device) -> Tensor:
+    """Return a random number per class of this rank: a function of (seed, step, rank), drawn on the device."""
+    generator = torch.Generator(device=device)
+    generator.manual_seed(int(mix(torch.tensor(rank), seed, step)))
+    return torch.rand(num_local, generator=generator, device=device)
 
 
 class Targets:

@@ -8,6 +8,8 @@ collectives.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +25,8 @@ from recognition.distributed.world import World
 from recognition.errors import ConfigError
 from recognition.heads.block_loop import BlockLoop, Descent, GradientSink, StateUpdate
 from recognition.heads.margins import make_margin
-from recognition.heads.sampling import Active, Targets
+from recognition.heads.products import product_precision
+from recognition.heads.sampling import Active, Targets, random_scores, sample_classes
 from recognition.heads.state import CenterState
 
 
@@ -74,6 +77,8 @@ class ShardedSoftmax(nn.Module):
         self.world = world
         self.config = config
         self.class_range = class_range(num_classes, world.rank, world.size)
+        self.sampled: Tensor | None = None
+        """The local ids of the classes that took part in the last forward; None when all did."""
         self.stats: dict[str, Tensor] = {}
         self.refused = torch.zeros((), device=world.device)
         self._sgd = (momentum, weight_decay)
@@ -82,7 +87,12 @@ class ShardedSoftmax(nn.Module):
             self.class_range, embedding_size, config=config, device=world.device, dtype=dtype, seed=seed
         )
         self._loop = BlockLoop(
-            self._state, config.scale, config.sub_centers, config.interclass_filtering_threshold, config.block_size
+            self._state,
+            config.scale,
+            config.sub_centers,
+            config.interclass_filtering_threshold,
+            config.products,
+            config.block_size,
         )
         self._step: _Step | None = None
         self._pending: _Pass | None = None
@@ -102,7 +112,7 @@ class ShardedSoftmax(nn.Module):
         `embeddings` [B, D] of any length, `labels` [B] int64 in range(num_classes); B is the same on every rank. The
         gradient of `embeddings` is complete, times the number of ranks, which DDP divides by.
         """
-        with torch.autocast(embeddings.device.type, enabled=False):
+        with self._precision():
             x = normalise(embeddings.to(self._state.dtype))
             if torch.is_grad_enabled() and not x.requires_grad:
                 x.requires_grad_()  # a frozen backbone still lets the centres learn
@@ -121,7 +131,7 @@ class ShardedSoftmax(nn.Module):
         if keep.device.type == "cpu" and keep.item():
             return
         assert passed.factor is not None, "finish_step before backward"
-        with torch.no_grad():
+        with torch.no_grad(), self._precision():
             sink = self._state_update(passed, passed.factor, keep)
             self._loop.descend(passed.descent, passed.active, passed.targets, passed.factor, sink=sink, want_dx=False)
 
@@ -143,14 +153,24 @@ class ShardedSoftmax(nn.Module):
         """Copy those of the float rows `centers` that this rank owns; they begin at class `start`, grouped by class."""
         self.load_rows("centers", start, centers)
 
+    @contextlib.contextmanager
+    def _precision(self) -> Iterator[None]:
+        """Hold autocast off, and the products as the config wants them."""
+        with torch.autocast(self._state.centers.device.type, enabled=False), product_precision(self.config.products):
+            yield
+
     def _measure(self, x: Tensor, labels: Tensor) -> _Pass:
         """Pass 1 and the exchange."""
         step, self._step = self._step, None
-        active = Active(len(self.class_range), self.config.sub_centers)
+        assert step is None or self.training, "begin_step announces a training step, but the head is in eval mode"
         local = labels - self.class_range.start
+        x_scaled = x * self.config.scale
+        active = Active(len(self.class_range), self.config.sub_centers)
+        if self.config.sample_rate < 1 and step is not None:
+            active = self._sample(active, x_scaled, local, step)
         targets = Targets(active.positions(local))
         cosine, norms = self._own_cosines(x, local)
-        x_scaled = x * self.config.scale
+        self.sampled = active.sample
         largest, total = self._loop.sum_negatives(x_scaled, active, targets)
         largest, total, cosine = self._exchange(largest, total, cosine)
         logit, derivative = self._margin(cosine)
@@ -172,6 +192,16 @@ class ShardedSoftmax(nn.Module):
             is_broken=is_broken,
             step=step,
         )
+
+    def _sample(self, everything: Active, x_scaled: Tensor, local: Tensor, step: _Step) -> Active:
+        if self.config.negatives == "nearest":
+            scores = self._loop.nearest(x_scaled, everything, Targets(everything.positions(local)))
+        else:
+            scores = random_scores(
+                len(everything), seed=self._state.seed, step=step.number, rank=self.world.rank, device=local.device
+            )
+        sample = sample_classes(scores, local, self.config.sample_rate)
+        return Active(everything.num_local, everything.sub_centers, sample)
 
     def _own_cosines(self, x: Tensor, local: Tensor) -> tuple[Tensor, Tensor]:
         """Return float64 cosines of the rows whose class is here (0 elsewhere), and the inverse norms of their
@@ -270,7 +300,7 @@ class _Softmax(torch.autograd.Function):
             raise RuntimeError("backward a second time: the centres have moved; run the forward again")
         if head.config.update != "autograd":
             ctx.passed = None
-        with torch.autocast(gradient.device.type, enabled=False):
+        with head._precision():
             dx, weights = head._return(passed, gradient)
         return dx, weights, None, None
 

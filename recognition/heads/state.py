@@ -93,7 +93,7 @@ class CenterState:
     def _rounded(self, rows: Rows, centers: Tensor, step: int) -> Tensor:
         local = torch.arange(rows.start, rows.stop, device=centers.device) if isinstance(rows, slice) else rows
         return stochastic_bf16_bits(
-            centers, row_keys=mix(local + self.rows.start, self.seed, step), salt=self.seed ^ step
+            centers.float(), row_keys=mix(local + self.rows.start, self.seed, step), salt=self.seed ^ step
         )
 
 

@@ -70,7 +70,9 @@ class Case:
         other = torch.nn.functional.normalize(other - (other * own).sum(1, keepdim=True) * own)
         wanted = torch.linspace(0.05, 0.95, len(labels), dtype=torch.float64)
         wanted[-3:] = math.exp(-1e-5)
-        low, high = torch.zeros(len(labels), dtype=torch.float64), torch.full((len(labels),), 1.6, dtype=torch.float64)
+        # Not from zero: there the angle of a cosine has half the digits of the cosine, in the oracle as in the head.
+        low = torch.full((len(labels),), 0.02, dtype=torch.float64)
+        high = torch.full_like(low, 1.6)
         for _ in range(60):
             angle = (low + high) / 2
             is_near = self._probability(_turn(own, other, angle), labels) > wanted
@@ -126,5 +128,11 @@ CASES = [
     Case("float32-sub-centers", dtype=torch.float32, changes={"sub_centers": 2}),
     Case("filtered", changes={"interclass_filtering_threshold": 0.2, "block_size": 7}),
     Case("float32-filtered", dtype=torch.float32, changes={"interclass_filtering_threshold": 0.2}),
+    Case("sampled", num_classes=97, changes={"sample_rate": 0.3, "block_size": 5}),
+    Case("sampled-deferred", num_classes=97, changes={"sample_rate": 0.3, "update": "deferred"}),
+    Case("sampled-nearest", num_classes=97, changes={"sample_rate": 0.3, "negatives": "nearest", "block_size": 7}),
+    Case("sampled-few", num_classes=29, labels="first_rank", changes={"sample_rate": 0.05}),
+    Case("sampled-sub-centers", num_classes=41, changes={"sample_rate": 0.4, "sub_centers": 2, "block_size": 3}),
+    Case("float32-sampled", num_classes=97, dtype=torch.float32, changes={"sample_rate": 0.3, "scale": 80.0}),
     Case("sub-centers-filtered", changes={"sub_centers": 2, "interclass_filtering_threshold": 0.3, "scale": 90.0}),
 ]

@@ -48,7 +48,7 @@ def margin_logit(cosine: Tensor, m1: float, m2: float, m3: float) -> Tensor:
 def row_losses(
     embeddings: Tensor, centers: Tensor, labels: Tensor, problem: Problem, allowed: Tensor | None = None
 ) -> Tensor:
-    """Loss per row. `allowed` [C] bool leaves out the classes a sampled step does not see (own classes always count)."""
+    """Loss per row. `allowed` [C] bool leaves out the classes a sampled step does not see (never a row's own)."""
     x = embeddings / embeddings.norm(dim=1, keepdim=True)
     w = centers / centers.norm(dim=1, keepdim=True)
     cosine = (x @ w.T).view(len(x), -1, problem.sub_centers).max(dim=2).values  # [N, C]

@@ -42,7 +42,7 @@ def run_case(world: World, case: Case) -> dict[str, Any]:
     optimizer = None
     if case.config.update == "autograd":
         optimizer = torch.optim.SGD(head.parameters(), lr=LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
-    result: dict[str, Any] = {"losses": [], "gradients": []}
+    result: dict[str, Any] = {"losses": [], "gradients": [], "sampled": []}
     for number, (embeddings, labels) in enumerate(case.steps()):
         leaf = own_rows(embeddings, world).clone().requires_grad_()
         head.begin_step(step=number, lr=LR)
@@ -56,6 +56,8 @@ def run_case(world: World, case: Case) -> dict[str, Any]:
         head.finish_step(head.refused)
         result["losses"].append(loss.item())
         result["gradients"].append(leaf.grad)
+        if head.sampled is not None:
+            result["sampled"].append(head.sampled + head.class_range.start)
         assert head.refused.item() == 0
     result["centers"] = head.state_rows()["centers"].detach()
     if optimizer is not None:
@@ -76,6 +78,16 @@ def world_results(size: int) -> list[dict[str, dict[str, Any]]]:
     return _worlds[size]
 
 
+def allowed_classes(case: Case, ranks: list[dict[str, Any]]) -> list[Tensor]:
+    """Return, per step, which of all classes the ranks sampled [C] bool."""
+    masks = []
+    for number in range(case.num_steps):
+        mask = torch.zeros(case.num_classes, dtype=torch.bool)
+        mask[torch.cat([rank["sampled"][number] for rank in ranks])] = True
+        masks.append(mask)
+    return masks
+
+
 def assert_close(found: Tensor, expected: Tensor, tolerance: float) -> None:
     assert found.shape == expected.shape
     error = (found.double() - expected).abs().max() / expected.abs().max()
@@ -87,7 +99,13 @@ def assert_close(found: Tensor, expected: Tensor, tolerance: float) -> None:
 def test_steps_equal_the_float64_oracle(size: int, case: Case) -> None:
     ranks = [results[case.name] for results in world_results(size)]
     truth = oracle.train(
-        case.steps(), case.centers(), case.problem, lr=LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
+        case.steps(),
+        case.centers(),
+        case.problem,
+        lr=LR,
+        momentum=MOMENTUM,
+        weight_decay=WEIGHT_DECAY,
+        allowed=allowed_classes(case, ranks) if ranks[0]["sampled"] else None,
     )
     for rank in ranks:
         assert rank["losses"] == ranks[0]["losses"], "the loss differs between ranks"

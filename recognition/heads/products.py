@@ -1,0 +1,51 @@
+"""Matrix products of float32 tensors into float32, with inputs rounded to bfloat16 where the config says so."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+Kind = Literal["float32", "bf16"]
+
+
+@contextlib.contextmanager
+def product_precision(kind: Kind) -> Iterator[None]:
+    """Let CPU products inside round their inputs to bfloat16 if `kind` says so; sums stay float32.
+
+    oneDNN rounds while it packs the matrices, so no bfloat16 copy of a block is written. Where the processor has no
+    bfloat16 instructions, products stay float32. With torch before 2.9 the switch is one for all devices.
+    """
+    settings: Any = getattr(torch.backends.mkldnn, "matmul", None)
+    if kind == "float32":
+        yield
+    elif hasattr(settings, "fp32_precision"):
+        before, settings.fp32_precision = settings.fp32_precision, "bf16"
+        try:
+            yield
+        finally:
+            settings.fp32_precision = before
+    else:
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("medium")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before)
+
+
+def multiply(left: Tensor, right: Tensor, out: Tensor, kind: Kind) -> Tensor:
+    """Write left @ right to `out` and return it."""
+    if kind == "bf16" and left.device.type == "cuda":
+        return torch.mm(left.bfloat16(), right.bfloat16(), out_dtype=torch.float32, out=out)
+    return torch.mm(left, right, out=out)
+
+
+def accumulate_(total: Tensor, left: Tensor, right: Tensor, kind: Kind, *, keep: float = 1.0) -> Tensor:
+    """Replace `total` by keep * total + left @ right and return it; with keep 0, whatever it holds is ignored."""
+    if kind == "bf16" and left.device.type == "cuda":
+        return torch.addmm(total, left.bfloat16(), right.bfloat16(), out_dtype=torch.float32, beta=keep, out=total)
+    return total.addmm_(left, right, beta=keep)
