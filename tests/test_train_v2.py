@@ -59,7 +59,7 @@ def faces(tmp_path: Path) -> Path:
 
 def test_torchrun_trains_and_leaves_a_complete_run_folder(faces: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(f"base: {ROOT}/configs/base.yaml\ndata: {{rec: faces}}\n")
-    launch = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", str(ROOT / "train_v2.py")]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(ROOT / "train_v2.py")]
     done = _run(*launch, "mine", *_small("train.batch_size=3"), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     run = tmp_path / "work_dirs" / "mine"
@@ -93,7 +93,7 @@ def test_the_plan_needs_no_data_and_no_other_process(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["optim.learning_rate=0.1"], "optim.lr"),
+        (["optim.lrr=0.1"], "did you mean 'optim.lr'"),
         (["data.rec=nowhere"], "nowhere: does not exist; expected a folder with train.rec"),
         (["data.num_classes=5"], "data.num_classes: the config states 5, "),
         (["data.image_size=64"], "image is 32x32 pixels; expected 64x64"),
@@ -116,7 +116,7 @@ def test_bad_input_is_one_line_and_status_1(overrides: list[str], message: str, 
 def test_a_corrupt_picture_ends_every_rank_with_its_name(faces: Path, tmp_path: Path) -> None:
     (faces / "p2" / "3.png").write_text("no picture")
     (tmp_path / "mine.yaml").write_text(f"base: {ROOT}/configs/base.yaml\ndata: {{rec: faces}}\n")
-    launch = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", str(ROOT / "train_v2.py")]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(ROOT / "train_v2.py")]
     done = _run(*launch, "mine", *_small("train.batch_size=3"), cwd=tmp_path)
     assert done.returncode == 1
     assert "train_v2: error: faces/p2/3.png" in done.stderr
