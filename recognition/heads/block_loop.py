@@ -85,7 +85,7 @@ class BlockLoop:
         return largest.double(), total
 
     def nearest(self, x_scaled: Tensor, active: Active, targets: Targets) -> Tensor:
-        """Return each class's largest negative logit over the batch [C_r], by a product over all classes of the rank."""
+        """Return the largest negative logit of each class over the batch [C_r]: a product over all of them."""
         scores = x_scaled.new_empty(len(active))
         for block in active.blocks(self._classes_per_block()):
             torch.amax(self._negatives(x_scaled, block, targets), 0, out=scores[block.start : block.stop])
@@ -183,7 +183,7 @@ class BlockLoop:
         return out
 
     def _classes_per_block(self) -> int:
-        return self.block_size or max(1, _ROWS_PER_BLOCK // self.sub_centers)
+        return rows_per_block(self.block_size, self.sub_centers) // self.sub_centers
 
     def _buffer(self, name: str, rows: int, columns: int) -> Tensor:
         """Return a [rows, columns] piece of a buffer that is allocated once for the largest."""
@@ -192,6 +192,11 @@ class BlockLoop:
             held = torch.empty(rows * columns, dtype=self.state.dtype, device=self.state.centers.device)
             self._buffers[name] = held
         return held[: rows * columns].view(rows, columns)
+
+
+def rows_per_block(block_size: int | None, sub_centers: int) -> int:
+    """Return the centres in a block: `block_size` classes of them, or as many as the cache likes."""
+    return (block_size or max(1, _ROWS_PER_BLOCK // sub_centers)) * sub_centers
 
 
 @dataclass
