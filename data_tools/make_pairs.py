@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def draw_pairs(
     people: dict[str, list[str]], *, num_pairs: int, num_folds: int, seed: int
 ) -> list[tuple[str, str, bool]]:
-    """Return pairs in fold order, each fold with its same pairs first.
+    """Return pairs in fold order, same and different ones alternating.
 
     `people` maps an identity to its pictures. Raises DataError when a fold cannot supply enough distinct pairs.
     """
@@ -56,8 +56,10 @@ def draw_pairs(
     pairs = []
     for fold in range(num_folds):
         members = names[fold::num_folds]
-        pairs += _same_pairs(members, people, each, fold, generator)
-        pairs += _different_pairs(members, people, each, fold, generator)
+        same = _same_pairs(members, people, each, fold, generator)
+        different = _different_pairs(members, people, each, fold, generator)
+        # By position too, any tenth of the set then holds both kinds, however many folds were drawn.
+        pairs += [pair for both in zip(same, different) for pair in both]
     return pairs
 
 

@@ -27,6 +27,9 @@ class PicturePair:
 def read_pair_list(path: Path, *, folds: Collection[int] | None = None) -> list[PicturePair]:
     """Return the pairs of a file in its order, or those of the chosen folds (counted from 1; LFW's form only).
 
+    Within a fold of LFW's form, which lists its same pairs first, same and different pairs alternate: verification cuts
+    a set into ten parts by position, and a part of one kind alone would be scored at a threshold made for the other.
+    For all ten folds the parts are the folds, and the order within them changes no number.
     Raises DataError naming the line that is neither form, and when LFW's header disagrees with the lines.
     """
     try:
@@ -69,7 +72,15 @@ def _read_lfw(
     if not wanted or not wanted <= set(range(1, num_folds + 1)):
         raise DataError(f"{path}: has folds 1 to {num_folds}; found {sorted(wanted)} in --folds; choose among them")
     pairs = [_lfw_pair(path, number, fields, 1 + i // (2 * each)) for i, (number, fields) in enumerate(numbered)]
-    return [pair for pair in pairs if pair.fold in wanted]
+    return [pair for fold in sorted(wanted) for pair in _alternating([p for p in pairs if p.fold == fold])]
+
+
+def _alternating(pairs: list[PicturePair]) -> list[PicturePair]:
+    same = [pair for pair in pairs if pair.is_same]
+    different = [pair for pair in pairs if not pair.is_same]
+    paired = [pair for both in zip(same, different) for pair in both]
+    shorter = min(len(same), len(different))
+    return paired + same[shorter:] + different[shorter:]
 
 
 def _lfw_pair(path: Path, line: int, fields: list[str], fold: int) -> PicturePair:

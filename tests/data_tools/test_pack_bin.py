@@ -52,6 +52,17 @@ def test_chosen_folds_are_packed_alone(tmp_path, images):
     assert len(pairs) == 2
 
 
+def test_same_and_different_pairs_alternate_within_a_fold(tmp_path):
+    # LFW lists a fold's same pairs first; a tenth of such a fold would be of one kind.
+    same = "".join(f"ann\t{i}\t{i + 1}\n" for i in (1, 2, 3))
+    different = "".join(f"ann\t{i}\tbob\t{i}\n" for i in (1, 2, 3))
+    (tmp_path / "pairs.txt").write_text(f"2\t3\n{same}{different}{same}{different}")
+    for folds in (None, [2]):
+        pairs = read_pair_list(tmp_path / "pairs.txt", folds=folds)
+        assert [pair.is_same for pair in pairs] == [True, False] * (6 if folds is None else 3)
+        assert [pair.first for pair in pairs[:3]] == ["ann/ann_0001", "ann/ann_0001", "ann/ann_0002"]
+
+
 def test_png_pictures_are_found_too(tmp_path, images):
     (images / "cid" / "cid_0001.jpg").rename(images / "cid" / "cid_0001.png")
     assert pack(tmp_path, images, LFW_PAIRS) == 0
