@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from recognition.backbones.profile import NetworkCost, network_cost
 from recognition.config.schema import BackboneConfig, Config
-from recognition.distributed.shards import class_range
+from recognition.heads.memory import head_bytes
 
 
 @dataclass(frozen=True)
@@ -75,17 +75,11 @@ def _activations(config: Config, cost: NetworkCost) -> int:
 
 
 def _head_bytes(config: Config, world_size: int, num_classes: int, num_states: int) -> tuple[int, int, int]:
-    head, dim = config.head, config.backbone.embedding_size
-    rows = len(class_range(num_classes, 0, world_size)) * head.sub_centers
-    batch = config.train.batch_size * world_size
-    gathered = 4 * batch * dim * 4
-    if head.update == "autograd":
-        return 4 * rows * dim, 4 * rows * dim * num_states, 4 * rows * dim + gathered
-    momentum = {"float32": 4 * dim, "bf16": 2 * dim, "int8": dim + 4, "none": 0}[head.momentum_format]
-    block = head.block_size or 2048
-    tiles = 4 * block * (3 * batch + 2 * dim)
-    lengths = 4 * rows
-    return rows * dim * (2 if head.centers_format == "bf16" else 4), rows * momentum, tiles + gathered + lengths
+    """Return the bytes of centres, of their optimizer's state, and of all else the head holds during a step."""
+    parts = head_bytes(num_classes, world_size, config.train.batch_size, config.backbone.embedding_size, config.head)
+    centers = parts.pop("centers")
+    momentum = parts.pop("momentum") + parts["gradient"] * num_states
+    return centers, momentum, sum(parts.values())
 
 
 @functools.cache
