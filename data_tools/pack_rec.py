@@ -29,7 +29,7 @@ from recognition.cli import make_parser, non_negative_int, positive_int, run_com
 from recognition.console import Stopwatch, count, duration, progress
 from recognition.data.image_list import FolderList, ImageList, ListedImage, LstFile
 from recognition.data.images import decode_rgb, encode_jpeg
-from recognition.data.set_writer import ImageSetWriter, property_text
+from recognition.data.set_writer import ImageSetWriter, output_paths, property_text
 from recognition.errors import DataError
 from recognition.files import refuse_existing, staged
 from recognition.parallel import ordered_map
@@ -100,17 +100,6 @@ def pack(args: argparse.Namespace) -> None:
         if not outcome.num_images:
             raise DataError(f"{args.source}: none of its {count(len(images), 'image')} is good; nothing to pack")
     _report(args, outcome, watch.seconds)
-
-
-def output_paths(text: str) -> tuple[Path, Path, Path, Path]:
-    """Return the paths of the .rec, .idx, .lst and property files that PREFIX means."""
-    prefix = Path(text)
-    if prefix.is_dir() or text.endswith("/"):
-        prefix = prefix / "train"
-    elif prefix.suffix == ".rec":
-        prefix = prefix.with_suffix("")
-    rec, idx, lst = (prefix.with_name(prefix.name + suffix) for suffix in (".rec", ".idx", ".lst"))
-    return rec, idx, lst, prefix.with_name("property")
 
 
 def open_source(source: Path, root: Path | None, *, layout: str, skip_bad: bool) -> ImageList:

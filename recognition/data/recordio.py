@@ -95,12 +95,16 @@ def pack_payload(labels: float | tuple[float, ...], image: bytes, *, record_id: 
     return _HEADER.pack(0, labels, record_id, id2) + image
 
 
-def pack_image(label: int, image: bytes, *, record_id: int) -> bytes:
-    """Return the payload of an image with one class id, which stays exact however large (see docs/formats.md)."""
+def pack_image(label: int, image: bytes, *, record_id: int, extra: tuple[float, ...] | None = None) -> bytes:
+    """Return the payload of an image with its class id, which stays exact however large (see docs/formats.md).
+
+    With `extra`, even an empty one, the class id is the first of a list of labels.
+    """
     if not 0 <= label < 2**32:
         raise DataError(f"class id {label} is outside [0, {2**32})")
     id2 = EXACT_MARK << 32 | label if label > EXACT_FLOAT else 0
-    return pack_payload(float(label), image, record_id=record_id, id2=id2)
+    labels = float(label) if extra is None else (float(label), *extra)
+    return pack_payload(labels, image, record_id=record_id, id2=id2)
 
 
 def parse_header(payload: bytes) -> Header:

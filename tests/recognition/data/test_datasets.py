@@ -96,7 +96,7 @@ def test_folder_of_identities_is_numbered_by_sorted_name(folders):
 
 def test_empty_identity_folder_is_an_error(folders):
     (folders / "nobody").mkdir()
-    with pytest.raises(DataError, match="nobody: holds no image; expected a .jpg or .png; remove"):
+    with pytest.raises(DataError, match=r"nobody: holds no image; expected a \.jpg or \.png; remove"):
         open_dataset(config(folders))
 
 
