@@ -28,23 +28,23 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# The demo's people: those of `train` are learnt, those of `unseen` are only ever compared.
+# The demo's people: the `people` are learnt, the `strangers` are only ever compared.
 DEMO := work_dirs/demo_data
-DEMO_IDENTITIES ?= 400
-DEMO_IMAGES ?= 20
+DEMO_IDENTITIES ?= 600
+DEMO_IMAGES ?= 16
 DEMO_OVERRIDES ?=
 
 demo: setup
 	rm -rf $(DEMO) work_dirs/demo
-	$(BIN)/python data_tools/make_faces.py $(DEMO)/train --identities $(DEMO_IDENTITIES) --images $(DEMO_IMAGES) --seed 1
-	$(BIN)/python data_tools/make_faces.py $(DEMO)/unseen --identities 100 --images 12 --first-identity 100000 --seed 1
-	$(BIN)/python data_tools/pack_rec.py $(DEMO)/train $(DEMO)/train
-	$(BIN)/python data_tools/make_pairs.py $(DEMO)/unseen $(DEMO)/pairs.txt --pairs 3000
-	$(BIN)/python data_tools/pack_bin.py $(DEMO)/pairs.txt $(DEMO)/unseen $(DEMO)/unseen.bin
+	$(BIN)/python data_tools/make_faces.py $(DEMO)/people --identities $(DEMO_IDENTITIES) --images $(DEMO_IMAGES) --seed 1
+	$(BIN)/python data_tools/make_faces.py $(DEMO)/strangers --identities 100 --images 12 --first-identity 100000 --seed 1
+	$(BIN)/python data_tools/pack_rec.py $(DEMO)/people $(DEMO)/train
+	$(BIN)/python data_tools/make_pairs.py $(DEMO)/strangers $(DEMO)/pairs.txt --pairs 3000
+	$(BIN)/python data_tools/pack_bin.py $(DEMO)/pairs.txt $(DEMO)/strangers $(DEMO)/unseen.bin
 	$(BIN)/torchrun --nproc_per_node=2 train_v2.py configs/demo $(DEMO_OVERRIDES)
 	$(BIN)/python eval/verify.py work_dirs/demo $(DEMO)/unseen.bin --baselines
 	@echo
-	@echo "the faces          $(DEMO)/train, $(DEMO)/unseen"
+	@echo "the faces          $(DEMO)/people, $(DEMO)/strangers"
 	@echo "the run            work_dirs/demo: train.log, metrics.jsonl, model.pt"
 	@echo "its curves         $(BIN)/tensorboard --logdir work_dirs/demo/tensorboard"
 	@echo "your own photos    docs/datasets.md"
