@@ -9,7 +9,9 @@ from recognition.heads.block_loop import rows_per_block
 _BYTES = {"float32": 4, "bf16": 2, "int8": 1, "none": 0}
 
 
-def head_bytes(num_classes: int, ranks: int, batch: int, embedding_size: int, config: HeadConfig) -> dict[str, int]:
+def head_bytes(
+    num_classes: int, ranks: int, batch: int, embedding_size: int, config: HeadConfig, *, device: str = "cpu"
+) -> dict[str, int]:
     """Return the bytes on rank 0, which owns the most classes, by part; `batch` is the images per rank.
 
     "centers" and "momentum" are the state. "norms" (one number per centre) and "scores" (a number or two per class,
@@ -18,7 +20,10 @@ def head_bytes(num_classes: int, ranks: int, batch: int, embedding_size: int, co
     """
     rows = len(class_range(num_classes, 0, ranks)) * config.sub_centers
     total_batch = batch * ranks
-    block = min(rows, rows_per_block(config.block_size, config.sub_centers))
+    block = rows_per_block(total_batch, embedding_size, config.sub_centers, device)
+    if config.block_size is not None:
+        block = config.block_size * config.sub_centers
+    block = min(rows, block)
     uses_autograd = config.update == "autograd"
     momentum = 0 if uses_autograd else rows * embedding_size * _BYTES[config.momentum_format]
     if config.momentum_format == "int8" and not uses_autograd:

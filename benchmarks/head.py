@@ -1,0 +1,384 @@
+"""Measure the sharded head beside its autograd mode and beside a head that stores its logits: time and memory of a
+step.
+
+    python benchmarks/head.py                                            # a few minutes; prints the table with ratios
+    python benchmarks/head.py --identities 200e3 1e6 --heads fused materialised --products float32 bf16 --json
+
+The materialised head has the shape of every published trainer: F.normalize of all centres, full logits, the margin on
+them, autograd, torch.optim.SGD. Time: all heads of a size alternate in the same processes, and the median step
+counts. Memory: each head alone, in fresh processes, its peak above the state (centres and momentum), summed over
+ranks.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(
+    Path(__file__).resolve().parent.parent
+)  # the root, not this folder: its files must not shadow the library
+
+import argparse
+import contextlib
+import ctypes
+import gc
+import json
+import multiprocessing
+import os
+import socket
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from benchmarks.materialised import MaterialisedHead
+from recognition.cli import make_parser, run_command
+from recognition.config.schema import HeadConfig
+from recognition.distributed.collectives import barrier, gather_objects
+from recognition.distributed.world import World, join_world
+from recognition.heads.sharded_softmax import ShardedSoftmax
+
+SCALE = 64.0
+SGD: dict[str, Any] = {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One head at one size."""
+
+    kind: str  # fused, deferred, autograd or materialised
+    identities: int
+    batch: int  # of all ranks
+    embedding_size: int = 512
+    products: str = "float32"
+    centers: str = "float32"
+    momentum: str = "float32"
+    sample_rate: float = 1.0
+    margins: tuple[float, float, float] = (1.0, 0.5, 0.0)
+    block_size: int | None = None
+
+    @property
+    def name(self) -> str:
+        parts = [self.kind]
+        if self.kind != "materialised":
+            parts.append(self.products)
+        if (self.centers, self.momentum) != ("float32", "float32"):
+            parts.append(f"{self.centers}+{self.momentum}")
+        if self.sample_rate < 1:
+            parts.append(f"r={self.sample_rate:g}")
+        return " ".join(parts)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was measured of a head; memory in bytes over all ranks."""
+
+    spec: Spec
+    step_s: float
+    forward_s: float
+    transient_bytes: int
+    state_bytes: int
+    losses: tuple[float, ...]
+
+
+class Runner:
+    """Takes steps of one head on batches that repeat."""
+
+    def __init__(self, spec: Spec, world: World) -> None:
+        self.spec, self.world = spec, world
+        self.number = 0
+        self.head: MaterialisedHead | ShardedSoftmax
+        self.optimizer: torch.optim.Optimizer | None = None
+        if spec.kind == "materialised":
+            self.head = MaterialisedHead(
+                spec.identities, spec.embedding_size, world=world, margins=spec.margins, scale=SCALE, sgd=SGD
+            )
+            return
+        config = HeadConfig(
+            margins=spec.margins,
+            scale=SCALE,
+            update=spec.kind,  # type: ignore[arg-type]
+            products=spec.products,  # type: ignore[arg-type]
+            block_size=spec.block_size,
+            sample_rate=spec.sample_rate,
+            centers_format=spec.centers,  # type: ignore[arg-type]
+            momentum_format=spec.momentum,  # type: ignore[arg-type]
+        )
+        self.head = ShardedSoftmax(
+            spec.identities,
+            spec.embedding_size,
+            world=world,
+            config=config,
+            seed=0,
+            momentum=SGD["momentum"],
+            weight_decay=SGD["weight_decay"],
+        )
+        if spec.kind == "autograd":
+            self.optimizer = torch.optim.SGD(self.head.parameters(), **SGD)
+
+    @property
+    def state_bytes(self) -> int:
+        """Centres and momentum of this rank, whoever holds the momentum."""
+        if isinstance(self.head, MaterialisedHead):
+            return 2 * self.head.weight.nbytes
+        rows = self.head.state_rows()
+        return sum(tensor.nbytes for tensor in rows.values()) * (1 if self.optimizer is None else 2)
+
+    def step(self) -> tuple[float, float, float]:
+        """Take one step; return its seconds, those of its forward, and the loss."""
+        generator = torch.Generator().manual_seed(self.number % 4 * 100 + self.world.rank)
+        each = self.spec.batch // self.world.size
+        embeddings = torch.randn(each, self.spec.embedding_size, generator=generator).to(self.world.device)
+        embeddings.requires_grad_()
+        labels = torch.randint(0, self.spec.identities, (each,), generator=generator).to(self.world.device)
+        self.number += 1
+        barrier(self.world)
+        _synchronise(self.world)
+        start = time.perf_counter()
+        if isinstance(self.head, ShardedSoftmax):
+            self.head.begin_step(step=self.number, lr=SGD["lr"])
+        loss = self.head(embeddings, labels)
+        _synchronise(self.world)
+        middle = time.perf_counter()
+        loss.backward()
+        self._finish()
+        barrier(self.world)
+        _synchronise(self.world)
+        return time.perf_counter() - start, middle - start, loss.item()
+
+    def _finish(self) -> None:
+        if isinstance(self.head, MaterialisedHead):
+            self.head.step()
+            return
+        self.head.finish_step(self.head.refused)
+        if self.optimizer is not None:
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+
+
+def measure_memory(world: World, specs: list[Spec], steps: int) -> list[tuple[int, int]]:
+    """Return (peak above the state, state) in bytes of this rank for the one spec given."""
+    assert len(specs) == 1, "each head is measured in processes of its own"
+    _warm_up(world, specs[0])
+    gc.collect()
+    before = _resident(world)
+    runner = Runner(specs[0], world)
+    for _ in range(steps):
+        runner.step()
+    return [(_peak(world) - before - runner.state_bytes, runner.state_bytes)]
+
+
+def measure_time(world: World, specs: list[Spec], steps: int) -> list[tuple[list[float], list[float], list[float]]]:
+    """Return (seconds of steps, of their forwards, losses) per spec, the specs taking turns."""
+    runners = [Runner(spec, world) for spec in specs]
+    taken: list[list[tuple[float, float, float]]] = [[] for _ in specs]
+    for _ in range(steps + 1):
+        for runner, rows in zip(runners, taken, strict=True):
+            rows.append(runner.step())
+    # The first step allocates and faults its pages in.
+    return [tuple(map(list, zip(*rows[1:], strict=True))) for rows in taken]  # type: ignore[misc]
+
+
+def _warm_up(world: World, spec: Spec) -> None:
+    """Let the libraries allocate what they keep, on a small problem."""
+    small = Spec(**{**asdict(spec), "identities": 4096})
+    runner = Runner(small, world)
+    for _ in range(2):
+        runner.step()
+
+
+def _synchronise(world: World) -> None:
+    if world.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _resident(world: World) -> int:
+    """Return the bytes in use, and start a new peak."""
+    if world.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    return _status("VmRSS")
+
+
+def _peak(world: World) -> int:
+    return torch.cuda.max_memory_allocated() if world.device.type == "cuda" else _status("VmHWM")
+
+
+def _status(key: str) -> int:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
+    return int(line.split()[1]) * 1024
+
+
+def run_ranks(ranks: int, device: str, function: Any, specs: list[Spec], steps: int) -> list[list[Any]]:
+    """Call function(world, specs, steps) in `ranks` new processes of one thread; return what each returned."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    arguments = (ranks, device, port, sender, function, specs, steps)
+    processes = [context.Process(target=_rank, args=(rank, *arguments), daemon=True) for rank in range(ranks)]
+    try:
+        for process in processes:
+            process.start()
+        sender.close()
+        results: list[list[Any]] = receiver.recv()
+        return results
+    except EOFError:
+        raise RuntimeError("a rank died, most likely for want of memory") from None
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+def _rank(
+    rank: int, ranks: int, device: str, port: int, sender: Any, function: Any, specs: list[Spec], steps: int
+) -> None:
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks), MASTER_ADDR="127.0.0.1")
+    os.environ["MASTER_PORT"] = str(port)
+    torch.set_num_threads(1)
+    with join_world(device) as world:  # type: ignore[arg-type]
+        everyones = gather_objects(function(world, specs, steps), world)
+        if world.is_main:
+            sender.send(everyones)
+
+
+def measure(specs: list[Spec], *, ranks: int, device: str, steps: int, with_memory: bool) -> list[Result]:
+    """Measure heads of one size: each alone for memory, then all in turns for time."""
+    transient, state = [0] * len(specs), [0] * len(specs)
+    if with_memory:
+        for place, spec in enumerate(specs):
+            print(f"memory of {spec.name} at {spec.identities:,} ...", file=sys.stderr)
+            found = [rank[0] for rank in run_ranks(ranks, device, measure_memory, [spec], 2)]
+            transient[place], state[place] = sum(f[0] for f in found), sum(f[1] for f in found)
+    print(f"time at {specs[0].identities:,} ...", file=sys.stderr)
+    timed = run_ranks(ranks, device, measure_time, specs, steps)[0]
+    return [
+        Result(spec, statistics.median(seconds), statistics.median(forward), transient[i], state[i], tuple(losses))
+        for i, (spec, (seconds, forward, losses)) in enumerate(zip(specs, timed, strict=True))
+    ]
+
+
+def table(results: list[Result]) -> str:
+    """Return the results as Markdown, with ratios to the materialised head of the same size."""
+    lines = [
+        "| identities | head | step s | forward s | of materialised | state GB | above it MB | of materialised |",
+        "|---:|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for result in results:
+        size = result.spec.identities
+        peers = [r for r in results if r.spec.kind == "materialised" and r.spec.identities == size]
+        time_ratio = f"{result.step_s / peers[0].step_s:.3f}x" if peers else ""
+        memory_ratio = (
+            f"1/{peers[0].transient_bytes / result.transient_bytes:.0f}"
+            if peers and result.transient_bytes > 0 and peers[0] is not result
+            else ""
+        )
+        lines.append(
+            f"| {size:,} | {result.spec.name} | {result.step_s:.3f} | {result.forward_s:.3f} | {time_ratio} "
+            f"| {result.state_bytes / 1e9:.2f} | {result.transient_bytes / 1e6:.0f} | {memory_ratio} |"
+        )
+    return "\n".join(lines)
+
+
+def plot(results: list[Result], path: Path) -> None:
+    """Draw step time and memory above the state over the number of identities."""
+    from matplotlib.figure import Figure  # the extra `eval`; only needed here
+
+    figure = Figure(figsize=(10, 4))
+    left, right = figure.subplots(1, 2)
+    for name in dict.fromkeys(result.spec.name for result in results):
+        mine = [result for result in results if result.spec.name == name]
+        sizes = [result.spec.identities for result in mine]
+        left.loglog(sizes, [result.step_s for result in mine], "o-", label=name)
+        right.loglog(sizes, [max(result.transient_bytes, 1) / 1e6 for result in mine], "o-", label=name)
+    left.set(xlabel="identities", ylabel="seconds a step")
+    right.set(xlabel="identities", ylabel="MB above centres and momentum, all ranks")
+    left.legend()
+    figure.tight_layout()
+    figure.savefig(path)
+
+
+def make_specs(args: argparse.Namespace, identities: int) -> list[Spec]:
+    """Return the heads to compare at one size."""
+    common = {
+        "identities": identities,
+        "batch": args.batch_size,
+        "embedding_size": args.embedding_size,
+        "margins": tuple(args.margins),
+        "block_size": args.block_size,
+    }
+    specs = []
+    for kind in args.heads:
+        if kind == "materialised":
+            specs.append(Spec(kind, **common))
+            continue
+        for products in args.products if kind == "fused" else args.products[:1]:
+            for rate in args.sample_rate if kind != "autograd" else [1.0]:
+                centers, momentum = (args.centers, args.momentum) if kind != "autograd" else ("float32", "float32")
+                specs.append(
+                    Spec(kind, **common, products=products, centers=centers, momentum=momentum, sample_rate=rate)
+                )
+    return specs
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of this script."""
+    parser.add_argument("--identities", type=float, nargs="+", default=[200e3, 1e6])
+    parser.add_argument("--ranks", type=int, default=2, help="processes, of one thread each on a CPU")
+    parser.add_argument("--batch-size", type=int, default=128, help="images of all ranks")
+    parser.add_argument("--embedding-size", type=int, default=512)
+    kinds = ("fused", "deferred", "autograd", "materialised")
+    parser.add_argument("--heads", nargs="+", choices=kinds, default=["fused", "autograd", "materialised"])
+    parser.add_argument("--products", nargs="+", choices=("float32", "bf16"), default=["float32", "bf16"])
+    parser.add_argument("--sample-rate", type=float, nargs="+", default=[1.0])
+    parser.add_argument("--centers", choices=("float32", "bf16"), default="float32")
+    parser.add_argument("--momentum", choices=("float32", "bf16", "int8", "none"), default="float32")
+    parser.add_argument("--margins", type=float, nargs=3, default=(1.0, 0.5, 0.0), metavar=("M1", "M2", "M3"))
+    parser.add_argument("--block-size", type=int)
+    parser.add_argument("--steps", type=int, default=5, help="timed steps of each head, after one that is not")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--no-memory", action="store_true", help="measure time alone")
+    parser.add_argument(
+        "--losses", action="store_true", help="print the loss of every timed step (four batches repeat)"
+    )
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--plot", type=Path, help="write a chart to this file")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure every size and print the table."""
+    results: list[Result] = []
+    for identities in args.identities:
+        specs = make_specs(args, int(identities))
+        results += measure(
+            specs, ranks=args.ranks, device=args.device, steps=args.steps, with_memory=not args.no_memory
+        )
+    if args.json:
+        print(json.dumps([asdict(result) for result in results]))
+    else:
+        print(table(results))
+        if args.losses:
+            for result in results:
+                print(f"{result.spec.name}: losses {' '.join(f'{loss:.3f}' for loss in result.losses)}")
+    if args.plot is not None:
+        plot(results, args.plot)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command."""
+    parser = make_parser("head", __doc__)
+    add_arguments(parser)
+    return run_command(parser, run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
