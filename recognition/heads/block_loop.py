@@ -14,8 +14,11 @@ so a block is read twice a step, written once, and of its gradient only the tile
 
 from __future__ import annotations
 
+import importlib.util
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,12 +62,18 @@ class BlockLoop:
     products: Kind
     block_size: int | None
     """Classes per block; chosen when absent."""
+    kernels: Any = None
+    """The module fused_triton where a block's elementwise part can be one kernel."""
     _buffers: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def is_bounded(self) -> bool:
         """Whether exp(z) needs no running maximum: |z| is at most the scale."""
         return self.scale <= _LARGEST_BOUNDED_SCALE
+
+    @property
+    def _limit(self) -> float:
+        return self.scale * self.threshold if self.threshold else math.inf
 
     def sum_negatives(self, x_scaled: Tensor, active: Active, targets: Targets) -> tuple[Tensor, Tensor]:
         """Pass 1: return per row the largest negative logit and the sum of exp(z - reference), both float64 [N].
@@ -75,6 +84,9 @@ class BlockLoop:
         largest = x_scaled.new_full((len(x_scaled),), -2 * self.scale)
         total = torch.zeros(len(x_scaled), dtype=torch.float64, device=x_scaled.device)
         for block in active.blocks(self._classes_per_block(len(x_scaled))):
+            if self.kernels is not None:
+                self._fold_by_kernel_(x_scaled, block, targets, largest, total)
+                continue
             z = self._negatives(x_scaled, block, targets)
             if self.is_bounded:
                 torch.maximum(largest, z.amax(1), out=largest)
@@ -86,6 +98,12 @@ class BlockLoop:
             total.add_(z.exp_().sum(1))
         return largest.double(), total
 
+    def _fold_by_kernel_(
+        self, x_scaled: Tensor, block: Block, targets: Targets, largest: Tensor, total: Tensor
+    ) -> None:
+        t, norms = self._raw_logits(x_scaled, block)
+        self.kernels.sum_negatives_(t, norms, targets.positions, largest, total, start=block.start, limit=self._limit)
+
     def nearest(self, x_scaled: Tensor, active: Active, targets: Targets) -> Tensor:
         """Return the largest negative logit of each class over the batch [C_r]: a product over all of them."""
         scores = x_scaled.new_empty(len(active))
@@ -95,16 +113,21 @@ class BlockLoop:
 
     def _negatives(self, x_scaled: Tensor, block: Block, targets: Targets) -> Tensor:
         """Return z [N, n] with the rows' own classes and filtered negatives at -inf; keep the centres' norms."""
-        centers = self.state.read_centers(block.rows, self._buffer("centers", block.num_rows, x_scaled.shape[1]))
-        norms = inverse_norms(centers)
-        self.state.inverse_norm[block.rows] = norms
-        z = self._logits(x_scaled, centers).mul_(norms)
+        t, norms = self._raw_logits(x_scaled, block)
+        z = t.mul_(norms)
         if self.sub_centers > 1:
             z = z.view(len(z), -1, self.sub_centers).amax(2)
         if self.threshold:
-            z.masked_fill_(z > self.scale * self.threshold, -torch.inf)
+            z.masked_fill_(z > self._limit, -torch.inf)
         targets.put_(z, block, -torch.inf)
         return z
+
+    def _raw_logits(self, x_scaled: Tensor, block: Block) -> tuple[Tensor, Tensor]:
+        """Return s * (x @ w.T) [N, n] of a block and its centres' inverse norms [n], which are kept for pass 2."""
+        centers = self.state.read_centers(block.rows, self._buffer("centers", block.num_rows, x_scaled.shape[1]))
+        norms = inverse_norms(centers)
+        self.state.inverse_norm[block.rows] = norms
+        return self._logits(x_scaled, centers), norms
 
     def _logits(self, x_scaled: Tensor, centers: Tensor) -> Tensor:
         """Return s * (x @ w.T) [N, n], not yet divided by the centres' lengths."""
@@ -140,17 +163,42 @@ class BlockLoop:
         dx = torch.zeros_like(x_scaled)
         column_weight = descent.weight * factor / self.scale
         for block in active.blocks(self._classes_per_block(len(x_scaled))):
-            centers = self.state.read_centers(
-                block.rows, self._buffer("centers", block.num_rows, x_scaled.shape[1]), to_change=sink is not None
-            )
+            to_change = sink is not None and not self.updates_by_kernel(block)
+            buffer = self._buffer("centers", block.num_rows, x_scaled.shape[1])
+            centers = self.state.read_centers(block.rows, buffer, to_change=to_change)
             norms = self.state.inverse_norm[block.rows]
             t = self._logits(x_scaled, centers)
-            e = self._exponentials(t, norms, block, descent, targets)
+            if self.kernels is not None:
+                e, dot = self._exponentials_by_kernel(t, norms, block, descent, targets, column_weight)
+            else:
+                e = self._exponentials(t, norms, block, descent, targets)
+                dot = torch.mv(t.mul_(e).T, column_weight)
             if want_dx:
                 accumulate_(dx, e, centers, self.products)
             if sink is not None:
-                sink(block, centers, e, torch.mv(t.mul_(e).T, column_weight))
+                sink(block, centers, e, dot)
         return dx.mul_(descent.weight.unsqueeze(1))
+
+    def updates_by_kernel(self, block: Block) -> bool:
+        """Whether the step of this block is one kernel on rows in place."""
+        return self.kernels is not None and self.state.is_plain and isinstance(block.rows, slice)
+
+    def _exponentials_by_kernel(
+        self, t: Tensor, norms: Tensor, block: Block, descent: Descent, targets: Targets, column_weight: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        e = self._buffer("e", t.shape[0], t.shape[1], dtype=torch.bfloat16 if self.products == "bf16" else None)
+        dot = self.kernels.exponentials(
+            t,
+            norms,
+            targets.positions,
+            descent.target_value,
+            column_weight,
+            start=block.start,
+            limit=self._limit,
+            shift=_SHIFT,
+            out=e,
+        )
+        return e, dot
 
     def _exponentials(self, t: Tensor, norms: Tensor, block: Block, descent: Descent, targets: Targets) -> Tensor:
         """Return E r [N, n] of a block, from t = s * (x @ w.T)."""
@@ -161,7 +209,7 @@ class BlockLoop:
         if descent.row_shift is None:
             offset.sub_(_SHIFT)
         if self.threshold:
-            is_left_out = torch.mul(t, norms, out=e) > self.scale * self.threshold
+            is_left_out = torch.mul(t, norms, out=e) > self._limit
             e.add_(offset).masked_fill_(is_left_out, -torch.inf)
         else:
             torch.addcmul(offset, t, norms, out=e)
@@ -177,7 +225,7 @@ class BlockLoop:
         """Return E r where only the nearest sub-centre of each class is not zero."""
         z, winner = torch.mul(t, norms, out=out).view(len(t), -1, self.sub_centers).max(2)
         if self.threshold:
-            z.masked_fill_(z > self.scale * self.threshold, -torch.inf)
+            z.masked_fill_(z > self._limit, -torch.inf)
         z.sub_(_SHIFT if descent.row_shift is None else descent.row_shift.unsqueeze(1)).exp_()
         targets.put_(z, block, descent.target_value)
         z.mul_(norms.view(-1, self.sub_centers).expand(len(t), -1, -1).gather(2, winner.unsqueeze(2)).squeeze(2))
@@ -190,13 +238,24 @@ class BlockLoop:
         centers = self.state.centers
         return rows_per_block(batch, centers.shape[1], self.sub_centers, centers.device.type) // self.sub_centers
 
-    def _buffer(self, name: str, rows: int, columns: int) -> Tensor:
+    def _buffer(self, name: str, rows: int, columns: int, dtype: torch.dtype | None = None) -> Tensor:
         """Return a [rows, columns] piece of a buffer that is allocated once for the largest."""
         held = self._buffers.get(name)
         if held is None or held.numel() < rows * columns:
-            held = torch.empty(rows * columns, dtype=self.state.dtype, device=self.state.centers.device)
+            device = self.state.centers.device
+            held = torch.empty(rows * columns, dtype=dtype or self.state.dtype, device=device)
             self._buffers[name] = held
         return held[: rows * columns].view(rows, columns)
+
+
+def load_kernels(device: torch.device, dtype: torch.dtype, *, scale: float, sub_centers: int) -> Any:
+    """Return the module of fused kernels where they apply and Triton is installed, else None."""
+    applies = dtype == torch.float32 and scale <= _LARGEST_BOUNDED_SCALE and sub_centers == 1
+    if device.type != "cuda" or not applies or importlib.util.find_spec("triton") is None:
+        return None
+    from recognition.heads import fused_triton  # it cannot be imported without Triton
+
+    return fused_triton
 
 
 def rows_per_block(batch: int, embedding_size: int, sub_centers: int, device: str) -> int:
@@ -219,18 +278,31 @@ class StateUpdate:
     momentum: float
     weight_decay: float
     step: int
-    keep: Tensor | None
+    refused: Tensor | None
     """On CUDA, whether the step was refused (0-dim bool on the device); None where the host has already decided."""
 
     def __call__(self, block: Block, centers: Tensor, e: Tensor, dot: Tensor) -> None:
         state = self.loop.state
-        momentum = state.read_momentum(block.rows, self.loop._buffer("momentum", block.num_rows, centers.shape[1]))
+        buffer = self.loop._buffer("momentum", block.num_rows, centers.shape[1])
+        radial = dot.mul_(state.inverse_norm[block.rows].square()).neg_().add_(self.weight_decay)
+        if self.loop.updates_by_kernel(block):
+            gradient = multiply(e.T, self.x_weighted, buffer, self.loop.products)
+            self.loop.kernels.update_(
+                centers,
+                state.momentum[block.rows],  # type: ignore[index]
+                gradient,
+                radial,
+                self.refused,
+                lr=self.lr,
+                keep=self.momentum,
+            )
+            return
+        momentum = state.read_momentum(block.rows, buffer)
         keep = 0.0 if state.momentum is None else self.momentum
         accumulate_(momentum, e.T, self.x_weighted, self.loop.products, keep=keep)
-        radial = dot.mul_(state.inverse_norm[block.rows].square()).neg_().add_(self.weight_decay)
         momentum.addcmul_(centers, radial.unsqueeze(1))
         centers.add_(momentum, alpha=-self.lr)
-        state.write(block.rows, centers, momentum, step=self.step, keep=self.keep)
+        state.write(block.rows, centers, momentum, step=self.step, keep=self.refused)
 
 
 @dataclass

@@ -60,16 +60,15 @@ class Active:
         return torch.where(is_own, torch.searchsorted(self.sample, local_labels), -1)
 
 
-def sample_classes(scores: Tensor, local_labels: Tensor, rate: float) -> Tensor:
+def sample_classes(scores: Tensor, local_labels: Tensor, rate: float, *, on_host: bool) -> Tensor:
     """Return the sorted local ids of the highest `scores` [C_r], `rate` of them, every own label among them.
 
-    Where a rank's own labels alone are more than that, it takes them all (and warns on a CPU, where counting them is
-    free).
+    Where a rank's own labels alone are more than that, it takes them all (and warns where counting them is free).
     """
     num_local = len(scores)
     is_own = (local_labels >= 0) & (local_labels < num_local)
     wanted = round(rate * num_local)
-    if scores.device.type == "cpu":
+    if on_host:
         num_own = len(local_labels[is_own].unique())
         if num_own > wanted:
             _warn_of_small_sample(wanted, num_local)
@@ -101,16 +100,16 @@ def random_scores(num_local: int, *, seed: int, step: int, rank: int, device: to
 class Targets:
     """Where the rows' own classes lie among the active ones; writes values there, tile by tile."""
 
-    def __init__(self, positions: Tensor) -> None:
+    def __init__(self, positions: Tensor, *, on_host: bool) -> None:
         self.positions = positions
-        self._is_cpu = positions.device.type == "cpu"
-        if self._is_cpu:  # most tiles hold no target at all: know which without touching them
+        self._on_host = on_host
+        if on_host:  # most tiles hold no target at all: know which without touching them
             self._sorted, self._order = positions.sort()
             self._sorted_list: list[int] = self._sorted.tolist()
 
     def put_(self, tile: Tensor, block: Block, values: Tensor | float) -> None:
         """Write `values` (one per row, or one for all) at the own class of every row that has it in this block."""
-        if not self._is_cpu:
+        if not self._on_host:
             self._put_without_sync_(tile, block, values)
             return
         first, last = bisect_left(self._sorted_list, block.start), bisect_left(self._sorted_list, block.stop)

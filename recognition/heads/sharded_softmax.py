@@ -23,7 +23,7 @@ from recognition.distributed.collectives import all_reduce_sum_, gather_rows, ga
 from recognition.distributed.shards import class_range
 from recognition.distributed.world import World
 from recognition.errors import ConfigError
-from recognition.heads.block_loop import BlockLoop, Descent, GradientSink, StateUpdate
+from recognition.heads.block_loop import BlockLoop, Descent, GradientSink, StateUpdate, load_kernels
 from recognition.heads.margins import make_margin
 from recognition.heads.products import product_precision
 from recognition.heads.sampling import Active, Targets, random_scores, sample_classes
@@ -82,6 +82,8 @@ class ShardedSoftmax(nn.Module):
         self.stats: dict[str, Tensor] = {}
         self.refused = torch.zeros((), device=world.device)
         self._sgd = (momentum, weight_decay)
+        # On CUDA nothing waits for the device: what is refused, and where the targets lie, is decided there.
+        self._on_host = world.device.type == "cpu"
         self._margin = make_margin(*config.margins, gradient=config.margin_gradient)
         self._state = CenterState(
             self.class_range, embedding_size, config=config, device=world.device, dtype=dtype, seed=seed
@@ -93,6 +95,7 @@ class ShardedSoftmax(nn.Module):
             config.interclass_filtering_threshold,
             config.products,
             config.block_size,
+            load_kernels(world.device, dtype, scale=config.scale, sub_centers=config.sub_centers),
         )
         self._step: _Step | None = None
         self._pending: _Pass | None = None
@@ -128,7 +131,7 @@ class ShardedSoftmax(nn.Module):
         if passed is None:
             return
         keep = refused.bool()
-        if keep.device.type == "cpu" and keep.item():
+        if self._on_host and keep.item():
             return
         assert passed.factor is not None, "finish_step before backward"
         with torch.no_grad(), self._precision():
@@ -168,7 +171,7 @@ class ShardedSoftmax(nn.Module):
         active = Active(len(self.class_range), self.config.sub_centers)
         if self.config.sample_rate < 1 and step is not None:
             active = self._sample(active, x_scaled, local, step)
-        targets = Targets(active.positions(local))
+        targets = Targets(active.positions(local), on_host=self._on_host)
         cosine, norms = self._own_cosines(x, local)
         self.sampled = active.sample
         largest, total = self._loop.sum_negatives(x_scaled, active, targets)
@@ -195,12 +198,14 @@ class ShardedSoftmax(nn.Module):
 
     def _sample(self, everything: Active, x_scaled: Tensor, local: Tensor, step: _Step) -> Active:
         if self.config.negatives == "nearest":
-            scores = self._loop.nearest(x_scaled, everything, Targets(everything.positions(local)))
+            scores = self._loop.nearest(
+                x_scaled, everything, Targets(everything.positions(local), on_host=self._on_host)
+            )
         else:
             scores = random_scores(
                 len(everything), seed=self._state.seed, step=step.number, rank=self.world.rank, device=local.device
             )
-        sample = sample_classes(scores, local, self.config.sample_rate)
+        sample = sample_classes(scores, local, self.config.sample_rate, on_host=self._on_host)
         return Active(everything.num_local, everything.sub_centers, sample)
 
     def _own_cosines(self, x: Tensor, local: Tensor) -> tuple[Tensor, Tensor]:
@@ -251,7 +256,7 @@ class ShardedSoftmax(nn.Module):
         self.refused = refused.to(torch.float32)
         wants_gradient = self.config.update == "autograd"
         weights = torch.zeros_like(self._state.centers) if wants_gradient else None
-        if refused.device.type == "cpu" and refused.item():
+        if self._on_host and refused.item():
             return torch.zeros_like(passed.x), weights
         sink: GradientSink | StateUpdate | None = None
         if weights is not None:
@@ -275,7 +280,7 @@ class ShardedSoftmax(nn.Module):
             momentum=momentum,
             weight_decay=weight_decay,
             step=passed.step.number,
-            keep=None if refused.device.type == "cpu" else refused,
+            refused=None if self._on_host else refused,
         )
 
     def _weighted(self, passed: _Pass, factor: Tensor) -> Tensor:

@@ -50,6 +50,11 @@ class CenterState:
         for rows, values in initial_rows(self.rows, embedding_size, seed):
             self.centers[rows.start - self.rows.start : rows.stop - self.rows.start] = values.to(device)
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether centres and momentum are both stored as they are computed with."""
+        return self.momentum is not None and self.momentum.dtype == self.centers.dtype == self.dtype
+
     def named(self) -> dict[str, Tensor]:
         """Return the stored tensors by name; the row is the first dimension of each."""
         tensors = {"centers": self.centers, "momentum": self.momentum, "momentum_scale": self.momentum_scale}

@@ -1,0 +1,121 @@
+"""The elementwise part of a block as one kernel each, for CUDA: imported only where Triton is installed.
+
+The arithmetic is that of block_loop.py for one centre per class and a bounded scale. Checked against it in Triton's
+interpreter; its speed on a GPU was not measured.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+
+def sum_negatives_(
+    t: Tensor, norms: Tensor, positions: Tensor, largest: Tensor, total: Tensor, *, start: int, limit: float
+) -> None:
+    """Fold a block of pass 1 into `largest` [N] and `total` [N, float64]; `t` [N, n] = s * (x @ w.T)."""
+    _sum_negatives[(len(t),)](t, norms, positions, largest, total, start, t.shape[1], limit, BLOCK=1024)
+
+
+def exponentials(
+    t: Tensor,
+    norms: Tensor,
+    positions: Tensor,
+    values: Tensor,
+    column_weight: Tensor,
+    *,
+    start: int,
+    limit: float,
+    shift: float,
+    out: Tensor,
+) -> Tensor:
+    """Write E r of a block to `out` [N, n] in its dtype; return the column sums of column_weight * t * E r [n]."""
+    dot = torch.empty_like(norms)
+    grid = (triton.cdiv(t.shape[1], 64),)
+    _exponentials[grid](
+        t,
+        norms,
+        positions,
+        values,
+        column_weight,
+        out,
+        dot,
+        len(t),
+        start,
+        t.shape[1],
+        limit,
+        shift,
+        ROWS=32,
+        COLUMNS=64,
+    )
+    return dot
+
+
+def update_(
+    centers: Tensor, momentum: Tensor, gradient: Tensor, radial: Tensor, refused: Tensor, *, lr: float, keep: float
+) -> None:
+    """Take the step of SGD on float32 rows in place, unless `refused` (0-dim, on the device) is true."""
+    grid = (triton.cdiv(centers.numel(), 1024),)
+    _update[grid](
+        centers, momentum, gradient, radial, refused.to(torch.int32), lr, keep, centers.numel(), centers.shape[1],
+        BLOCK=1024,
+    )  # fmt: skip
+
+
+@triton.jit
+def _sum_negatives(t, norms, positions, largest, total, start, num_columns, limit, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    row = tl.program_id(0)
+    target = tl.load(positions + row) - start
+    best = tl.load(largest + row)
+    summed = tl.zeros([BLOCK], dtype=tl.float32)
+    for first in range(0, num_columns, BLOCK):
+        columns = first + tl.arange(0, BLOCK)
+        inside = columns < num_columns
+        z = tl.load(t + row * num_columns + columns, mask=inside, other=0.0)
+        z = z * tl.load(norms + columns, mask=inside, other=0.0)
+        # A NaN is above no limit: it stays, and the sum carries it.
+        z = tl.where(inside & (columns != target) & ((z > limit) == 0), z, float("-inf"))
+        best = tl.maximum(best, tl.max(z, axis=0))
+        summed += tl.exp(z)
+    tl.store(largest + row, best)
+    tl.store(total + row, tl.load(total + row) + tl.sum(summed, axis=0).to(tl.float64))
+
+
+@triton.jit
+def _exponentials(  # type: ignore[no-untyped-def]
+    t, norms, positions, values, column_weight, out, dot, num_rows, start, num_columns, limit, shift,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    has_column = columns < num_columns
+    norm = tl.load(norms + columns, mask=has_column, other=1.0)[None, :]
+    gathered = tl.zeros([COLUMNS], dtype=tl.float32)
+    for first in range(0, num_rows, ROWS):
+        rows = first + tl.arange(0, ROWS)
+        has_row = rows < num_rows
+        place = rows[:, None] * num_columns + columns[None, :]
+        inside = has_row[:, None] & has_column[None, :]
+        raw = tl.load(t + place, mask=inside, other=0.0)
+        z = raw * norm
+        e = tl.where(z > limit, 0.0, tl.exp(z - shift) * norm)
+        target = tl.load(positions + rows, mask=has_row, other=-1) - start
+        value = tl.load(values + rows, mask=has_row, other=0.0)
+        e = tl.where(columns[None, :] == target[:, None], value[:, None], e)
+        tl.store(out + place, e.to(out.dtype.element_ty), mask=inside)
+        weight = tl.load(column_weight + rows, mask=has_row, other=0.0)
+        gathered += tl.sum(raw * e * weight[:, None], axis=0)
+    tl.store(dot + columns, gathered, mask=has_column)
+
+
+@triton.jit
+def _update(centers, momentum, gradient, radial, refused, lr, keep, count, width, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = place < count * (1 - tl.load(refused))
+    w = tl.load(centers + place, mask=inside, other=0.0)
+    m = tl.load(momentum + place, mask=inside, other=0.0)
+    g = tl.load(gradient + place, mask=inside, other=0.0)
+    m = keep * m + g + tl.load(radial + place // width, mask=inside, other=0.0) * w
+    tl.store(momentum + place, m, mask=inside)
+    tl.store(centers + place, w - lr * m, mask=inside)
