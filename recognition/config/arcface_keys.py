@@ -35,7 +35,7 @@ COUNTERPARTS: Mapping[str, str] = {
 WITHOUT_COUNTERPART: Mapping[str, str] = {
     "save_all_states": "every checkpoint here holds all states",
     "dali": "there is no DALI reader here; the loader decodes on the CPU",
-    "dali_aug": "there is no DALI reader here, and none of its colour and blur augmentation",
+    "dali_aug": "there is no DALI reader here; augment.preset: arcface_dali does the same to pictures",
     "using_wandb": "TensorBoard and metrics.jsonl are written instead",
     "wandb_key": "a config holds no secret; the value was not copied",
     "wandb_entity": "belongs to Weights & Biases, which is not written to",

@@ -33,6 +33,8 @@ def _each(range_: Range, text: str) -> Range:
     return lambda values: all(range_[0](value) for value in values), text
 
 
+AUGMENTATIONS = ("crop", "shift", "low_resolution", "blur", "color", "grey", "occlusion", "mask", "jpeg")
+
 RANGES: Mapping[str, Range] = {
     "seed": (lambda value: 0 <= value < 2**63, "between 0 and 2^63 - 1"),
     "data.num_classes": _at_least(2),
@@ -40,6 +42,7 @@ RANGES: Mapping[str, Range] = {
     "data.image_size": _at_least(16),
     "data.num_workers": _at_least(0),
     "data.flip": _share(),
+    **{f"augment.{name}": _share() for name in AUGMENTATIONS},
     "backbone.embedding_size": _at_least(1),
     "backbone.dropout": _below_one(),
     "head.margins": (

@@ -30,6 +30,29 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class AugmentConfig:
+    """What happens to images on the device, drawn per image from f(seed, epoch, image); data.flip comes on top.
+
+    A probability in place of null replaces the preset's.
+    """
+
+    preset: Literal["none", "arcface_dali", "adaface"] = "none"
+    crop: float | None = None
+    """All but a random window becomes black."""
+    shift: float | None = None
+    low_resolution: float | None = None
+    blur: float | None = None
+    color: float | None = None
+    """Brightness, contrast, saturation, hue."""
+    grey: float | None = None
+    occlusion: float | None = None
+    """A grey rectangle."""
+    mask: float | None = None
+    """A synthetic face mask; needs faces on the ArcFace template."""
+    jpeg: float | None = None
+
+
+@dataclass(frozen=True)
 class BackboneConfig:
     """The network between pixels and embeddings."""
 
@@ -139,6 +162,7 @@ class Config:
     init_from: str | None = None
     """A weight file under insightface's names to start the backbone from."""
     data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from recognition.config.schema import Config
-from recognition.data.augment import flip_mask
+from recognition.data.augment import Augmenter, flip_mask, recipe
 from recognition.data.loader import Batch
 from recognition.data.preprocess import to_network
 from recognition.distributed.collectives import all_reduce_sum_
@@ -37,6 +37,7 @@ class Stepper:
         self.parts = parts
         self.world = world
         self.scaler = LossScaler(world.device, enabled=config.train.precision == "fp16")
+        self.augment = Augmenter(recipe(config.augment), config.seed)
         self._buffers = [buffer for buffer in parts.backbone.buffers()]
 
     def step(self, batches: Sequence[Batch], *, step: int, epoch: int, lr: float) -> StepResult:
@@ -69,7 +70,7 @@ class Stepper:
 
     def _micro_step(self, batch: Batch, index: int, count: int, *, step: int, epoch: int, lr: float) -> torch.Tensor:
         flips = flip_mask(self.config.seed, epoch, batch.indices, self.config.data.flip)
-        images = to_network(batch.images, flips)
+        images = to_network(self.augment(batch.images, batch.indices, epoch), flips)
         last = index == count - 1
         # Gradients travel once per optimizer step, with the last micro-batch.
         waiting = contextlib.nullcontext() if last or self.world.size == 1 else self.parts.replica.no_sync()
