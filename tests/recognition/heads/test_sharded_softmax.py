@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from recognition.distributed import collectives
 from recognition.distributed.world import World
 from recognition.heads.sharded_softmax import ShardedSoftmax
 from tests.dist_harness import run_world
@@ -118,6 +119,27 @@ def test_steps_equal_the_float64_oracle(size: int, case: Case) -> None:
     assert_close(torch.cat([rank["momentum"] for rank in ranks]), truth.momentum, case.tolerance)
     if "center_gradient" in ranks[0]:
         assert_close(torch.cat([rank["center_gradient"] for rank in ranks]), truth.center_gradient, case.tolerance)
+
+
+def _count_collectives(world: World) -> list[str]:
+    calls: list[str] = []
+
+    def counted(name: str, function: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            calls.append(name)
+            return function(*args, **kwargs)
+
+        return call
+
+    collectives._all_gather_single = counted("gather", collectives._all_gather_single)
+    collectives.dist.all_reduce = counted("reduce", collectives.dist.all_reduce)
+    run_case(world, Case("deferred", num_steps=1, changes={"update": "deferred"}))
+    return calls
+
+
+def test_a_step_is_five_collectives() -> None:
+    for calls in run_world(2, _count_collectives):
+        assert calls == ["gather", "gather", "gather", "reduce", "reduce"]
 
 
 def test_the_data_has_rows_that_show_a_wrong_target_gradient() -> None:
