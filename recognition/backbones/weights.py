@@ -6,6 +6,7 @@ Accepted are a plain state dict (arcface_torch's model.pt and backbone.pth), one
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import re
@@ -13,6 +14,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,14 +46,28 @@ def load_backbone(
     return module.eval(), name
 
 
-def load_weights(module: nn.Module, path: Path) -> None:
-    """Fill `module` in place from a run folder or weight file; every key and shape must fit, else CheckpointError."""
+def load_weights(module: nn.Module, path: Path) -> int:
+    """Fill `module` in place from a run folder or weight file and return the number of keys, all of which matched.
+
+    Raises CheckpointError unless every key and shape fits.
+    """
     file = find_weights(path)
     state = read_state_dict(file)
-    misfit = _misfit(module.state_dict(), state)
-    if misfit:
-        raise CheckpointError(f"{file}: does not fit the network: {misfit}; use the weights of this very network")
+    check_fit(module, state, place=file)
     module.load_state_dict(state)
+    return len(state)
+
+
+def check_fit(module: nn.Module, state: Mapping[str, Tensor], *, place: Path) -> None:
+    """Raise CheckpointError unless the keys and shapes of `state` are those of `module`; say whose they are instead."""
+    misfit = _misfit(module.state_dict(), state)
+    if not misfit:
+        return
+    advice = "use the weights of this very network"
+    with contextlib.suppress(CheckpointError):
+        name, embedding_size = infer_network(state)
+        advice = f"they are those of backbone.network={name} backbone.embedding_size={embedding_size}"
+    raise CheckpointError(f"{place}: does not fit the network: {misfit}; {advice}")
 
 
 def save_backbone(module: nn.Module, path: Path) -> None:
@@ -60,7 +76,7 @@ def save_backbone(module: nn.Module, path: Path) -> None:
     for key, tensor in module.state_dict().items():
         kept = tensor.detach().cpu()
         # contiguous: channels_last is how this run computes, not part of the weights.
-        state[_plain_key(key)] = (kept.float() if kept.is_floating_point() else kept).contiguous()
+        state[plain_key(key)] = (kept.float() if kept.is_floating_point() else kept).contiguous()
     with staged(path) as (temporary,):
         torch.save(state, temporary)
 
@@ -91,15 +107,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     Only tensors and plain containers are unpickled: a file that names anything else is a CheckpointError and runs
     nothing.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickle protocols, on the way to the error
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    # What torch's readers raise on a file of another kind has no common class.
-    except Exception as err:
-        raise CheckpointError(
-            f"{path}: cannot be read as weights ({_reason(err)}); expected a state dict written by torch.save"
-        ) from err
+    content = read_torch_file(path, expected="weights", written="a state dict written by torch.save")
     for wrapper in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
@@ -108,10 +116,25 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             f"{path}: holds a {type(content).__name__} that is no state dict; expected names and tensors; "
             "save the backbone's state_dict()"
         )
-    return {_plain_key(str(key)): tensor for key, tensor in content.items()}
+    return {plain_key(str(key)): tensor for key, tensor in content.items()}
 
 
-def _plain_key(key: str) -> str:
+def read_torch_file(path: Path, *, expected: str, written: str, mmap: bool = False) -> Any:
+    """Return what torch.save wrote to `path`, tensors on the CPU; anything but tensors and containers is refused.
+
+    With `mmap` the tensors are pages of the file, read as they are touched. CheckpointError says that the file cannot
+    be read as `expected`, which is `written`.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols, on the way to the error
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    # What torch's readers raise on a file of another kind has no common class.
+    except Exception as err:
+        raise CheckpointError(f"{path}: cannot be read as {expected} ({_reason(err)}); expected {written}") from err
+
+
+def plain_key(key: str) -> str:
     # DDP and torch.compile put their wrapper's name in front of every key.
     return key.removeprefix("module.").removeprefix("_orig_mod.")
 

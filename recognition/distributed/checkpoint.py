@@ -16,7 +16,7 @@ import logging
 import os
 import shutil
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,6 +71,30 @@ def save_checkpoint(folder: Path, snapshot: Snapshot, *, world: World, keep: int
     _raise_failures(outcomes)
     error = _attempt(lambda: _publish(folder, name, part, snapshot, outcomes, keep)) if world.is_main else None
     _raise_alike([error], world)
+    return folder / name
+
+
+def write_checkpoint(folder: Path, snapshots: Iterable[Snapshot]) -> Path:
+    """Write the checkpoint of a run of several ranks from one process: one snapshot a rank, taken one at a time.
+
+    For runs of other programs. Every checkpoint below `folder` stays; CheckpointError when it cannot be written.
+    """
+    part: Path | None = None
+    outcomes: list[dict] = []
+    try:
+        for rank, snapshot in enumerate(snapshots):
+            name = f"step_{snapshot.step:08d}"
+            part = folder / f".{name}.part"
+            if rank == 0:
+                _clean(folder, part)
+            outcomes.append(_write_rank_files(part, snapshot, World(rank, rank + 1, 0, torch.device("cpu"))))
+        assert part is not None, "a checkpoint of no ranks"
+        _publish(folder, name, part, snapshot, outcomes, 1 + sum(1 for _ in folder.glob("step_*")))
+    except (OSError, SafetensorError) as err:
+        raise CheckpointError(f"{folder}: cannot be written ({err}); check space and permissions") from err
+    finally:
+        if part is not None:
+            shutil.rmtree(part, ignore_errors=True)
     return folder / name
 
 

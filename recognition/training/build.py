@@ -48,8 +48,11 @@ def build_parts(config: Config, num_classes: int, world: World) -> Parts:
         image_size=config.data.image_size,
     )
     if config.init_from:
-        load_weights(backbone, Path(config.init_from))
-        logger.info("backbone starts from %s", config.init_from)
+        keys = load_weights(backbone, Path(config.init_from))
+        logger.info(
+            "backbone starts from %s: all %d keys matched, network %s, embedding size %d",
+            config.init_from, keys, config.backbone.network, config.backbone.embedding_size,
+        )  # fmt: skip
     if config.backbone.sync_bn:
         backbone = convert_sync_bn(backbone)
     backbone = backbone.to(world.device)

@@ -1,0 +1,167 @@
+"""Turn the checkpoint of an interrupted arcface_torch run into one of ours, to continue on any number of ranks.
+
+    python -m recognition.training.import_arcface_torch OLD_RUN NEW_RUN --config configs/ms1mv3_r50 [KEY=VALUE ...]
+    torchrun --nproc_per_node=8 train_v2.py configs/ms1mv3_r50 output=NEW_RUN resume=true
+
+OLD_RUN holds arcface_torch's checkpoint_gpu_<rank>.pt files, all of them. NEW_RUN/checkpoints/ receives backbone,
+centres, the momentum of both, and the step. The files are read as data; no code in them runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from recognition.backbones import build_backbone
+from recognition.cli import make_parser, run_command
+from recognition.config.loader import load_config
+from recognition.config.schema import Config
+from recognition.console import count, progress
+from recognition.distributed.checkpoint import Snapshot, latest_checkpoint, write_checkpoint
+from recognition.distributed.shards import class_range
+from recognition.errors import CheckpointError, ConfigError
+from recognition.heads.state import CenterState
+from recognition.training.arcface_checkpoint import ArcfaceShard, check_bytes, check_shards, find_shards, read_shard
+from recognition.training.scaler import LossScaler
+from recognition.training.state import TrainState
+
+_CPU = torch.device("cpu")
+_BLOCK = 1 << 16  # rows converted at a time
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Import one run and return the exit status."""
+    parser = make_parser("import_arcface_torch", __doc__)
+    parser.add_argument("old", type=Path, metavar="OLD_RUN", help="folder with checkpoint_gpu_<rank>.pt")
+    parser.add_argument("new", type=Path, metavar="NEW_RUN", help="run folder to continue in; may be OLD_RUN")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="keys of the config, as for train_v2.py")
+    parser.add_argument("--config", required=True, help="the config that the run goes on with")
+    return run_command(parser, _run, argv, intermixed=True)
+
+
+def _run(args: argparse.Namespace) -> None:
+    config = load_config(args.config, args.overrides)
+    path, shards, notes = import_run(args.old, args.new / "checkpoints", config, quiet=args.quiet)
+    for note in notes:
+        print(f"note: {note}")
+    rows = sum(len(shard.centers) for shard in shards)
+    print(
+        f"imported {count(len(shards), 'shard')}, {rows:,} identities, {count(len(shards[0].backbone), 'tensor')} of "
+        f"the backbone at epoch {shards[0].epoch}, step {shards[0].global_step:,}, into {path}"
+    )
+
+
+def import_run(
+    old: Path, checkpoints: Path, config: Config, *, quiet: bool = True
+) -> tuple[Path, list[ArcfaceShard], list[str]]:
+    """Write the checkpoint of the arcface_torch run in `old` below `checkpoints`; return (its path, shards, notes).
+
+    Raises CheckpointError when a file is missing, damaged, hostile or does not fit; nothing is written then.
+    """
+    if config.head.sub_centers != 1:
+        raise ConfigError(
+            f"head.sub_centers: found {config.head.sub_centers}, expected 1: arcface_torch has one centre per identity"
+        )
+    existing = latest_checkpoint(checkpoints)
+    if existing is not None:
+        raise CheckpointError(f"{existing}: exists already; expected a run without checkpoints; choose a new folder")
+    with torch.device("meta"):
+        network = build_backbone(
+            config.backbone.network,
+            embedding_size=config.backbone.embedding_size,
+            image_size=config.data.image_size,
+        )
+    shards = []
+    for path in progress(find_shards(old), total=None, unit="shard", label="reading", quiet=quiet):
+        check_bytes(path)
+        shards.append(read_shard(path, network, config))
+    num_classes = check_shards(shards, config.data.num_classes)
+    snapshots = _snapshots(shards, num_classes, config)
+    written = write_checkpoint(
+        checkpoints, progress(snapshots, total=len(shards), unit="shard", label="writing", quiet=quiet)
+    )
+    return written, shards, _notes(shards, config)
+
+
+def _snapshots(shards: Sequence[ArcfaceShard], num_classes: int, config: Config) -> Iterator[Snapshot]:
+    """Yield what each old rank would have handed to a checkpoint of ours; its rows exist while they are written."""
+    first = shards[0]
+    step = first.global_step // config.train.gradient_accumulation
+    state = TrainState(step=step, images_seen=first.global_step * config.train.batch_size * len(shards))
+    scaler = LossScaler(_CPU, enabled=config.train.precision == "fp16")
+    for rank, shard in enumerate(shards):
+        classes = class_range(num_classes, rank, len(shards))
+        yield Snapshot(
+            step=step,
+            replicated=_replicated(first, config),
+            rows=_rows(shard, classes, config, step),
+            classes=classes,
+            num_classes=num_classes,
+            meta={"state": state.as_dict(), "scaler": scaler.state(), "network": config.backbone.network},
+        )
+
+
+def _replicated(shard: ArcfaceShard, config: Config) -> dict[str, Tensor]:
+    tensors = {f"backbone.{name}": _as_kept(tensor) for name, tensor in shard.backbone.items()}
+    for kind, by_name in shard.backbone_state.items():
+        tensors |= {f"optimizer.{name}.{kind}": tensor.float() for name, tensor in by_name.items()}
+    if config.head.update == "autograd" and config.optim.optimizer == "adamw":
+        steps = (shard.centers_state or {}).get("step", torch.zeros(()))
+        tensors["head_optimizer.step"] = steps.float()
+    return tensors
+
+
+def _as_kept(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def _rows(shard: ArcfaceShard, classes: range, config: Config, step: int) -> dict[str, Tensor]:
+    """Return the rows of one rank in the formats of `head.centers_format` and `head.momentum_format`."""
+    state = CenterState(
+        classes, shard.centers.shape[1], config=config.head, device=_CPU, dtype=torch.float32, seed=config.seed
+    )
+    held = shard.centers_state or {}
+    momentum = held.get("momentum_buffer")
+    for start in range(0, len(classes), _BLOCK):
+        rows = slice(start, min(start + _BLOCK, len(classes)))
+        centers = shard.centers[rows].float()
+        moved = torch.zeros_like(centers) if momentum is None else momentum[rows].to(torch.float32, copy=True)
+        if not (centers.isfinite().all() and moved.isfinite().all()):
+            raise CheckpointError(
+                f"{shard.path}: a centre or its momentum is not finite among classes {classes[rows]}; "
+                "the run had diverged; start from an older model.pt with init_from"
+            )
+        state.write(rows, centers, moved, step=step, keep=None)
+    tensors = state.named()
+    if config.head.update == "autograd":
+        kinds = ("exp_avg", "exp_avg_sq") if config.optim.optimizer == "adamw" else ("momentum_buffer",)
+        for kind in kinds:
+            tensors[f"optimizer.{kind}"] = held[kind].float() if kind in held else torch.zeros_like(tensors["centers"])
+    return tensors
+
+
+def _notes(shards: Sequence[ArcfaceShard], config: Config) -> list[str]:
+    """Return what a reader would otherwise assume wrongly."""
+    images = config.train.batch_size * config.train.gradient_accumulation * len(shards)
+    notes = [
+        "schedule: the rate is a function of the step here, so the step alone carries over and state_lr_scheduler is "
+        "not read",
+        f"ranks: keep the global batch of {images:,} on any other number of ranks, and a step stays a step",
+        "order: the images of an epoch are shuffled anew; BatchNorm's statistics are those of the old rank 0",
+    ]
+    if any(shard.centers_state is None for shard in shards):
+        notes.append("momentum: the files hold none for all centres (sampling of an older version), theirs starts at 0")
+    elif config.head.update != "autograd" and config.optim.optimizer == "adamw":
+        notes.append(f"momentum: AdamW drove the centres there; with head.update {config.head.update} it starts at 0")
+    if config.head.update != "autograd" and config.head.momentum_format == "none":
+        notes.append("momentum: head.momentum_format none keeps none for the centres")
+    return notes
+
+
+if __name__ == "__main__":
+    sys.exit(main())
