@@ -70,7 +70,7 @@ def wear_mask(images: Tensor, upper_edge: Tensor, red: Tensor, green: Tensor, bl
     centers = (torch.arange(size, device=images.device) + 0.5) / size
     across, along = centers[None, None, :], centers[None, :, None]
     top = upper_edge[:, None, None] + 0.35 * (across - 0.5) ** 2  # the edge hangs a little towards the ears
-    half_width = 0.42 - 0.35 * ((along - top).clamp(min=0) / (1 - top)) ** 2
+    half_width = 0.40 - 0.20 * ((along - top).clamp(min=0) / (1 - top)) ** 2
     inside = ((along > top) & ((across - 0.5).abs() < half_width)).to(images.dtype)[:, None]
     shade = 1 - 0.15 * ((along * size / 9).frac() < 0.15).to(images.dtype) - 0.25 * (2 * (across - 0.5)) ** 2
     color = 255 * torch.stack([red, green, blue], dim=1)[:, :, None, None] * shade[:, None]
