@@ -30,7 +30,7 @@ import socket
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -289,6 +289,25 @@ def table(results: list[Result]) -> str:
     return "\n".join(lines)
 
 
+def remarks(results: list[Result]) -> list[str]:
+    """Return what the table does not show: sampled against full heads, and how straight time grows with the classes."""
+    lines = []
+    for result in results:
+        full = [r for r in results if r.spec == replace(result.spec, sample_rate=1.0) and r is not result]
+        if full:
+            lines.append(
+                f"{result.spec.identities:,} {result.spec.name}: {result.step_s / full[0].step_s:.3f}x the full head"
+            )
+    for name in dict.fromkeys(result.spec.name for result in results):
+        sizes = [float(r.spec.identities) for r in results if r.spec.name == name]
+        if len(sizes) > 2:
+            seconds = [r.step_s for r in results if r.spec.name == name]
+            slope = statistics.linear_regression(sizes, seconds).slope
+            squared = statistics.correlation(sizes, seconds) ** 2
+            lines.append(f"{name}: {slope * 1e6:.3f} s per million identities, R^2 = {squared:.4f}")
+    return lines
+
+
 def plot(results: list[Result], path: Path) -> None:
     """Draw step time and memory above the state over the number of identities."""
     from matplotlib.figure import Figure  # the extra `eval`; only needed here
@@ -365,7 +384,7 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps([asdict(result) for result in results]))
     else:
-        print(table(results))
+        print("\n".join([table(results), *remarks(results)]))
         if args.losses:
             for result in results:
                 print(f"{result.spec.name}: losses {' '.join(f'{loss:.3f}' for loss in result.losses)}")
