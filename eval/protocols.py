@@ -35,6 +35,7 @@ from recognition.data.pairs_bin import read_pairs
 from recognition.errors import DataError
 
 Pixels = npt.NDArray[np.uint8]
+Indices = npt.NDArray[np.int64]
 Embed = Callable[[Pixels], npt.NDArray[np.float32]]
 """Images [n, S, S, 3] RGB -> embeddings [n, D]: of the image plus of its mirror image, not normalised."""
 
@@ -91,18 +92,24 @@ def open_pair_set(path: Path, *, name: str | None = None, folds: int = 10) -> Pa
 
 
 def embedded_rows(
-    embed: Embed, images: Sequence[bytes], *, image_size: int, batch_size: int, place: str, first: int = 0
+    embed: Embed,
+    images: Sequence[bytes],
+    *,
+    image_size: int,
+    batch_size: int,
+    place: str,
+    numbers: Sequence[int] | None = None,
 ) -> Iterator[npt.NDArray[np.float32]]:
     """Yield the embedding of each encoded image, in order; the next batch is decoded while this one is embedded.
 
-    Raises DataError naming `place` and the image's number, counted from `first`.
+    Raises DataError naming `place` and the image's place in the file, from `numbers` when they are not simply counted.
     """
     starts = range(0, len(images), batch_size)
+    numbers = range(len(images)) if numbers is None else numbers
 
     def decoded(start: int) -> Pixels:
-        return decode_images(
-            images[start : start + batch_size], image_size=image_size, place=place, first=first + start
-        )
+        portion = slice(start, start + batch_size)
+        return decode_images(images[portion], image_size=image_size, place=place, numbers=numbers[portion])
 
     with ThreadPoolExecutor(1) as pool:
         upcoming = pool.submit(decoded, 0) if images else None
@@ -116,12 +123,26 @@ def embedded_rows(
             yield from rows
 
 
-def decode_images(images: Sequence[bytes], *, image_size: int, place: str, first: int = 0) -> Pixels:
+def distinct_images(images: Sequence[bytes]) -> tuple[list[int], Indices]:
+    """Return where each distinct picture first stands [m], and which of those every image is [2n].
+
+    LFW's 12,000 images are 7,701 pictures: a picture is embedded once, however many pairs it is in.
+    """
+    seen: dict[bytes, int] = {}
+    members = [seen.setdefault(image, len(seen)) for image in images]
+    firsts = np.unique(members, return_index=True)[1]
+    return firsts.tolist(), np.asarray(members, dtype=np.int64)
+
+
+def decode_images(
+    images: Sequence[bytes], *, image_size: int, place: str, numbers: Sequence[int] | None = None
+) -> Pixels:
     """Decode images to [n, image_size, image_size, 3] RGB, resizing those of another size."""
+    numbers = range(len(images)) if numbers is None else numbers
     return np.stack(
         [
-            fit_square(decode_rgb(image, place=f"{place}: image {first + index}"), image_size)
-            for index, image in enumerate(images)
+            fit_square(decode_rgb(image, place=f"{place}: image {number}"), image_size)
+            for number, image in zip(numbers, images)
         ]
     )
 

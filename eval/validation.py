@@ -16,10 +16,12 @@ import numpy.typing as npt
 
 from eval.protocols import (
     Embed,
+    Indices,
     PairSet,
     VerificationResult,
     chance_warning,
     count_broken,
+    distinct_images,
     embedded_rows,
     open_pair_set,
     order_warning,
@@ -78,7 +80,10 @@ class PairValidator:
 
     pair_set: PairSet
     """With this rank's images only; the flags are those of all pairs."""
-    first_image: int
+    numbers: list[int]
+    """The places of this rank's images in the file."""
+    members: Indices
+    """Which of all ranks' images each of the set's images is [2n]."""
     image_size: int
     batch_size: int
     world: World
@@ -96,7 +101,7 @@ class PairValidator:
             # A deep network overflows before its BatchNorm has statistics; that must not end a run at step 0.
             embeddings = np.where(np.isfinite(embeddings).all(axis=1, keepdims=True), embeddings, 0.0)
             self._warn(f"{self.pair_set.name}: {broken} of {len(embeddings)} embeddings are not finite; taken as zeros")
-        result = verify_embeddings(self.pair_set, embeddings, folds=FOLDS)
+        result = verify_embeddings(self.pair_set, embeddings[self.members], folds=FOLDS)
         warning = chance_warning(result)
         if warning:
             self._warn(warning)
@@ -109,7 +114,7 @@ class PairValidator:
             image_size=self.image_size,
             batch_size=self.batch_size,
             place=str(self.pair_set.path),
-            first=self.first_image,
+            numbers=self.numbers,
         )
         return np.array(list(rows), dtype=np.float32)
 
@@ -138,10 +143,13 @@ def far_label(target: float) -> str:
 
 
 def _validator(pair_set: PairSet, config: Config, world: World) -> PairValidator:
-    share = class_range(len(pair_set.images), world.rank, world.size)  # the same even split, of images
+    firsts, members = distinct_images(pair_set.images)
+    share = class_range(len(firsts), world.rank, world.size)  # the same even split, of pictures
+    numbers = firsts[share.start : share.stop]
     return PairValidator(
-        pair_set=replace(pair_set, images=pair_set.images[share.start : share.stop]),
-        first_image=share.start,
+        pair_set=replace(pair_set, images=[pair_set.images[number] for number in numbers]),
+        numbers=numbers,
+        members=members,
         image_size=config.data.image_size,
         batch_size=config.validation.batch_size,
         world=world,

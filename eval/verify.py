@@ -32,6 +32,7 @@ from eval.protocols import (
     VerificationResult,
     chance_warning,
     decode_images,
+    distinct_images,
     embedded_rows,
     open_pair_set,
     order_warning,
@@ -67,14 +68,18 @@ class Model:
     quiet: bool
 
     def embed_set(self, pair_set: PairSet, *, label: str) -> npt.NDArray[np.float32]:
+        """Return the embeddings [2n, D] of a set's images; each distinct picture passes the network once."""
+        firsts, members = distinct_images(pair_set.images)
         rows = embedded_rows(
             self.embedder.embed,
-            pair_set.images,
+            [pair_set.images[first] for first in firsts],
             image_size=self.image_size,
             batch_size=self.embedder.batch_size,
             place=str(pair_set.path),
+            numbers=firsts,
         )
-        return np.stack(list(progress(rows, total=len(pair_set.images), unit="image", label=label, quiet=self.quiet)))
+        distinct = np.stack(list(progress(rows, total=len(firsts), unit="image", label=label, quiet=self.quiet)))
+        return np.asarray(distinct[members], dtype=np.float32)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -217,8 +222,8 @@ def _report(
     num_images = 2 * num_pairs * (2 if args.baselines else 1)
     rate = num_images / max(seconds, 1e-9)
     counts = (
-        f"verified {count(num_pairs, 'pair')} of {count(len(own), 'set')} with {model.network}: embedded "
-        f"{count(num_images, 'image')} in {duration(seconds)} ({rate:,.0f}/s)"
+        f"verified {count(num_pairs, 'pair')}, {count(num_images, 'image')} of {count(len(own), 'set')} "
+        f"with {model.network} in {duration(seconds)} ({rate:,.0f}/s)"
     )
     if not args.json:
         print(result_table(results))

@@ -14,6 +14,7 @@ from eval.metrics import fold_accuracy
 from eval.protocols import (
     chance_warning,
     decode_images,
+    distinct_images,
     embedded_rows,
     fit_square,
     open_pair_set,
@@ -81,7 +82,7 @@ def test_the_batch_size_changes_nothing_and_bounds_what_is_embedded(pairs):
 def test_an_image_that_does_not_decode_is_named_by_its_number(pairs):
     images = [*pairs.images[:9], b"not an image", *pairs.images[10:]]
     with pytest.raises(DataError, match=r"^toy\.bin: image 109: not an image"):
-        list(embedded_rows(embed_color, images, image_size=8, batch_size=4, place="toy.bin", first=100))
+        list(embedded_rows(embed_color, images, image_size=8, batch_size=4, place="toy.bin", numbers=range(100, 200)))
 
 
 def test_a_set_of_one_kind_or_too_few_pairs_is_refused_by_name(tmp_path):
@@ -186,3 +187,9 @@ def test_plots_are_png(pairs):
     for content in (roc_plot([result, result]), score_plot(result)):
         image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
         assert image.shape == (600, 840, 3)
+
+
+def test_a_picture_in_many_pairs_is_one_distinct_image() -> None:
+    firsts, members = distinct_images([b"a", b"b", b"a", b"c", b"b", b"a"])
+    assert firsts == [0, 1, 3]
+    assert members.tolist() == [0, 1, 0, 2, 1, 0]
