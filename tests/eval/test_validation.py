@@ -35,7 +35,7 @@ def write_faces(path, num_pairs=23, seed=0):
         noisy = np.clip(second + rng.normal(0, 60, second.shape), 0, 255)
         images += [encode_jpeg(image.astype(np.uint8)) for image in (first, noisy)]
         is_same.append(index % 2 == 0)
-    images[3] = images[-2] = images[0]  # one picture in several pairs, as in every real set
+    images[-2] = images[0]  # one picture in several pairs, as in every real set
     write_pairs(path, images, is_same)
 
 
@@ -190,7 +190,7 @@ def test_embeddings_that_overflow_warn_and_do_not_end_the_run(folder, caplog):
     with caplog.at_level(logging.WARNING):
         values = validator(overflowing)
     assert values["accuracy"] == 0.5
-    assert "other: 40 of 40 embeddings are not finite; taken as zeros" in caplog.text
+    assert "other: 39 of 39 embeddings are not finite; taken as zeros" in caplog.text
     assert "hardly better than guessing" in caplog.text
 
 
