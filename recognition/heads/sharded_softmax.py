@@ -80,6 +80,8 @@ class ShardedSoftmax(nn.Module):
         self.sampled: Tensor | None = None
         """The local ids of the classes that took part in the last forward; None when all did."""
         self.stats: dict[str, Tensor] = {}
+        self.rows: dict[str, Tensor] = {}
+        """Target cosine and hardest negative of every image of the last forward [N], equal on all ranks."""
         self.refused = torch.zeros((), device=world.device)
         self._sgd = (momentum, weight_decay)
         # On CUDA nothing waits for the device: what is refused, and where the targets lie, is decided there.
@@ -241,6 +243,7 @@ class ShardedSoftmax(nn.Module):
         return overall, totals.sum(0), everyones[:, 2].sum(0)
 
     def _note(self, cosine: Tensor, hardest: Tensor) -> None:
+        self.rows = {"target_cosine": cosine.detach(), "hardest_negative": hardest.detach()}
         self.stats = {
             "top1": (cosine > hardest).to(torch.float32).mean(),
             "target_cosine": cosine.mean().float(),
