@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import shlex
 import subprocess
 import sys
@@ -26,8 +27,8 @@ from eval.validation import build_validators
 from recognition.cli import make_parser, run_command
 from recognition.config.loader import dump_config, load_config
 from recognition.config.schema import Config
+from recognition.data.build import build_loader
 from recognition.data.datasets import Dataset, open_dataset
-from recognition.data.loader import BatchLoader
 from recognition.distributed.world import World, declared_rank, declared_size, join_world
 from recognition.errors import ConfigError
 from recognition.files import write_text
@@ -35,6 +36,7 @@ from recognition.plan import Plan, find_inputs, make_plan, render_plan
 from recognition.training.build import build_parts
 from recognition.training.meters import attach_log_files
 from recognition.training.trainer import Trainer
+from recognition.training.wandb_run import require_wandb
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> None:
     config = load_config(args.config, args.overrides)
+    require_wandb(config, os.environ)
     if args.check:
         if declared_rank() == 0:
             _check(config)
@@ -76,14 +79,7 @@ def _train(config: Config, world: World, folder: Path, args: argparse.Namespace)
     logger.info("%s", render_plan(_plan(config, dataset, world.size), inputs))
     validators = build_validators(config, world)
     parts = build_parts(config, dataset.num_classes, world)
-    loader = BatchLoader(
-        dataset,
-        seed=config.seed,
-        batch_size=config.train.batch_size,
-        world=world,
-        num_workers=config.data.num_workers,
-        device=world.device,
-    )
+    loader = build_loader(config, dataset, world)
     if world.is_main:
         write_text(folder / "config.yaml", _provenance() + dump_config(config))
     Trainer(config, parts, loader, world=world, folder=folder, validators=validators).fit()

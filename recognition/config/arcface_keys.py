@@ -29,6 +29,8 @@ COUNTERPARTS: Mapping[str, str] = {
     "num_epoch": "train.num_epoch",
     "warmup_epoch": "optim.warmup_epoch",
     "val_targets": "validation.val_targets",
+    "using_wandb": "log.wandb",
+    "wandb_project": "log.wandb",
 }
 """Key of arcface_torch -> key here."""
 
@@ -36,14 +38,12 @@ WITHOUT_COUNTERPART: Mapping[str, str] = {
     "save_all_states": "every checkpoint here holds all states",
     "dali": "there is no DALI reader here; the loader decodes on the CPU",
     "dali_aug": "there is no DALI reader here; augment.preset: arcface_dali does the same to pictures",
-    "using_wandb": "TensorBoard and metrics.jsonl are written instead",
-    "wandb_key": "a config holds no secret; the value was not copied",
-    "wandb_entity": "belongs to Weights & Biases, which is not written to",
-    "wandb_project": "belongs to Weights & Biases, which is not written to",
-    "wandb_log_all": "belongs to Weights & Biases, which is not written to",
-    "wandb_resume": "belongs to Weights & Biases, which is not written to",
-    "save_artifacts": "belongs to Weights & Biases, which is not written to",
-    "suffix_run_name": "belongs to Weights & Biases, which is not written to",
-    "notes": "belongs to Weights & Biases, which is not written to",
+    "wandb_key": "a config holds no secret; the value was not copied; set WANDB_API_KEY in the environment",
+    "wandb_entity": "the wandb package takes it from WANDB_ENTITY in the environment",
+    "wandb_log_all": "rank 0 alone writes, one W&B run for the whole training",
+    "wandb_resume": "a run that is resumed goes on in its own W&B run",
+    "save_artifacts": "nothing is uploaded but numbers; model.pt stays in the run folder",
+    "suffix_run_name": "the W&B run is named after the run folder",
+    "notes": "the wandb package takes it from WANDB_NOTES in the environment",
 }
 """Key of arcface_torch without one here -> why."""

@@ -41,6 +41,9 @@ RANGES: Mapping[str, Range] = {
     "data.num_image": _at_least(1),
     "data.image_size": _at_least(16),
     "data.num_workers": _at_least(0),
+    "data.num_threads": _at_least(1),
+    "data.shuffle_block": _at_least(1),
+    "data.images_per_identity": _at_least(2),
     "data.flip": _share(),
     **{f"augment.{name}": _share() for name in AUGMENTATIONS},
     "backbone.embedding_size": _at_least(1),
@@ -71,6 +74,7 @@ RANGES: Mapping[str, Range] = {
     "checkpoint.every_epochs": _at_least(1),
     "checkpoint.keep": _at_least(1),
     "log.every_steps": _at_least(1),
+    "log.wandb": (lambda name: bool(name.strip()), "the name of a project, or null"),
 }
 
 
@@ -115,6 +119,10 @@ def _data_problems(config: Config) -> Iterator[tuple[str, str]]:
         for name in ("num_classes", "num_image"):
             if getattr(config.data, name) is None:
                 yield "data.rec", f"'synthetic' has no sizes of its own; state data.{name}"
+        if config.data.more_rec:
+            yield "data.more_rec", "would be ignored with data.rec 'synthetic'; remove this key"
+    if config.data.images_per_identity is not None and config.data.shuffle_block > 1:
+        yield "data.shuffle_block", "would be ignored with data.images_per_identity, which draws images by person"
     targets = config.validation.val_targets
     if any(not target for target in targets) or len(set(targets)) != len(targets):
         yield "validation.val_targets", f"found {_spell(targets)}, expected distinct names"

@@ -75,11 +75,14 @@ def convert(settings: Mapping[str, Setting], name: str) -> Conversion:
             # The key of an account must not travel into a second file.
             found = "" if key == "wandb_key" else f" = {setting.value!r}"
             notes.append(f"{key}{found}: left out: {WITHOUT_COUNTERPART[key]}")
+        elif key == "using_wandb":
+            pass  # decides about wandb_project below
         elif key in COUNTERPARTS:
             values[COUNTERPARTS[key]] = setting
         else:
             known = (*COUNTERPARTS, *WITHOUT_COUNTERPART)
             raise ConfigError(f"{setting.place}: config.{key}: unknown key{nearest(key, known)}")
+    _settle_wandb(settings, values, notes)
     for adapt in _ADAPTATIONS:
         adapt(values, notes, name)
     places: dict[str, str] = {}
@@ -104,6 +107,16 @@ def to_yaml(conversion: Conversion, source: str) -> str:
 
 
 Values = dict[str, Setting]
+
+
+def _settle_wandb(settings: Mapping[str, Setting], values: Values, notes: list[str]) -> None:
+    using = settings.get("using_wandb")
+    project = values.get("log.wandb")
+    if project and not (using and using.value is True):
+        notes.append(f"wandb_project = {project.value!r}: left out: using_wandb is not True")
+        del values["log.wandb"]
+    elif using and using.value is True and not project:
+        notes.append("using_wandb = True: left out: there is no wandb_project; set log.wandb to one")
 
 
 def _adapt_precision(values: Values, notes: list[str], name: str) -> None:

@@ -16,15 +16,27 @@ class DataConfig:
     """What is read, and how batches are made of it."""
 
     rec: str | None = None
-    """A folder with train.rec, a .rec file, a folder of identity folders, or "synthetic"."""
+    """A folder with train.rec, a .rec file, a folder of identity folders, a pattern such as "sets/*.rec", or
+    "synthetic"."""
+    more_rec: tuple[str, ...] = ()
+    """Further sets that are trained on together with `rec`."""
+    identities: str = "offset"
+    """Class ids of several sets: "offset" numbers each behind those before it, "same" takes them as they are, and any
+    other value is a file of lines `set TAB class id TAB new class id`."""
     num_classes: int | None = None
     """Comes from the data; when stated it is checked (and needed for "synthetic")."""
     num_image: int | None = None
     """Comes from the data; when stated it is checked (and needed for "synthetic")."""
     image_size: int = 112
     """Side of the square images in pixels; images of another size are an error."""
-    num_workers: int = 2
-    """Loader processes per rank; 0 decodes in the training process."""
+    num_workers: int | None = None
+    """Loader processes per rank; 0 decodes in the training process. Chosen from the machine when absent."""
+    num_threads: int = 1
+    """Threads of each loader process; decoding runs outside the GIL."""
+    shuffle_block: int = 1
+    """Neighbouring images that are shuffled as one block, for disks and network file systems; 1 shuffles images."""
+    images_per_identity: int | None = None
+    """Images of one person that stand together in a batch, for losses on pairs; absent: images are independent."""
     flip: float = 0.5
     """Probability of a horizontal flip, drawn per image from f(seed, epoch, image)."""
 
@@ -148,6 +160,8 @@ class LogConfig:
 
     every_steps: int = 10
     tensorboard: bool = True
+    wandb: str | None = None
+    """Project of Weights & Biases to write to as well; its key comes from WANDB_API_KEY and is never in a config."""
 
 
 @dataclass(frozen=True)

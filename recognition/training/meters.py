@@ -1,4 +1,4 @@
-"""What a run tells about itself: one log line, one JSON line and TensorBoard scalars per report."""
+"""What a run tells about itself: a log line, a JSON line, TensorBoard scalars and histograms per report."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
 import torch
 
 from recognition.console import duration, size
+from recognition.training.wandb_run import WandbRun
 
 logger = logging.getLogger(__name__)
 
@@ -75,11 +77,12 @@ class Throughput:
 
 
 class RunLog:
-    """Rank 0's records of a run: metrics.jsonl and TensorBoard; silent on the other ranks."""
+    """Rank 0's records of a run: metrics.jsonl, TensorBoard and perhaps W&B; silent on the other ranks."""
 
-    def __init__(self, folder: Path, *, is_main: bool, tensorboard: bool) -> None:
+    def __init__(self, folder: Path, *, is_main: bool, tensorboard: bool, wandb: WandbRun | None = None) -> None:
         self._jsonl: IO[str] | None = None
         self._board = None
+        self._wandb = wandb
         if not is_main:
             return
         self._jsonl = open(folder / "metrics.jsonl", "a", encoding="utf-8", buffering=1)  # noqa: SIM115
@@ -96,13 +99,37 @@ class RunLog:
         if self._board is not None:
             for name, value in values.items():
                 self._board.add_scalar(f"{kind}/{name}", value, step)
+        if self._wandb is not None:
+            self._wandb.write(step, {f"{kind}/{name}": value for name, value in values.items()})
+
+    @property
+    def draws(self) -> bool:
+        """Whether anyone looks at histograms."""
+        return self._board is not None or self._wandb is not None
+
+    def histograms(self, step: int, values: Mapping[str, torch.Tensor]) -> None:
+        """Record the distribution of each tensor; non-finite entries, and then empty ones, are left out.
+
+        One copy to the host for all of them.
+        """
+        flat = torch.cat([value.detach().flatten().float() for value in values.values()]).cpu()
+        parts = flat.split([value.numel() for value in values.values()])
+        arrays = {f"train/{name}": part[part.isfinite()].numpy() for name, part in zip(values, parts)}
+        arrays = {name: array for name, array in arrays.items() if array.size}
+        if self._board is not None:
+            for name, array in arrays.items():
+                self._board.add_histogram(name, array, step)
+        if self._wandb is not None:
+            self._wandb.write(step, arrays)
 
     def close(self) -> None:
-        """Flush and close both."""
+        """Flush and close all."""
         if self._jsonl is not None:
             self._jsonl.close()
         if self._board is not None:
             self._board.close()
+        if self._wandb is not None:
+            self._wandb.close()
 
 
 def peak_memory_bytes(device: torch.device) -> int:

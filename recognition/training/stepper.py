@@ -13,6 +13,7 @@ from recognition.data.augment import Augmenter, flip_mask, recipe
 from recognition.data.loader import Batch
 from recognition.data.preprocess import to_network
 from recognition.distributed.collectives import all_reduce_sum_
+from recognition.distributed.replicate import holding_back
 from recognition.distributed.world import World
 from recognition.optim.groups import set_lr, step_unless
 from recognition.training.build import Parts
@@ -38,6 +39,8 @@ class Stepper:
         self.world = world
         self.scaler = LossScaler(world.device, enabled=config.train.precision == "fp16")
         self.augment = Augmenter(recipe(config.augment), config.seed)
+        self.embeddings = torch.zeros(0, config.backbone.embedding_size, device=world.device)
+        """This rank's, of the last micro-batch [B, D]; for reports alone."""
         self._buffers = [buffer for buffer in parts.backbone.buffers()]
 
     def step(self, batches: Sequence[Batch], *, step: int, epoch: int, lr: float) -> StepResult:
@@ -71,12 +74,12 @@ class Stepper:
     def _micro_step(self, batch: Batch, index: int, count: int, *, step: int, epoch: int, lr: float) -> torch.Tensor:
         flips = flip_mask(self.config.seed, epoch, batch.indices, self.config.data.flip)
         images = to_network(self.augment(batch.images, batch.indices, epoch), flips)
-        last = index == count - 1
         # Gradients travel once per optimizer step, with the last micro-batch.
-        waiting = contextlib.nullcontext() if last or self.world.size == 1 else self.parts.replica.no_sync()
-        with waiting:
+        is_last = index == count - 1
+        with contextlib.nullcontext() if is_last else holding_back(self.parts.replica):
             with self._autocast():
                 embeddings = self.parts.replica(images)
+            self.embeddings = embeddings.detach()
             self.parts.head.begin_step(step=step, lr=lr, loss_scale=self.scaler.scale)
             loss = self.parts.head(embeddings, batch.labels)
             loss.backward(self.scaler.scale / count)

@@ -26,6 +26,7 @@ from recognition.training.meters import DeviceMeans, RunLog, Throughput, peak_me
 from recognition.training.resume import load_run, save_run
 from recognition.training.state import TrainState
 from recognition.training.stepper import Stepper, StepResult
+from recognition.training.wandb_run import WandbRun
 
 logger = logging.getLogger(__name__)
 
@@ -63,10 +64,16 @@ class Trainer:
         )
         self.stepper = Stepper(config, parts, world)
         self.state = TrainState()
-        self.log = RunLog(folder, is_main=world.is_main, tensorboard=config.log.tensorboard)
+        self.log = RunLog(
+            folder,
+            is_main=world.is_main,
+            tensorboard=config.log.tensorboard,
+            wandb=WandbRun(config, folder) if world.is_main and config.log.wandb else None,
+        )
         self.means = DeviceMeans()
         self.throughput = Throughput()
         self._recent_refusals: list[torch.Tensor] = []
+        self._advised_epoch = -1
 
     @property
     def total_steps(self) -> int:
@@ -184,7 +191,14 @@ class Trainer:
             "epoch": epoch,
         }
         logger.info(report_line(self.state.step, self.total_steps, epoch, values))
+        advice = self.loader.advice(values["data_wait"], values["img_per_s"] / self.world.size)
+        if advice and epoch != self._advised_epoch:
+            self._advised_epoch = epoch
+            logger.warning("step %s: %s", f"{self.state.step:,}", advice)
         self.log.write(self.state.step, "train", values)
+        if self.log.draws:
+            norms = torch.linalg.vector_norm(self.stepper.embeddings, dim=1)
+            self.log.histograms(self.state.step, {"embedding_norm": norms, **self.parts.head.rows})
         if self.state.refused_in_a_row >= self.config.train.max_refused_steps:
             raise TrainingError(
                 f"step {self.state.step}: {self.state.refused_in_a_row} steps in a row were refused for a non-finite "

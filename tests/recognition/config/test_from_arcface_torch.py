@@ -114,6 +114,9 @@ def test_accumulation_says_that_it_averages(converted):
         ("config.interclass_filtering_threshold = 0.4", "there it stays with a cosine of 0"),
         ("config.network = 'vit_b_dp005_mask_005'", "network = 'vit_b_dp005_mask_005': not known here yet"),
         ("config.optimizer = 'adamw'\nconfig.sample_rate = 0.3", "sample_rate = 0.3: does not go with head.update"),
+        ("config.wandb_project = 'p'\nconfig.using_wandb = False", "wandb_project = 'p': left out: using_wandb is not"),
+        ("config.using_wandb = True", "using_wandb = True: left out: there is no wandb_project; set log.wandb to one"),
+        ("config.wandb_entity = 'us'", "takes it from WANDB_ENTITY in the environment"),
         ("config.save_all_states = True", "save_all_states = True: left out: every checkpoint here holds all states"),
     ],
 )  # fmt: skip
@@ -127,6 +130,12 @@ def test_the_key_of_an_account_is_not_copied(converted):
     _, out, text = converted(START + 'config.wandb_key = "abcdef0123456789"\n')
     assert "abcdef" not in out + text
     assert "wandb_key: left out: a config holds no secret" in out
+
+
+def test_a_project_in_use_arrives(converted):
+    config, out, _ = converted(START + "config.using_wandb = True\nconfig.wandb_project = 'faces'\n")
+    assert config.log.wandb == "faces"
+    assert "wandb_project" not in out
 
 
 def test_the_last_assignment_counts(converted):
