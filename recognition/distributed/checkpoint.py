@@ -137,7 +137,7 @@ class Checkpoint:
 
     def rows(self, name: str, classes: range) -> torch.Tensor:
         """Return the rows of tensor `name` that belong to `classes`, whichever ranks wrote them."""
-        parts = []
+        parts: list[torch.Tensor] = []
         for shard in self._shards:
             start, stop = max(classes.start, shard["start"]), min(classes.stop, shard["stop"])
             if start >= stop and not (len(classes) == 0 and not parts):

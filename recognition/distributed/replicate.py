@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from typing import Any
 
@@ -67,6 +68,12 @@ class _ZeroOfAllParameters(nn.Module):
         for parameter in trained:
             total = total + parameter.sum() * 0.0
         return total
+
+
+def holding_back(replica: nn.Module) -> contextlib.AbstractContextManager:
+    """Return a context in which backward adds to this rank's gradients and sends nothing, for all but the last
+    micro-batch of a step."""
+    return replica.no_sync() if isinstance(replica, DistributedDataParallel) else contextlib.nullcontext()
 
 
 def equalize_buffers(module: nn.Module, world: World) -> None:

@@ -73,7 +73,7 @@ def _named(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.
 def _optimizer_tensors(parts: Parts) -> dict[str, torch.Tensor]:
     """Return the live state that all ranks hold alike: the backbone optimizer's tensors under their parameters' names,
     and the step count of a head optimizer that has one."""
-    names = {parameter: name for name, parameter in parts.backbone.named_parameters()}
+    names: dict[torch.Tensor, str] = {p: name for name, p in parts.backbone.named_parameters()}
     tensors = {
         f"optimizer.{names[parameter]}.{key}": tensor
         for parameter, state in parts.optimizer.state.items()
