@@ -248,7 +248,7 @@ def write_sparse_set(rec: Path, num_images: int) -> Path:
         records.truncate(num_images * extent)
         for epoch in range(2):
             first = itertools.islice(GlobalBatchSampler(num_images, seed=0, batch_size=128, epoch=epoch), 24)
-            for position in [num_images - 1, *np.concatenate(list(first)).tolist()]:
+            for position in [0, num_images - 1, *np.concatenate(list(first)).tolist()]:
                 records.seek(position * extent)
                 records.write(frame(payload))
     with open(rec.with_suffix(".idx"), "w") as idx:

@@ -1,8 +1,8 @@
 """Labelled pictures behind an index: packed records, folders of identities, or made up on the spot.
 
-Every dataset has `num_classes`, `image_size` S, a length, `dataset[i] -> (uint8 [S, S, 3] RGB, label)` and `place(i)`,
-the words by which an error names image i. Labels and sizes are checked here, on the CPU, so that nothing behind the
-loader has to.
+Every dataset has `num_classes`, `image_size` S, a length, `dataset[i] -> (uint8 [S, S, 3] RGB, label)`, `place(i)`,
+the words by which an error names image i, `labels()` and `read_ahead(spans)`. Labels and sizes
+are checked here, on the CPU, so that nothing behind the loader has to.
 """
 
 from __future__ import annotations
@@ -15,13 +15,16 @@ import numpy.typing as npt
 
 from recognition.config.schema import DataConfig
 from recognition.data.hashing import derive_key
+from recognition.data.identity_map import IdentityMap, offset_identities, read_identity_map, same_identities
 from recognition.data.image_list import FolderList
 from recognition.data.images import decode_rgb
+from recognition.data.permutation import IntArray
 from recognition.data.records import ImageRecords
+from recognition.data.sources import data_paths
 from recognition.errors import ConfigError, DataError
 
 Picture = npt.NDArray[np.uint8]
-Dataset: TypeAlias = "RecDataset | FolderDataset | SyntheticDataset"
+Dataset: TypeAlias = "RecDataset | FolderDataset | JoinedDataset | SyntheticDataset"
 
 
 def open_dataset(config: DataConfig) -> Dataset:
@@ -34,10 +37,19 @@ def open_dataset(config: DataConfig) -> Dataset:
         raise ConfigError("data.rec is not set; name a folder with train.rec, a .rec file or a folder of identities")
     if config.rec == "synthetic":
         return SyntheticDataset(_stated(config, "num_image"), _stated(config, "num_classes"), config.image_size)
-    dataset = _open_path(Path(config.rec).expanduser(), config.image_size)
+    dataset = _open_paths(config)
     _check_stated("num_classes", config.num_classes, dataset.num_classes, config.rec)
     _check_stated("num_image", config.num_image, len(dataset), config.rec)
     return dataset
+
+
+def _open_paths(config: DataConfig) -> Dataset:
+    datasets = [_open_path(path, config.image_size) for path in data_paths(config)]
+    if len(datasets) == 1:
+        if config.identities != "offset":
+            raise ConfigError(f"data.identities: found {config.identities!r} with a single set; remove this key")
+        return datasets[0]
+    return JoinedDataset(datasets, _identities(config.identities, [dataset.num_classes for dataset in datasets]))
 
 
 class RecDataset:
@@ -63,6 +75,14 @@ class RecDataset:
     def place(self, index: int) -> str:
         return self._records.place(index)
 
+    def labels(self) -> IntArray:
+        """Return all labels [n]; reads a page of the file for each."""
+        return self._records.labels()
+
+    def read_ahead(self, spans: list[range]) -> None:
+        """Ask the system to fetch the images of `spans` in the background."""
+        self._records.read_ahead(spans)
+
 
 class FolderDataset:
     """A folder of identity folders; identities are numbered in the order of their sorted names."""
@@ -87,6 +107,49 @@ class FolderDataset:
     def place(self, index: int) -> str:
         return str(self._paths[index])
 
+    def labels(self) -> IntArray:
+        return np.array(self._labels, dtype=np.int64)
+
+    def read_ahead(self, spans: list[range]) -> None:
+        """Do nothing: neighbours in a folder are no neighbours on a disk."""
+
+
+class JoinedDataset:
+    """Several sets as one, with the class ids that `identities` gives them."""
+
+    def __init__(self, datasets: list[RecDataset | FolderDataset], identities: IdentityMap) -> None:
+        self._datasets = datasets
+        self._identities = identities
+        self._starts = np.cumsum([0, *map(len, datasets)])
+        self.image_size = datasets[0].image_size
+        self.num_classes = identities.num_classes
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, index: int) -> tuple[Picture, int]:
+        number, within = self._find(index)
+        picture, label = self._datasets[number][within]
+        return picture, self._identities(number, label, str(within))
+
+    def place(self, index: int) -> str:
+        number, within = self._find(index)
+        return self._datasets[number].place(within)
+
+    def labels(self) -> IntArray:
+        parts = [self._identities.whole(number, dataset.labels()) for number, dataset in enumerate(self._datasets)]
+        return np.concatenate(parts)
+
+    def read_ahead(self, spans: list[range]) -> None:
+        for number, dataset in enumerate(self._datasets):
+            first, stop = int(self._starts[number]), int(self._starts[number + 1])
+            cut = [range(max(span.start, first) - first, min(span.stop, stop) - first) for span in spans]
+            dataset.read_ahead([span for span in cut if span])
+
+    def _find(self, index: int) -> tuple[int, int]:
+        number = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return number, index - int(self._starts[number])
+
 
 class SyntheticDataset:
     """Made-up pictures that need no disk: each class is a coarse pattern, each image that pattern under noise."""
@@ -109,6 +172,18 @@ class SyntheticDataset:
 
     def place(self, index: int) -> str:
         return f"synthetic image {index}"
+
+    def labels(self) -> IntArray:
+        return np.arange(self._num_images) % self.num_classes
+
+    def read_ahead(self, spans: list[range]) -> None:
+        """Do nothing: there is no disk."""
+
+
+def _identities(spelled: str, num_classes: list[int]) -> IdentityMap:
+    if spelled == "offset":
+        return offset_identities(num_classes)
+    return same_identities(num_classes) if spelled == "same" else read_identity_map(Path(spelled), num_classes)
 
 
 def _open_path(path: Path, image_size: int) -> RecDataset | FolderDataset:

@@ -26,6 +26,13 @@ class IdentityMap:
             raise DataError(f"{place}: class {label} of set {set_number} is not in the map; expected every class to be")
         return found
 
+    def whole(self, set_number: int, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return the class ids in the whole of all `labels` of a set."""
+        found = self._tables[set_number][labels]
+        for label in labels[found == _UNMAPPED][:1].tolist():
+            self(set_number, label, f"set {set_number}")
+        return found
+
 
 def offset_identities(num_classes: Sequence[int]) -> IdentityMap:
     """Number the people of each set behind those of the sets before it."""

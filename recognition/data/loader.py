@@ -14,10 +14,12 @@ import torch
 from recognition.console import size
 from recognition.data.batches import Batch, BatchLayout
 from recognition.data.datasets import Dataset
+from recognition.data.loader_size import num_cores, starvation_advice
+from recognition.data.orders import Order
 from recognition.data.permutation import IntArray
 from recognition.data.sampler import GlobalBatchSampler
 from recognition.data.workers import BatchSource, InlineSource, WorkerSource
-from recognition.distributed.world import World
+from recognition.distributed.world import World, declared_local_size
 
 logger = logging.getLogger(__name__)
 
@@ -34,11 +36,15 @@ class BatchLoader:
 
     def __init__(
         self, dataset: Dataset, *, seed: int, batch_size: int, world: World, num_workers: int, device: torch.device,
-        num_threads: int = 1,
+        num_threads: int = 1, order: Order | None = None,
     ) -> None:
         self._sampler = GlobalBatchSampler(
-            len(dataset), seed=seed, batch_size=batch_size, rank=world.rank, world_size=world.size
+            len(dataset), seed=seed, batch_size=batch_size, rank=world.rank, world_size=world.size, order=order
         )
+        self._dataset = dataset
+        self._read_ahead: list[range] = []
+        self.num_workers = num_workers
+        self.num_threads = num_threads
         self.steps_per_epoch = self._sampler.steps_per_epoch
         self.wait_s = 0.0
         layout = BatchLayout(batch_size, dataset.image_size)
@@ -59,7 +65,7 @@ class BatchLoader:
         self._sampler.start_at(epoch, start_step)
         self._hand_over.reset()
         self._source.discard()
-        waiting = iter(self._sampler)
+        waiting = enumerate(self._sampler, start_step)
         while True:
             self._submit(waiting)
             batch = self._hand_over.next()
@@ -69,6 +75,13 @@ class BatchLoader:
             yield batch
             started = time.perf_counter()
 
+    def advice(self, wait_share: float, images_per_s: float) -> str | None:
+        """Return which setting to raise when `wait_share` of this rank's time is waiting; None when all is well."""
+        return starvation_advice(
+            wait_share, images_per_s, num_workers=self.num_workers, num_threads=self.num_threads, cores=num_cores(),
+            ranks_here=declared_local_size(),
+        )
+
     def worker_pids(self) -> list[int]:
         """Return the processes that decode; none when this one does."""
         return self._source.pids()
@@ -77,9 +90,13 @@ class BatchLoader:
         """End the worker processes; they also end with the loader."""
         self._source.close()
 
-    def _submit(self, waiting: Iterator[IntArray]) -> None:
-        for indices in itertools.islice(waiting, self._source.num_free):
+    def _submit(self, waiting: Iterator[tuple[int, IntArray]]) -> None:
+        for step, indices in itertools.islice(waiting, self._source.num_free):
             self._source.submit(indices)
+            spans = self._sampler.about_to_read(step + 1)
+            if spans != self._read_ahead:
+                self._read_ahead = spans
+                self._dataset.read_ahead(spans)
 
 
 class _Copy:

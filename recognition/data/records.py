@@ -113,6 +113,15 @@ class ImageRecords:
                 found[start + at] = self._label(int(slots[at]))
         return found
 
+    def read_ahead(self, spans: list[range]) -> None:
+        """Ask the system to fetch the records of images in `spans`, in the background."""
+        if not hasattr(os, "posix_fadvise"):
+            return
+        for span in spans:
+            start = int(self.index.bounds[self._slots[span.start]])
+            stop = int(self.index.bounds[self._slots[span.stop - 1] + 1])
+            os.posix_fadvise(self._descriptor, start, stop - start, os.POSIX_FADV_WILLNEED)
+
     def _open(self) -> None:
         try:
             self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from recognition.data.permutation import IntArray, Permutation
+from recognition.data.orders import ImageOrder, Order
+from recognition.data.permutation import IntArray
 from recognition.errors import ConfigError
 
 
@@ -16,16 +17,16 @@ class GlobalBatchSampler:
     The order of an epoch is a pure function of (seed, epoch). Global batch k is a fixed list of
     N = batch_size * world_size images of which rank r takes the slice [r * batch_size, (r + 1) * batch_size), so runs
     with equal N see equal batches, whatever their number of ranks. The images after the last whole global batch are
-    left out; which ones they are changes every epoch.
+    left out; which ones they are changes every epoch. `order` is a uniform shuffle unless another is given.
     Raises ConfigError when there are fewer images than one global batch.
     """
 
     def __init__(
         self, num_images: int, *, seed: int, batch_size: int, rank: int = 0, world_size: int = 1, epoch: int = 0,
-        start_step: int = 0,
+        start_step: int = 0, order: Order | None = None,
     ) -> None:
         self.num_images = num_images
-        self.seed = seed
+        self.order = order or ImageOrder(num_images, seed)
         self.batch_size = batch_size
         self.rank = rank
         self.world_size = world_size
@@ -48,7 +49,11 @@ class GlobalBatchSampler:
         return self.steps_per_epoch - self.start_step
 
     def __iter__(self) -> Iterator[IntArray]:
-        order = Permutation(self.num_images, self.seed, self.epoch)
+        order = self.order.epoch(self.epoch)
         for step in range(self.start_step, self.steps_per_epoch):
             first = step * self.global_batch + self.rank * self.batch_size
             yield order(np.arange(first, first + self.batch_size))
+
+    def about_to_read(self, step: int) -> list[range]:
+        """Return the neighbouring images that the steps from `step` on will need, for reading ahead; mostly none."""
+        return self.order.epoch(self.epoch).about_to_read(step * self.global_batch)

@@ -59,6 +59,11 @@ def declared_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def declared_local_size() -> int:
+    """Return the number of processes the launcher states for this machine, without joining them."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def declared_rank() -> int:
     """Return the rank the launcher gave this process, without joining the others."""
     return int(os.environ.get("RANK", "0"))

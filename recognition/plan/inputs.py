@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recognition.config.schema import Config
+from recognition.data.sources import data_paths, is_there
 from recognition.errors import ConfigError
 
 
@@ -37,9 +38,9 @@ def find_inputs(config: Config) -> Inputs:
     elif rec == "synthetic":
         inputs = Inputs("synthetic", True, validation_paths(config))
     else:
-        path = Path(rec).expanduser()
-        is_there = path.exists() or Path(f"{path}.rec").is_file()
-        inputs = Inputs(f"{rec}{'' if is_there else ' (absent)'}", is_there, validation_paths(config))
+        absent = [path for path in data_paths(config.data) if not is_there(path)]
+        named = " + ".join([rec, *config.data.more_rec])
+        inputs = Inputs(f"{named}{' (absent)' if absent else ''}", not absent, validation_paths(config))
     if inputs.has_data and inputs.missing_validation:
         name = inputs.missing_validation[0]
         raise ConfigError(

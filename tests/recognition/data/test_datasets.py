@@ -78,12 +78,13 @@ def test_junk_in_a_record_names_file_and_key(packed):
 
 @pytest.fixture
 def folders(tmp_path):
+    root = tmp_path / "people"
     for name, count in (("zoe", 1), ("adam", 3)):
-        (tmp_path / name).mkdir()
+        (root / name).mkdir(parents=True)
         for i in range(count):
-            (tmp_path / name / f"{i}.png").write_bytes(png(picture(50 * i)))
-    (tmp_path / "adam" / "notes.txt").write_text("not an image by its name")
-    return tmp_path
+            (root / name / f"{i}.png").write_bytes(png(picture(50 * i)))
+    (root / "adam" / "notes.txt").write_text("not an image by its name")
+    return root
 
 
 def test_folder_of_identities_is_numbered_by_sorted_name(folders):
@@ -136,3 +137,61 @@ def test_nothing_to_read_is_an_error(tmp_path, make, message):
 def test_no_path_is_an_error():
     with pytest.raises(ConfigError, match=r"data\.rec is not set; name a folder with train\.rec"):
         open_dataset(DataConfig())
+
+
+def test_several_sets_become_one_with_their_identities_in_a_row(packed, folders):
+    dataset = open_dataset(config(packed, more_rec=(str(folders),)))
+    assert (len(dataset), dataset.num_classes, dataset.image_size) == (13, 5, SIZE)
+    labels = [dataset[i][1] for i in range(13)]
+    assert labels == [i % 3 for i in range(9)] + [3, 3, 3, 4]
+    assert dataset.labels().tolist() == labels
+    assert np.array_equal(dataset[11][0], picture(100))
+    assert dataset.place(12) == str(folders / "zoe" / "0.png")
+    assert dataset.place(8).endswith("train.rec: record 8 at offset " + dataset.place(8).rpartition(" ")[2])
+    dataset.read_ahead([range(0, 5), range(7, 11)])
+
+
+@pytest.fixture
+def packed_twice(tmp_path):
+    for name in ("a", "b"):
+        write_rec(tmp_path / name, [(i % 3, png(picture(10 * i))) for i in range(6)])
+    (tmp_path / "property").write_text(f"3,{SIZE},{SIZE}\n")
+    return tmp_path
+
+
+def test_a_pattern_names_every_set_it_matches(packed_twice):
+    dataset = open_dataset(config(packed_twice / "*.rec", num_classes=6, num_image=12))
+    assert [dataset[i][1] for i in range(12)] == [0, 1, 2, 0, 1, 2, 3, 4, 5, 3, 4, 5]
+    with pytest.raises(DataError, match=r"\*\.wreck: does not exist; expected a folder with train\.rec"):
+        open_dataset(config(packed_twice / "*.wreck"))
+
+
+def test_identities_may_be_shared_or_mapped(packed_twice):
+    shared = open_dataset(config(packed_twice / "*.rec", identities="same"))
+    assert shared.num_classes == 3
+    assert shared[7][1] == 1
+    lines = [f"{number}\t{label}\t{(label + number) % 4}" for number in range(2) for label in range(3)]
+    (packed_twice / "map.tsv").write_text("\n".join(lines))
+    mapped = open_dataset(config(packed_twice / "*.rec", identities=str(packed_twice / "map.tsv")))
+    assert [mapped[i][1] for i in range(12)] == [0, 1, 2, 0, 1, 2, 1, 2, 3, 1, 2, 3]
+    assert mapped.labels().tolist() == [0, 1, 2, 0, 1, 2, 1, 2, 3, 1, 2, 3]
+    (packed_twice / "map.tsv").write_text("\n".join(lines[:-1]))
+    partly = open_dataset(config(packed_twice / "*.rec", identities=str(packed_twice / "map.tsv")))
+    for read in (lambda: partly[8], partly.labels):
+        with pytest.raises(DataError, match="class 2 of set 1 is not in the map; expected every class to be"):
+            read()
+
+
+def test_identities_of_a_single_set_are_not_chosen(packed):
+    with pytest.raises(ConfigError, match=r"data\.identities: found 'same' with a single set; remove this key"):
+        open_dataset(config(packed, identities="same"))
+
+
+def test_every_dataset_knows_its_labels(packed, folders):
+    for dataset in (
+        open_dataset(config(packed)),
+        open_dataset(config(folders)),
+        open_dataset(DataConfig("synthetic", num_classes=3, num_image=10, image_size=SIZE)),
+    ):
+        assert dataset.labels().tolist() == [dataset[i][1] for i in range(len(dataset))]
+        dataset.read_ahead([range(0, 2)])

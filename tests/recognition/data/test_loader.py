@@ -42,6 +42,9 @@ class Slow:
     def place(self, index):
         return f"slow image {index}"
 
+    def read_ahead(self, spans):
+        pass
+
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_batches_hold_the_images_of_their_indices(num_workers):

@@ -1,0 +1,41 @@
+"""The loader a config describes."""
+
+from __future__ import annotations
+
+import logging
+
+from recognition.config.schema import Config
+from recognition.data.datasets import Dataset
+from recognition.data.loader import BatchLoader
+from recognition.data.loader_size import choose_workers, num_cores
+from recognition.data.orders import IdentityOrder, ImageOrder, Order, check_identity_batches
+from recognition.distributed.world import World, declared_local_size
+
+logger = logging.getLogger(__name__)
+
+
+def build_loader(config: Config, dataset: Dataset, world: World) -> BatchLoader:
+    """Return this rank's loader; its processes start at once."""
+    num_workers = choose_workers(
+        config.data.num_workers, cores=num_cores(), ranks_here=declared_local_size(),
+        on_gpu=world.device.type == "cuda",
+    )
+    logger.info("data: %d loader processes of %d threads per rank", num_workers, config.data.num_threads)
+    return BatchLoader(
+        dataset,
+        seed=config.seed,
+        batch_size=config.train.batch_size,
+        world=world,
+        num_workers=num_workers,
+        num_threads=config.data.num_threads,
+        device=world.device,
+        order=build_order(config, dataset),
+    )
+
+
+def build_order(config: Config, dataset: Dataset) -> Order:
+    """Return the order of images that the config asks for."""
+    if config.data.images_per_identity is None:
+        return ImageOrder(len(dataset), config.seed, block=config.data.shuffle_block)
+    check_identity_batches(config.train.batch_size, config.data.images_per_identity)
+    return IdentityOrder(dataset.labels(), config.seed, per_identity=config.data.images_per_identity)
