@@ -88,6 +88,7 @@ def pack(args: argparse.Namespace) -> None:
     watch = Stopwatch()
     _check_flags(args)
     outputs = output_paths(args.prefix)
+    _refuse_second_set(outputs)
     refuse_existing(*outputs, overwrite=args.overwrite)
     images = open_source(args.source, args.root, layout=args.layout, skip_bad=args.skip_bad)
     with staged(*outputs) as temporaries:
@@ -131,6 +132,13 @@ def prepare(listed: ListedImage, *, size: int | None, quality: int | None) -> Pr
     elif quality is None:
         return Prepared(listed, content, (height, width))
     return Prepared(listed, encode_jpeg(rgb, quality or DEFAULT_QUALITY), (rgb.shape[0], rgb.shape[1]))
+
+
+def _refuse_second_set(outputs: tuple[Path, Path, Path, Path]) -> None:
+    """A folder has one `property`, the format's own limit: a second set would take the first one's classes over."""
+    rec, *_, sizes = outputs
+    if sizes.exists() and not rec.exists():
+        raise DataError(f"{sizes}: belongs to another set; expected one set per folder; choose a folder of its own")
 
 
 def _check_flags(args: argparse.Namespace) -> None:

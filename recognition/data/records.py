@@ -138,6 +138,8 @@ class ImageRecords:
         try:
             return find_layout(index, lambda slot: self.read_extent(slot)[0])
         except DataError as err:
+            if str(err).startswith(f"{self.path}: "):  # a record that cannot be read has said where it stands
+                raise
             raise _at(self.path, err) from err
 
     def _header(self, slot: int) -> Header:

@@ -256,3 +256,12 @@ def test_runs_as_a_script_from_any_folder(faces: Path, tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "out" / "train.rec").read_bytes() == (GOLDEN / "insightface.rec").read_bytes()
+
+
+def test_a_second_set_never_takes_over_the_property_of_the_first(faces: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "out"
+    assert main([str(faces), str(out / "first"), "--quiet"]) == 0
+    before = _files(out)
+    assert main([str(faces), str(out / "second"), "--quiet", "--overwrite"]) == 1
+    assert "property: belongs to another set; expected one set per folder" in _error(capsys)
+    assert _files(out) == before
