@@ -30,7 +30,7 @@ from recognition.config.schema import Config
 from recognition.data.build import build_loader
 from recognition.data.datasets import Dataset, open_dataset
 from recognition.distributed.world import World, declared_rank, declared_size, join_world
-from recognition.errors import ConfigError
+from recognition.errors import ConfigError, DataError
 from recognition.files import write_text
 from recognition.plan import Plan, find_inputs, make_plan, render_plan
 from recognition.training.build import build_parts
@@ -72,8 +72,11 @@ def _check(config: Config) -> None:
 
 def _train(config: Config, world: World, folder: Path, args: argparse.Namespace) -> None:
     _refuse_finished(folder, config)
-    folder.mkdir(parents=True, exist_ok=True)
-    attach_log_files(folder, rank=world.rank, is_main=world.is_main, quiet=args.quiet)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        attach_log_files(folder, rank=world.rank, is_main=world.is_main, quiet=args.quiet)
+    except OSError as err:
+        raise DataError(f"{folder}: cannot be written ({err.strerror}); set output=... to a writable folder") from err
     inputs = find_inputs(config)
     dataset = open_dataset(config.data)
     logger.info("%s", render_plan(_plan(config, dataset, world.size), inputs))

@@ -99,6 +99,7 @@ def test_the_plan_needs_no_data_and_no_other_process(tmp_path: Path) -> None:
         (["data.image_size=64"], "image is 32x32 pixels; expected 64x64"),
         (["validation.val_targets=[lfw]"], "lfw"),
         (["init_from=absent.pt"], "absent.pt"),
+        (["output=/proc/nowhere"], "/proc/nowhere: cannot be written"),
     ],
 )
 def test_bad_input_is_one_line_and_status_1(overrides: list[str], message: str, faces: Path) -> None:
