@@ -78,8 +78,7 @@ class BlockLoop:
     def sum_negatives(self, x_scaled: Tensor, active: Active, targets: Targets) -> tuple[Tensor, Tensor]:
         """Pass 1: return per row the largest negative logit and the sum of exp(z - reference), both float64 [N].
 
-        The reference is 0 when bounded, else the row's largest negative logit. Without negatives: a finite floor, and
-        0.
+        The reference is 0 when bounded, else the row's largest negative logit. Without negatives: a floor, and 0.
         """
         largest = x_scaled.new_full((len(x_scaled),), -2 * self.scale)
         total = torch.zeros(len(x_scaled), dtype=torch.float64, device=x_scaled.device)
@@ -154,10 +153,9 @@ class BlockLoop:
         sink: Sink | None,
         want_dx: bool = True,
     ) -> Tensor:
-        """Pass 2: return d loss / d x [N, D] of this rank's classes (zeros unless wanted) and hand each block to
-        `sink`.
+        """Pass 2: return d loss / d x [N, D] of this rank's classes and hand each block to `sink`.
 
-        What goes to the sink carries `factor`; dx does not.
+        What goes to the sink carries `factor`; dx does not, and is zero unless wanted.
         """
         x_scaled = descent.x_scaled
         dx = torch.zeros_like(x_scaled)

@@ -50,6 +50,7 @@ class _Pass:
     targets: Targets
     is_broken: Tensor  # 0-dim bool: something that all ranks share is not finite
     step: _Step | None
+    version: int  # of the centres
     factor: Tensor | None = None  # set by backward when the update is deferred
 
 
@@ -182,8 +183,7 @@ class ShardedSoftmax(nn.Module):
         logit = logit * self.config.scale
         lse_negatives = total.log() if self._loop.is_bounded else total.log() + largest
         lse = torch.logaddexp(lse_negatives, logit)
-        # A NaN of an image, an embedding or a centre is in a sum or in a cosine by now, on every rank. An empty sum
-        # is not one.
+        # A NaN of an image, an embedding or a centre is in a sum or in a cosine by now, on every rank.
         is_broken = ~(total.isfinite() & largest.isfinite() & logit.isfinite() & derivative.isfinite()).all()
         self._note(cosine, largest / self.config.scale)
         return _Pass(
@@ -196,6 +196,7 @@ class ShardedSoftmax(nn.Module):
             targets=targets,
             is_broken=is_broken,
             step=step,
+            version=self.centers._version,
         )
 
     def _sample(self, everything: Active, x_scaled: Tensor, local: Tensor, step: _Step) -> Active:
@@ -211,8 +212,7 @@ class ShardedSoftmax(nn.Module):
         return Active(everything.num_local, everything.sub_centers, sample)
 
     def _own_cosines(self, x: Tensor, local: Tensor) -> tuple[Tensor, Tensor]:
-        """Return float64 cosines of the rows whose class is here (0 elsewhere), and the inverse norms of their
-        centres.
+        """Return float64 cosines of the rows whose class is here (0 elsewhere), and their centres' inverse norms.
 
         In float64 because a loss of 1e-5 is the difference of logits near 64. The norms are 1 where a class has
         several centres.
@@ -229,11 +229,9 @@ class ShardedSoftmax(nn.Module):
         return torch.where(is_own, cosine, 0.0), norms[:, 0] if per_class == 1 else torch.ones_like(cosine)
 
     def _exchange(self, largest: Tensor, total: Tensor, cosine: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the largest negative logit, the sum of exp over all ranks' negatives, and the target's cosine, each
-        [N].
+        """Return over all ranks the largest negative logit, the sum of exp, and the target's cosine, each [N].
 
-        One gather of [3, N] float64 and the same arithmetic everywhere: equal bits on all ranks, and a NaN is not
-        lost.
+        One gather of [3, N] float64 and the same arithmetic everywhere: equal bits on all ranks, and no NaN is lost.
         """
         everyones = gather_stack(torch.stack([largest, total, cosine]), self.world)  # [W, 3, N]
         overall = everyones[:, 0].amax(0)
@@ -250,7 +248,7 @@ class ShardedSoftmax(nn.Module):
             "hardest_negative": hardest.clamp_min(-1).mean().float(),
         }
 
-    def _return(self, passed: _Pass, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _descend(self, passed: _Pass, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
         """Pass 2: decide on every rank alike; return (dx [N, D], the centres' gradient or None), move the centres."""
         scale = 1.0 if passed.step is None else passed.step.loss_scale
         factor = gradient / scale
@@ -306,10 +304,12 @@ class _Softmax(torch.autograd.Function):
         head, passed = ctx.head, ctx.passed
         if passed is None:
             raise RuntimeError("backward a second time: the centres have moved; run the forward again")
+        if passed.version != head.centers._version:
+            raise RuntimeError("backward after the centres have moved: take a step's backward before the next one's")
         if head.config.update != "autograd":
             ctx.passed = None
         with head._precision():
-            dx, weights = head._return(passed, gradient)
+            dx, weights = head._descend(passed, gradient)
         return dx, weights, None, None
 
 

@@ -89,11 +89,11 @@ class CenterState:
         if self.momentum is None:
             return
         if self.momentum_scale is not None:
-            scale = momentum.abs().amax(1).div_(127)
+            scale = torch.linalg.vector_norm(momentum, ord=torch.inf, dim=1).div_(127)
             _write(self.momentum_scale, rows, scale, keep)
             momentum.div_(scale.clamp_min(torch.finfo(scale.dtype).tiny).unsqueeze(1)).round_()
         if not _is_view(momentum, self.momentum, rows):
-            _write(self.momentum, rows, momentum.to(self.momentum.dtype), keep)
+            _write(self.momentum, rows, momentum, keep)
 
     def _rounded(self, rows: Rows, centers: Tensor, step: int) -> Tensor:
         local = torch.arange(rows.start, rows.stop, device=centers.device) if isinstance(rows, slice) else rows
@@ -151,4 +151,4 @@ def _write(stored: Tensor, rows: Rows, values: Tensor, keep: Tensor | None) -> N
     if isinstance(rows, slice):
         stored[rows].copy_(values)
     else:
-        stored.index_copy_(0, rows, values)
+        stored.index_copy_(0, rows, values.to(stored.dtype))

@@ -24,7 +24,7 @@ class Case:
     num_classes: int = 23
     labels: Literal["mixed", "duplicates", "first_rank"] = "mixed"
     dtype: torch.dtype = torch.float64
-    num_steps: int = 3
+    num_steps: int = 2
     changes: dict[str, Any] = field(default_factory=dict)
 
     @property

@@ -160,6 +160,18 @@ def test_a_second_backward_raises() -> None:
         loss.backward()
 
 
+def test_two_steps_cannot_overlap() -> None:
+    head = make_head()
+    losses = []
+    for step in range(2):
+        embeddings, labels = batch(step=step)
+        head.begin_step(step=step, lr=0.1)
+        losses.append(head(embeddings, labels))
+    losses[0].backward()
+    with pytest.raises(RuntimeError, match="backward after the centres have moved"):
+        losses[1].backward()
+
+
 def test_nothing_moves_without_gradients() -> None:
     head = make_head()
     before = snapshot(head)

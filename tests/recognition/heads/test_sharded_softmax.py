@@ -15,10 +15,19 @@ from tests.dist_harness import run_world
 from tests.recognition.heads import oracle
 from tests.recognition.heads.cases import CASES, EMBEDDING_SIZE, LR, MOMENTUM, WEIGHT_DECAY, Case
 
+Inputs = tuple[Tensor, list[tuple[Tensor, Tensor]]]  # centres, and (embeddings, labels) of each step
+
 _worlds: dict[int, list[dict[str, dict[str, Any]]]] = {}
+_inputs: dict[str, Inputs] = {}
 
 
-def make_head(case: Case, world: World) -> ShardedSoftmax:
+def inputs_of(case: Case) -> Inputs:
+    if case.name not in _inputs:
+        _inputs[case.name] = case.centers(), case.steps()
+    return _inputs[case.name]
+
+
+def make_head(case: Case, centers: Tensor, world: World) -> ShardedSoftmax:
     head = ShardedSoftmax(
         case.num_classes,
         EMBEDDING_SIZE,
@@ -29,7 +38,7 @@ def make_head(case: Case, world: World) -> ShardedSoftmax:
         weight_decay=WEIGHT_DECAY,
         dtype=case.dtype,
     )
-    head.set_centers(0, case.centers())
+    head.set_centers(0, centers)
     return head
 
 
@@ -38,13 +47,14 @@ def own_rows(tensor: Tensor, world: World) -> Tensor:
     return tensor[world.rank * each : (world.rank + 1) * each]
 
 
-def run_case(world: World, case: Case) -> dict[str, Any]:
-    head = make_head(case, world)
+def run_case(world: World, case: Case, inputs: Inputs) -> dict[str, Any]:
+    centers, steps = inputs
+    head = make_head(case, centers, world)
     optimizer = None
     if case.config.update == "autograd":
         optimizer = torch.optim.SGD(head.parameters(), lr=LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
     result: dict[str, Any] = {"losses": [], "gradients": [], "sampled": []}
-    for number, (embeddings, labels) in enumerate(case.steps()):
+    for number, (embeddings, labels) in enumerate(steps):
         leaf = own_rows(embeddings, world).clone().requires_grad_()
         head.begin_step(step=number, lr=LR)
         loss = head(leaf, own_rows(labels, world))
@@ -69,13 +79,13 @@ def run_case(world: World, case: Case) -> dict[str, Any]:
     return result
 
 
-def run_all(world: World) -> dict[str, dict[str, Any]]:
-    return {case.name: run_case(world, case) for case in CASES}
+def run_all(world: World, inputs: dict[str, Inputs]) -> dict[str, dict[str, Any]]:
+    return {case.name: run_case(world, case, inputs[case.name]) for case in CASES}
 
 
 def world_results(size: int) -> list[dict[str, dict[str, Any]]]:
     if size not in _worlds:
-        _worlds[size] = run_world(size, run_all, timeout_s=300)
+        _worlds[size] = run_world(size, run_all, {case.name: inputs_of(case) for case in CASES}, timeout_s=300)
     return _worlds[size]
 
 
@@ -99,9 +109,10 @@ def assert_close(found: Tensor, expected: Tensor, tolerance: float) -> None:
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
 def test_steps_equal_the_float64_oracle(size: int, case: Case) -> None:
     ranks = [results[case.name] for results in world_results(size)]
+    centers, steps = inputs_of(case)
     truth = oracle.train(
-        case.steps(),
-        case.centers(),
+        steps,
+        centers,
         case.problem,
         lr=LR,
         momentum=MOMENTUM,
@@ -133,7 +144,8 @@ def _count_collectives(world: World) -> list[str]:
 
     collectives._all_gather_single = counted("gather", collectives._all_gather_single)
     collectives.dist.all_reduce = counted("reduce", collectives.dist.all_reduce)
-    run_case(world, Case("deferred", num_steps=1, changes={"update": "deferred"}))
+    case = Case("deferred", num_steps=1, changes={"update": "deferred"})
+    run_case(world, case, inputs_of(case))
     return calls
 
 
