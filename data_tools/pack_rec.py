@@ -137,8 +137,9 @@ def prepare(listed: ListedImage, *, size: int | None, quality: int | None) -> Pr
 def _refuse_second_set(outputs: tuple[Path, Path, Path, Path]) -> None:
     """A folder has one `property`, the format's own limit: a second set would take the first one's classes over."""
     rec, *_, sizes = outputs
-    if sizes.exists() and not rec.exists():
-        raise DataError(f"{sizes}: belongs to another set; expected one set per folder; choose a folder of its own")
+    others = sorted(path.name for path in rec.parent.glob("*.rec"))
+    if sizes.exists() and others and not rec.exists():
+        raise DataError(f"{sizes}: belongs to {others[0]}; expected one set per folder; choose a folder of its own")
 
 
 def _check_flags(args: argparse.Namespace) -> None:

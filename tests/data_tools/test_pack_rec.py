@@ -263,5 +263,5 @@ def test_a_second_set_never_takes_over_the_property_of_the_first(faces: Path, tm
     assert main([str(faces), str(out / "first"), "--quiet"]) == 0
     before = _files(out)
     assert main([str(faces), str(out / "second"), "--quiet", "--overwrite"]) == 1
-    assert "property: belongs to another set; expected one set per folder" in _error(capsys)
+    assert "property: belongs to first.rec; expected one set per folder" in _error(capsys)
     assert _files(out) == before
