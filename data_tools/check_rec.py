@@ -3,8 +3,9 @@
     python data_tools/check_rec.py packed/train.rec
 
 Reads every byte of the .rec (and the property file beside it), and prints counts, sizes and a histogram of images per
-identity. Exit status 1 when something is wrong; the first problems are named. A lost .idx is rebuilt in memory, and
-written beside the .rec with --write-idx.
+identity, as text and with --png as a picture. --duplicates also counts near-duplicates, within identities and across
+them: the latter are the same picture under two names. Exit status 1 when something is wrong; the first problems are
+named. A lost .idx is rebuilt in memory, and written beside the .rec with --write-idx.
 """
 
 from __future__ import annotations
@@ -26,11 +27,13 @@ import numpy.typing as npt
 
 from recognition.cli import make_parser, positive_int, run_command
 from recognition.console import Stopwatch, count, duration, progress, size
+from recognition.data.duplicates import image_hash, near_duplicates
 from recognition.data.images import decode_rgb
 from recognition.data.record_index import write_index
 from recognition.data.recordio import is_marker, parse_header
 from recognition.data.records import ImageRecords, read_property
 from recognition.errors import DataError
+from recognition.files import staged
 from recognition.parallel import ordered_map
 
 MAX_NAMED = 10
@@ -59,6 +62,7 @@ class Checked:
     label: int = -1
     size: tuple[int, int] | None = None
     problems: tuple[str, ...] = ()
+    hash: tuple[int, int] = (0, 0)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,6 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("rec", type=Path, metavar="REC", help="the .rec, its path without suffix, or a folder with train.rec")
     add("--workers", type=positive_int, default=len(os.sched_getaffinity(0)), help="threads (default: one per core)")
+    add("--duplicates", action="store_true", help="count near-duplicates (24 bytes of memory an image)")
+    add("--png", type=Path, metavar="FILE", help="write the histogram of images per identity as a picture")
     add("--write-idx", action="store_true", help="write the .idx when it is missing")
     add("--json", action="store_true", help="print one JSON object")
     return run_command(parser, check, argv)
@@ -78,16 +84,21 @@ def check(args: argparse.Namespace) -> None:
     records = ImageRecords(args.rec)
     findings = Findings()
     _check_index_file(records, findings, write=args.write_idx)
-    labels = _check_records(records, findings, workers=args.workers, quiet=args.quiet)
+    hashes = np.zeros((len(records.index), 2), dtype=np.uint64) if args.duplicates else None
+    labels = _check_records(records, findings, hashes, workers=args.workers, quiet=args.quiet)
     _check_identities(records, labels, findings)
     _check_property(records, findings)
     report = _summary(records, findings, labels, watch.seconds)
+    if hashes is not None:
+        report["near_duplicates"] = count_duplicates(records, labels, hashes)
+    if args.png:
+        write_histogram(report, args.png)
     sys.stdout.write(json.dumps(report) + "\n" if args.json else _as_text(report))
     if findings.num_problems:
         raise DataError(f"{records.path}: {count(findings.num_problems, 'problem')}; the first: {findings.named[0]}")
 
 
-def check_record(records: ImageRecords, slot: int, *, is_image: bool) -> Checked:
+def check_record(records: ImageRecords, slot: int, *, is_image: bool, with_hash: bool = False) -> Checked:
     """Read record `slot` of the index and look at everything in it."""
     try:
         payload, end = records.read_extent(slot)
@@ -103,10 +114,11 @@ def check_record(records: ImageRecords, slot: int, *, is_image: bool) -> Checked
         return Checked(slot, problems=tuple(problems))
     try:
         image = records.parse(slot, payload)
-        shape = decode_rgb(image.image, place=records.place_of(slot)).shape
+        rgb = decode_rgb(image.image, place=records.place_of(slot))
     except DataError as err:
         return Checked(slot, problems=(*problems, str(err)))
-    return Checked(slot, image.label, (shape[0], shape[1]), tuple(problems))
+    found = image_hash(rgb) if with_hash else (0, 0)
+    return Checked(slot, image.label, (rgb.shape[0], rgb.shape[1]), tuple(problems), found)
 
 
 def histogram(per_identity: npt.NDArray[np.int64]) -> list[tuple[int, int, int]]:
@@ -117,6 +129,40 @@ def histogram(per_identity: npt.NDArray[np.int64]) -> list[tuple[int, int, int]]
         rows.append((low, 2 * low - 1, int(((per_identity >= low) & (per_identity < 2 * low)).sum())))
         low *= 2
     return rows
+
+
+def count_duplicates(
+    records: ImageRecords, labels: npt.NDArray[np.int64], hashes: npt.NDArray[np.uint64]
+) -> dict[str, Any]:
+    """Return how many pairs of images are nearly the same, and the keys of the first few."""
+    slots = np.flatnonzero(labels >= 0)
+    pairs = slots[near_duplicates(hashes[slots])]
+    within = labels[pairs[:, 0]] == labels[pairs[:, 1]]
+    result: dict[str, Any] = {}
+    for name, chosen in (("within_identities", pairs[within]), ("across_identities", pairs[~within])):
+        result[name] = len(chosen)
+        result[f"{name}_keys"] = records.index.keys[chosen[:MAX_NAMED]].tolist()
+    return result
+
+
+def write_histogram(report: dict[str, Any], path: Path) -> None:
+    """Draw the images per identity as bars on a logarithmic scale."""
+    try:
+        import matplotlib
+    except ImportError as err:
+        raise DataError(f"{path}: matplotlib is not installed; it draws the picture; pip install matplotlib") from err
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rows = report["images_per_identity"]
+    figure, axis = pyplot.subplots(figsize=(6, 3.2), layout="constrained")
+    spans = [str(low) if low == high else f"{low}-{high}" for low, high, _ in rows]
+    axis.bar_label(axis.bar(spans, [number for *_, number in rows], color="#2a6fbb"), fmt="{:,.0f}")
+    axis.set(xlabel="images per identity", ylabel="identities", yscale="log")
+    axis.set_title(f"{count(report['num_images'], 'image')}, {count(report['num_identities'], 'identity')}")
+    with staged(path) as (temporary,):
+        figure.savefig(temporary, dpi=120, format=path.suffix[1:] or "png")
+    pyplot.close(figure)
 
 
 def _check_index_file(records: ImageRecords, findings: Findings, *, write: bool) -> None:
@@ -131,17 +177,22 @@ def _check_index_file(records: ImageRecords, findings: Findings, *, write: bool)
         findings.add(f"{records.path}: {start} bytes at its start are in no record of the index")
 
 
-def _check_records(records: ImageRecords, findings: Findings, *, workers: int, quiet: bool) -> npt.NDArray[np.int64]:
-    """Check every record in the order of the file; return the label of each, -1 where there is none."""
+def _check_records(
+    records: ImageRecords, findings: Findings, hashes: npt.NDArray[np.uint64] | None, *, workers: int, quiet: bool
+) -> npt.NDArray[np.int64]:
+    """Check every record in the order of the file, filling `hashes`; return the label of each, -1 where none is."""
     is_image = np.zeros(len(records.index), dtype=np.bool_)
     is_image[records.parts.images] = True
     labels = np.full(len(records.index), -1, dtype=np.int64)
     results = ordered_map(
-        lambda slot: check_record(records, slot, is_image=bool(is_image[slot])), range(len(labels)), workers=workers
-    )
+        lambda slot: check_record(records, slot, is_image=bool(is_image[slot]), with_hash=hashes is not None),
+        range(len(labels)), workers=workers,
+    )  # fmt: skip
     size = None
     for checked in progress(results, total=len(labels), unit="rec", label="checking", quiet=quiet):
         labels[checked.slot] = checked.label
+        if hashes is not None:
+            hashes[checked.slot] = checked.hash
         for problem in checked.problems:
             findings.add(problem)
         if checked.size is None:
@@ -224,6 +275,11 @@ def _as_text(report: dict[str, Any]) -> str:
     for low, high, number in rows:
         span = str(low) if low == high else f"{low}-{high}"
         lines.append(f"  {span:>13} {number:>11,} {'#' * -(-BAR_WIDTH * number // most)}")
+    for name, words in (("within_identities", "one identity"), ("across_identities", "two identities")):
+        found = report.get("near_duplicates")
+        if found is not None:
+            keys = ", ".join(f"{first} and {second}" for first, second in found[f"{name}_keys"])
+            lines.append(f"{count(found[name], 'pair')} of near-duplicates in {words}{': keys ' if keys else ''}{keys}")
     lines += [f"problem: {problem}" for problem in report["problems"]]
     unnamed = report["num_problems"] - len(report["problems"])
     lines += [f"and {count(unnamed, 'further problem')}"] if unnamed else []

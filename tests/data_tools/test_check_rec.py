@@ -175,3 +175,29 @@ def test_a_lost_index_is_written_when_asked(rec: Path, capsys) -> None:
 def test_a_copy_elsewhere_is_as_sound(rec: Path, tmp_path: Path) -> None:
     shutil.copytree(rec.parent, tmp_path / "copy")
     assert main([str(tmp_path / "copy"), "--quiet"]) == 0
+
+
+def test_near_duplicates_are_told_within_and_across_identities(tmp_path: Path, capsys) -> None:
+    rng = np.random.default_rng(0)
+    pictures = [cv2.resize(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8), (32, 32)) for _ in range(4)]
+    layout = {"ada": [0, 1, 0], "bea": [2, 3], "cyd": [3]}
+    for person, numbers in layout.items():
+        (tmp_path / "faces" / person).mkdir(parents=True)
+        for k, number in enumerate(numbers):
+            quality = [cv2.IMWRITE_JPEG_QUALITY, 95 - 5 * k]
+            (tmp_path / "faces" / person / f"{k}.jpg").write_bytes(
+                cv2.imencode(".jpg", pictures[number], quality)[1].tobytes()
+            )
+    assert pack([str(tmp_path / "faces"), str(tmp_path / "set" / "train")]) == 0
+    capsys.readouterr()
+    png = tmp_path / "histogram.png"
+    assert main([str(tmp_path / "set"), "--duplicates", "--png", str(png)]) == 0
+    out = capsys.readouterr().out
+    assert "1 pair of near-duplicates in one identity: keys 1 and 3\n" in out
+    assert "1 pair of near-duplicates in two identities: keys 5 and 6\n" in out
+    assert cv2.imread(str(png)) is not None
+    assert main([str(tmp_path / "set"), "--duplicates", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["near_duplicates"] == {
+        "within_identities": 1, "within_identities_keys": [[1, 3]],
+        "across_identities": 1, "across_identities_keys": [[5, 6]],
+    }  # fmt: skip
