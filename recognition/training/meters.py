@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import resource
 import sys
@@ -95,7 +96,9 @@ class RunLog:
     def write(self, step: int, kind: str, values: dict[str, float]) -> None:
         """Record `values` at `step` under `kind` ("train" or the name of a validation set)."""
         if self._jsonl is not None:
-            self._jsonl.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
+            # JSON has no NaN, and the mean over a refused step is one.
+            known = {name: value if math.isfinite(value) else None for name, value in values.items()}
+            self._jsonl.write(json.dumps({"step": step, "kind": kind, **known}, allow_nan=False) + "\n")
         if self._board is not None:
             for name, value in values.items():
                 self._board.add_scalar(f"{kind}/{name}", value, step)

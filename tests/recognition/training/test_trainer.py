@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,8 @@ def test_a_run_of_refused_steps_stops_and_says_why(tmp_path: Path) -> None:
     trainer.parts.head.state_rows()["centers"][0, 0] = float("nan")
     with pytest.raises(TrainingError, match="step 3: 3 steps in a row were refused for a non-finite value"):
         trainer.fit()
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["loss"] for row in rows] == [None] * 3, "JSON has no NaN"
 
 
 def test_fp16_lowers_its_scale_after_an_overflow(tmp_path: Path) -> None:
