@@ -80,7 +80,7 @@ def _train(config: Config, world: World, folder: Path, args: argparse.Namespace)
     inputs = find_inputs(config)
     dataset = open_dataset(config.data)
     logger.info("%s", render_plan(_plan(config, dataset, world.size), inputs))
-    validators = build_validators(config, world)
+    validators = build_validators(config, world, quiet=args.quiet)
     parts = build_parts(config, dataset.num_classes, world)
     loader = build_loader(config, dataset, world)
     if world.is_main:

@@ -28,6 +28,7 @@ from eval.protocols import (
     verify_embeddings,
 )
 from recognition.config.schema import Config
+from recognition.console import progress
 from recognition.distributed.collectives import gather_objects
 from recognition.distributed.shards import class_range
 from recognition.distributed.world import World
@@ -42,9 +43,12 @@ FOLDS = 10
 """What the field reports; `verify.py` takes other numbers."""
 
 
-def build_validators(config: Config, world: World) -> dict[str, Callable[[Embed], dict[str, float]]]:
+def build_validators(
+    config: Config, world: World, *, quiet: bool = False
+) -> dict[str, Callable[[Embed], dict[str, float]]]:
     """Open every set of `validation.val_targets` and return its validator by name; all ranks call this together.
 
+    Rank 0 shows how far it is with its own share, unless `quiet`.
     Raises ConfigError for a missing .bin and DataError for a damaged one, on all ranks, before training begins.
     """
     paths = validation_paths(config)
@@ -71,7 +75,8 @@ def build_validators(config: Config, world: World) -> dict[str, Callable[[Embed]
         warning = order_warning(pair_set, FOLDS)
         if warning and world.is_main:
             logger.warning("%s", warning)
-    return {name: _validator(pair_set, config, world) for name, pair_set in sets.items()}
+    quiet = quiet or not world.is_main
+    return {name: _validator(pair_set, config, world, quiet=quiet) for name, pair_set in sets.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +92,7 @@ class PairValidator:
     image_size: int
     batch_size: int
     world: World
+    quiet: bool = True
 
     def __call__(self, embed: Embed) -> dict[str, float]:
         """Return accuracy, std, thresholds, TAR at FAR, AUC, EER and the mean length of the embeddings.
@@ -116,7 +122,10 @@ class PairValidator:
             place=str(self.pair_set.path),
             numbers=self.numbers,
         )
-        return np.array(list(rows), dtype=np.float32)
+        shown = progress(
+            rows, total=len(self.pair_set.images), unit="image", label=self.pair_set.name, quiet=self.quiet
+        )
+        return np.array(list(shown), dtype=np.float32)
 
     def _warn(self, message: str) -> None:
         if self.world.is_main:
@@ -142,7 +151,7 @@ def far_label(target: float) -> str:
     return f"tar@far{target:.0e}".replace("e-0", "e-")
 
 
-def _validator(pair_set: PairSet, config: Config, world: World) -> PairValidator:
+def _validator(pair_set: PairSet, config: Config, world: World, *, quiet: bool) -> PairValidator:
     firsts, members = distinct_images(pair_set.images)
     share = class_range(len(firsts), world.rank, world.size)  # the same even split, of pictures
     numbers = firsts[share.start : share.stop]
@@ -153,6 +162,7 @@ def _validator(pair_set: PairSet, config: Config, world: World) -> PairValidator
         image_size=config.data.image_size,
         batch_size=config.validation.batch_size,
         world=world,
+        quiet=quiet,
     )
 
 

@@ -139,6 +139,7 @@ class Trainer:
     def save(self) -> Path:
         """Write a checkpoint of this step; all ranks call it."""
         started = time.perf_counter()
+        logger.info("step %s  saving a checkpoint", f"{self.state.step:,}")
         path = save_run(
             self.folder / "checkpoints", self.parts, self.stepper.scaler, self.state, self.config, self.world
         )
