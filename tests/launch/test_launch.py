@@ -105,6 +105,27 @@ def test_the_job_script_wants_to_be_submitted(tmp_path: Path) -> None:
     assert "submit from the root" in _fail("slurm.sbatch", "configs/demo", SLURM_SUBMIT_DIR=str(tmp_path))
 
 
+def test_the_job_script_starts_every_node_with_what_slurm_says(tmp_path: Path) -> None:
+    """Stand-ins for SLURM's two commands; the check of a config takes the place of its run."""
+    for name, body in (("scontrol", 'echo 127.0.0.1'), ("srun", 'shift; SLURM_NODEID=0 exec "$@"')):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    job = {"SLURM_NNODES": "1", "SLURM_JOB_NODELIST": "n[0]", "SLURM_GPUS_ON_NODE": "2"}
+    job["SLURM_JOB_ID"] = str(os.getpid())
+    done = subprocess.run(
+        [ROOT / "launch" / "slurm.sbatch", "configs/ms1mv3_r50", "--check"],
+        env=_environment(**job, SLURM_SUBMIT_DIR=str(ROOT), PATH=f"{tmp_path}:{os.environ['PATH']}"),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    port = 20000 + os.getpid() % 20000
+    assert f"NODE_RANK=0 of NNODES=1, MASTER_ADDR=127.0.0.1, MASTER_PORT={port}, NPROC_PER_NODE=2" in done.stderr
+    assert "2 ranks" in done.stdout
+
+
 class Nodes:
     """Launch scripts that run at once, each with its output in a file; all are ended with the test."""
 
