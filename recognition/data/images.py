@@ -17,7 +17,12 @@ _JPEG_SIGNATURE = b"\xff\xd8"
 # SOF0-SOF15 hold the size; C4, C8 and CC in that range are Huffman tables, an extension and arithmetic conditioning.
 _JPEG_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _JPEG_BARE_MARKERS = frozenset(range(0xD0, 0xD8)) | {0x01}  # restart markers and TEM carry no length
-_JPEG_SCAN_MARKER, _JPEG_END_MARKER = 0xDA, 0xD9
+_JPEG_SCAN_MARKER = 0xDA
+_JPEG_END = b"\xff\xd9"
+
+# The images of a set mostly come from one encoder and share every byte up to the first scan, the size among them: one
+# comparison then replaces the walk over the segments. (those bytes, (height, width)) of the last JPEG walked.
+_last_head: tuple[bytes, tuple[int, int]] = (b"", (0, 0))
 
 
 def decode_rgb(encoded: bytes, *, place: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -71,6 +76,12 @@ def _png_size(encoded: bytes, place: str) -> tuple[int, int]:
 
 def _jpeg_size(encoded: bytes, place: str) -> tuple[int, int]:
     """Walk the segments up to the first scan; libjpeg refuses a second frame header, so the first one counts."""
+    global _last_head
+    head, known = _last_head
+    if head and encoded.startswith(head):
+        if encoded.rfind(_JPEG_END) < len(head):
+            raise _damaged(place, "is a JPEG cut off before its end")
+        return known
     size: tuple[int, int] | None = None
     offset = 2
     while offset + 4 <= len(encoded):
@@ -88,8 +99,10 @@ def _jpeg_size(encoded: bytes, place: str) -> tuple[int, int]:
             size = (height, width)
         if marker == _JPEG_SCAN_MARKER:
             # libjpeg fills what is missing with grey and only warns; half a face must not pass for a face.
-            if encoded.rfind(bytes((0xFF, _JPEG_END_MARKER))) < offset:
+            if encoded.rfind(_JPEG_END) < offset:
                 raise _damaged(place, "is a JPEG cut off before its end")
+            if size is not None:
+                _last_head = encoded[: offset + 4], size
             break
         offset += 2 + struct.unpack_from(">H", encoded, offset + 2)[0]
     if size is None or offset + 4 > len(encoded):

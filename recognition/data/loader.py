@@ -100,7 +100,7 @@ class BatchLoader:
 
 
 class _Copy:
-    """Hands batches over as copies in ordinary memory, so that the consumer may keep them."""
+    """Hands batches over in memory that the consumer may keep."""
 
     def __init__(self, source: BatchSource, layout: BatchLayout) -> None:
         self._source = source
@@ -112,10 +112,7 @@ class _Copy:
     def next(self) -> Batch | None:
         if not self._source.num_pending:
             return None
-        slot = self._source.receive()
-        memory = self._source.slots[slot].clone()
-        self._source.release(slot)
-        return self._layout.view(memory)
+        return self._layout.view(self._source.take(self._source.receive()))
 
 
 class _CopyToCuda:
@@ -131,8 +128,9 @@ class _CopyToCuda:
         self._stream = torch.cuda.Stream(device)
         self._sent: deque[tuple[torch.Tensor, torch.cuda.Event, int]] = deque()
         self._in_flight: deque[tuple[torch.cuda.Event, int]] = deque()
-        if _lock_pages(source.slots):
-            weakref.finalize(self, _unlock_pages, source.slots)
+        for memory in source.memory:
+            if _lock_pages(memory):
+                weakref.finalize(self, _unlock_pages, memory)
 
     def reset(self) -> None:
         while self._sent:

@@ -30,7 +30,13 @@ _BATCHES_PER_WORKER = 3  # one being filled, two waiting: a worker never waits f
 class BatchSource(Protocol):
     """Fills slots of memory with batches, in the order asked for."""
 
-    slots: torch.Tensor  # uint8 [num_slots, bytes of a batch]
+    @property
+    def slots(self) -> Sequence[torch.Tensor]:
+        """Memory for batches, each uint8 [bytes of a batch]."""
+
+    @property
+    def memory(self) -> Sequence[torch.Tensor]:
+        """The stretches of memory in which the slots lie, for page-locking."""
 
     @property
     def num_free(self) -> int:
@@ -52,6 +58,9 @@ class BatchSource(Protocol):
     def release(self, slot: int) -> None:
         """Let a received slot be filled anew."""
 
+    def take(self, slot: int) -> torch.Tensor:
+        """Return what a received slot holds as memory the caller may keep, and release the slot."""
+
     def discard(self) -> None:
         """Forget every batch asked for and not received."""
 
@@ -66,7 +75,10 @@ class InlineSource:
     """Fills a batch in this process, at the moment it is received."""
 
     def __init__(self, dataset: Dataset, layout: BatchLayout, num_threads: int) -> None:
-        self.slots = torch.empty(2, layout.num_bytes, dtype=torch.uint8)  # one on its way to a device, one being filled
+        # One on its way to a device, one being filled.
+        self.slots = [torch.empty(layout.num_bytes, dtype=torch.uint8) for _ in range(2)]
+        self.memory = self.slots
+        self._layout = layout
         self._views = [layout.view(slot) for slot in self.slots]
         self._filler = BatchFiller(dataset, num_threads)
         self._free = deque(range(len(self._views)))
@@ -93,6 +105,13 @@ class InlineSource:
 
     def release(self, slot: int) -> None:
         self._free.append(slot)
+
+    def take(self, slot: int) -> torch.Tensor:
+        # Memory of its own in place of what is given away: a copy less.
+        taken, self.slots[slot] = self.slots[slot], torch.empty_like(self.slots[slot])
+        self._views[slot] = self._layout.view(self.slots[slot])
+        self.release(slot)
+        return taken
 
     def discard(self) -> None:
         self._asked.clear()
@@ -121,7 +140,8 @@ class WorkerSource:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["torch", "cv2", "recognition.data.workers"])
         shared = SharedSlots(num_workers * _BATCHES_PER_WORKER, layout)
-        self.slots = shared.slots
+        self.slots = list(shared.slots)
+        self.memory = [shared.memory]
         self._workers: list[_Worker] = []
         for number in range(num_workers):
             ours, theirs = context.Pipe()
@@ -171,6 +191,11 @@ class WorkerSource:
 
     def release(self, slot: int) -> None:
         self._free.append(slot)
+
+    def take(self, slot: int) -> torch.Tensor:
+        taken = self.slots[slot].clone()
+        self.release(slot)
+        return taken
 
     def discard(self) -> None:
         while self._pending:
