@@ -1,0 +1,94 @@
+"""Photos as they come from cameras and the web: found below a folder, and decoded upright as RGB. Torch-free."""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from recognition.data.images import MAX_PIXELS, decode_rgb, image_size
+from recognition.errors import DataError
+
+PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".pgm", ".ppm", ".pnm", ".bmp"})
+_PNM_HEADER = re.compile(rb"P[2356](?:\s|#[^\n]*\n)+(\d{1,9})(?:\s|#[^\n]*\n)+(\d{1,9})\s")
+
+
+def list_photos(root: Path) -> list[str]:
+    """Return the sorted paths of the photos below `root`, relative to it and with / between the parts.
+
+    Names that begin with a dot are passed over, and links to folders are not followed. Raises DataError when `root` is
+    no folder or holds no photo.
+    """
+    if not root.is_dir():
+        raise DataError(f"{root}: is not a folder; expected a folder of photos; check the path")
+    found = []
+    for folder, subfolders, names in os.walk(root):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        below = os.path.relpath(folder, root)
+        for name in names:
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in PHOTO_SUFFIXES:
+                found.append(name if below == "." else f"{below}/{name}".replace(os.sep, "/"))
+    if not found:
+        raise DataError(f"{root}: holds no photo; expected {', '.join(sorted(PHOTO_SUFFIXES))}; check the path")
+    return sorted(found)
+
+
+def decode_photo(encoded: bytes, *, place: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Decode a JPEG, PNG, WebP, PNM or BMP into uint8 [H, W, 3] RGB, turned upright as its EXIF tag says.
+
+    Grey becomes three equal channels, alpha is dropped, 16 bits become their upper 8. Raises DataError beginning with
+    `place` when the bytes are no such picture, are cut off, or claim over `max_pixels` in the header.
+    """
+    size = _other_size(encoded)
+    if size is None:
+        return decode_rgb(encoded, place=place, max_pixels=max_pixels)
+    height, width = size
+    if height * width > max_pixels:
+        raise DataError(
+            f"{place}: the header claims {width} x {height} pixels; expected at most {max_pixels:,}; scale it down"
+        )
+    if height * width == 0:
+        raise DataError(f"{place}: has a side of zero ({width} x {height}); expected a picture; remove or replace it")
+    try:
+        rgb = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR_RGB)
+    except cv2.error as err:
+        raise DataError(f"{place}: does not decode ({err.err}); expected a whole picture; replace it") from err
+    if rgb is None:
+        raise DataError(f"{place}: does not decode; expected a whole picture; remove or replace it")
+    return rgb
+
+
+def photo_size(encoded: bytes, *, place: str) -> tuple[int, int]:
+    """Return (height, width) as the header states them, before any turning; decodes nothing."""
+    size = _other_size(encoded)
+    return image_size(encoded, place=place) if size is None else size
+
+
+def _other_size(encoded: bytes) -> tuple[int, int] | None:
+    """Return (height, width) of a WebP, PNM or BMP from its header; None for anything else."""
+    if encoded[:4] == b"RIFF" and encoded[8:12] == b"WEBP" and len(encoded) >= 30:
+        return _webp_size(encoded)
+    if encoded[:2] == b"BM" and len(encoded) >= 26:
+        width, height = struct.unpack_from("<ii", encoded, 18)
+        return abs(height), abs(width)  # a negative height means rows from the top
+    if header := _PNM_HEADER.match(encoded[:4096]):
+        return int(header[2]), int(header[1])
+    return None
+
+
+def _webp_size(encoded: bytes) -> tuple[int, int] | None:
+    kind = encoded[12:16]
+    if kind == b"VP8X":
+        width, height = (int.from_bytes(encoded[at : at + 3], "little") + 1 for at in (24, 27))
+        return height, width
+    if kind == b"VP8L":
+        bits = int.from_bytes(encoded[21:25], "little")
+        return (bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1
+    if kind == b"VP8 ":
+        width, height = struct.unpack_from("<HH", encoded, 26)
+        return height & 0x3FFF, width & 0x3FFF
+    return None

@@ -1,0 +1,141 @@
+"""One photo file -> its faces, the aligned crops on disk, and a record of what happened."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from recognition.data.images import encode_jpeg
+from recognition.data.photos import decode_photo
+from recognition.detection.alignment import align
+from recognition.detection.choice import Policy, choose_faces
+from recognition.detection.detectors import detect_within
+from recognition.detection.faces import Detector, Faces, no_faces
+from recognition.errors import DataError
+
+Status = Literal["ok", "no_face", "several", "too_small", "unreadable"]
+STATUSES: tuple[Status, ...] = ("ok", "no_face", "several", "too_small", "unreadable")
+
+
+@dataclass(frozen=True)
+class AlignSettings:
+    """What decides which crops a photo gives. `min_size_px` bounds the shorter side of a face's box."""
+
+    size: int = 112
+    policy: Policy = "largest"
+    min_size_px: float = 0.0
+    min_score: float | None = None
+    max_side_px: int = 1600
+    quality: int = 95
+
+
+@dataclass(frozen=True)
+class PhotoTask:
+    """A photo below the input folder, where its crop goes below the output, and faces known from an earlier run."""
+
+    photo: str
+    crop: str
+    known: dict[str, Any] | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class PhotoAligner:
+    """Aligns photos below `photos` into `output`."""
+
+    photos: Path
+    output: Path
+    staging: Path  # a folder on the output's file system, for crops not yet whole
+    settings: AlignSettings
+    detector: Detector
+
+    def __call__(self, task: PhotoTask) -> dict[str, Any]:
+        """Write the crops of one photo and return its line of align.jsonl. Bad photos are recorded, not raised."""
+        try:
+            encoded = (self.photos / task.photo).read_bytes()
+            rgb = decode_photo(encoded, place=task.photo)
+        except OSError as err:
+            return _unreadable(f"{task.photo}: cannot be read ({err.strerror or err})")
+        except DataError as err:
+            return _unreadable(str(err))
+        crc = zlib.crc32(encoded)
+        faces = self._faces(task, rgb, crc)
+        record: dict[str, Any] = {"crc32": crc, "width": rgb.shape[1], "height": rgb.shape[0]}
+        status, chosen = self._choose(faces, (rgb.shape[0], rgb.shape[1]))
+        listed = [face_record(faces, i) for i in range(len(faces))]
+        for number, index in enumerate(chosen):
+            name = crop_name(task.crop, number)
+            try:
+                crop = align(rgb, faces.landmarks[index], self.settings.size)
+            except DataError as err:
+                return _unreadable(f"{task.photo}: {err}")
+            self._write(name, encode_jpeg(crop, self.settings.quality))
+            listed[index]["crop"] = name
+        return {"status": status, **record, "faces": listed}
+
+    def _faces(self, task: PhotoTask, rgb: np.ndarray, crc: int) -> Faces:
+        if task.known is not None and task.known.get("crc32") == crc:
+            return faces_of_record(task.known)
+        found = detect_within(self.detector, rgb, self.settings.max_side_px)
+        # As they are written down, so that a second run from the file cuts the same crops.
+        return faces_of_record({"faces": [face_record(found, i) for i in range(len(found))]})
+
+    def _choose(self, faces: Faces, picture: tuple[int, int]) -> tuple[Status, np.ndarray]:
+        """Return the status and the indices of the faces to cut out."""
+        least = self.settings.min_score
+        sure = np.flatnonzero(faces.scores >= least) if least is not None else np.arange(len(faces))
+        if len(sure) == 0:
+            return "no_face", sure
+        sides = (faces.boxes[sure, 2:] - faces.boxes[sure, :2]).min(1)
+        large = sure[sides >= self.settings.min_size_px]
+        if len(large) == 0:
+            return "too_small", large
+        chosen = large[choose_faces(faces.select(large), self.settings.policy, picture)]
+        return ("ok" if len(chosen) else "several"), chosen
+
+    def _write(self, name: str, content: bytes) -> None:
+        """Publish a crop by rename, not synced: it survives a kill, and syncing would cost more than the detection."""
+        target = self.output / name
+        temporary = self.staging / f"{os.getpid()}.part"
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(content)
+            os.replace(temporary, target)
+        except OSError as err:
+            reason = err.strerror or err
+            raise DataError(f"{target}: cannot be written ({reason}); check space and permissions") from err
+
+
+def crop_name(name: str, number: int) -> str:
+    """Return the name of a photo's crop: the photo's own for the first face, `.face1` and so on for further ones."""
+    stem, suffix = os.path.splitext(name)
+    return name if number == 0 else f"{stem}.face{number}{suffix}"
+
+
+def face_record(faces: Faces, index: int) -> dict[str, Any]:
+    """Return a face as it stands in align.jsonl: pixels with two decimals."""
+    return {
+        "box": [round(float(value), 2) for value in faces.boxes[index]],
+        "landmarks": [[round(float(x), 2), round(float(y), 2)] for x, y in faces.landmarks[index]],
+        "score": round(float(faces.scores[index]), 4),
+    }
+
+
+def faces_of_record(record: dict[str, Any]) -> Faces:
+    """Return the faces of a line of align.jsonl."""
+    listed = record["faces"]
+    if not listed:
+        return no_faces()
+    return Faces(
+        np.array([face["box"] for face in listed], np.float32),
+        np.array([face["landmarks"] for face in listed], np.float32),
+        np.array([face["score"] for face in listed], np.float32),
+    )
+
+
+def _unreadable(reason: str) -> dict[str, Any]:
+    return {"status": "unreadable", "reason": reason, "faces": []}

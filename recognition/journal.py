@@ -1,0 +1,93 @@
+"""A journal of finished work, so that a killed command continues where it was. Torch-free."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from recognition.errors import DataError
+from recognition.files import write_text
+
+_NAME = "journal.jsonl"
+
+
+class Journal:
+    """JSON lines of finished items in a folder of its own, with the settings they were made under.
+
+    Opening one that exists continues it: `done` names what it holds; a line cut short by a kill is dropped. Lines are
+    handed to the system one by one but not synced: they survive the process, not the machine. Only their offsets are
+    held in memory. Raises DataError when the settings differ from those it was begun with.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self._path = folder / _NAME
+        self._offsets: dict[str, int] = {}
+        self._check_settings(folder / "settings.json", json.dumps(settings, sort_keys=True))
+        self._handle = open(self._path, "a+b")  # noqa: SIM115  closed by `close`
+        self._end = self._read_back()
+        self._handle.truncate(self._end)
+
+    @property
+    def done(self) -> Mapping[str, int]:
+        """The keys of the finished items."""
+        return self._offsets
+
+    def append(self, key: str, record: Mapping[str, Any]) -> None:
+        """Note that the item `key` is finished."""
+        line = json.dumps({"key": key, **record}).encode() + b"\n"
+        self._handle.write(line)
+        self._handle.flush()
+        self._offsets[key] = self._end
+        self._end += len(line)
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """Yield the records in the order of their sorted keys, each with its "key"."""
+        with open(self._path, "rb") as handle:
+            for key in sorted(self._offsets):
+                handle.seek(self._offsets[key])
+                yield json.loads(handle.readline())
+
+    def close(self) -> None:
+        """Close the file; the journal stays for the next run."""
+        self._handle.close()
+
+    def remove(self) -> None:
+        """Close and delete the journal and its folder: the work is published."""
+        self.close()
+        shutil.rmtree(self.folder)
+
+    def _check_settings(self, path: Path, wanted: str) -> None:
+        if path.is_file():
+            found = path.read_text(encoding="utf-8")
+            if found != wanted:
+                differing = _differing(found, wanted)
+                raise DataError(
+                    f"{self.folder.parent}: was begun with other settings ({differing}); expected the same to "
+                    "continue; pass --overwrite to begin anew"
+                )
+            return
+        write_text(path, wanted)
+
+    def _read_back(self) -> int:
+        """Note the offsets of the whole lines and return where they end."""
+        self._handle.seek(0)
+        end = 0
+        for line in self._handle:
+            if not line.endswith(b"\n"):
+                break
+            self._offsets[json.loads(line)["key"]] = end
+            end += len(line)
+        return end
+
+
+def _differing(found: str, wanted: str) -> str:
+    try:
+        old, new = json.loads(found), json.loads(wanted)
+    except ValueError:
+        return "its settings cannot be read"
+    names = sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
+    return ", ".join(f"{name} {old.get(name)!r}, now {new.get(name)!r}" for name in names)
