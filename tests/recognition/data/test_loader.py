@@ -132,3 +132,26 @@ def test_time_spent_waiting_is_counted_and_time_spent_elsewhere_is_not():
     for _ in loader.epoch(0):
         time.sleep(0.05)
     assert 8 * 0.08 <= loader.wait_s < 8 * 0.08 + 0.3
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_batches_arrive_whole_on_cuda_while_it_computes(num_workers):
+    dataset = SyntheticDataset(400, 7, SIZE)
+    cuda = torch.device("cuda", torch.cuda.current_device())
+    world = World(0, 1, 0, cuda)
+    loader = BatchLoader(dataset, seed=1, batch_size=16, world=world, num_workers=num_workers, device=cuda)
+    expected = list(open_loader(dataset, batch_size=16).epoch(0))
+    for _ in range(2):
+        busy = torch.ones(2000, 2000, device=cuda)
+        sums = []
+        for batch in loader.epoch(0):
+            assert batch.images.is_cuda
+            busy = busy @ busy / 2000
+            sums.append((batch.images.long().sum(), batch.labels.clone(), batch.indices.clone()))
+        for (total, labels, indices), batch in zip(sums, expected, strict=True):
+            assert total.item() == batch.images.long().sum().item()
+            assert torch.equal(labels.cpu(), batch.labels)
+            assert torch.equal(indices.cpu(), batch.indices)
+    loader.close()
