@@ -33,7 +33,7 @@ def _each(range_: Range, text: str) -> Range:
     return lambda values: all(range_[0](value) for value in values), text
 
 
-AUGMENTATIONS = ("crop", "shift", "low_resolution", "blur", "color", "grey", "occlusion", "mask", "jpeg")
+AUGMENTATIONS = ("crop", "misalign", "shift", "low_resolution", "blur", "color", "grey", "occlusion", "mask", "jpeg")
 
 RANGES: Mapping[str, Range] = {
     "seed": (lambda value: 0 <= value < 2**63, "between 0 and 2^63 - 1"),

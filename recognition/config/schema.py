@@ -51,6 +51,7 @@ class AugmentConfig:
     preset: Literal["none", "arcface_dali", "adaface"] = "none"
     crop: float | None = None
     """All but a random window becomes black."""
+    misalign: float | None = None
     shift: float | None = None
     low_resolution: float | None = None
     blur: float | None = None

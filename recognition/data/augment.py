@@ -20,8 +20,8 @@ from recognition.data.hashing import derive_key, mix64
 # One number per kind of draw, so that no two use the same stream. An operation's parameters follow its own number.
 _FLIP = 1
 _STREAMS = {
-    "crop": 16, "shift": 32, "low_resolution": 48, "blur": 64, "color": 80, "grey": 96, "occlusion": 112, "mask": 128,
-    "jpeg": 144,
+    "crop": 16, "misalign": 160, "shift": 32, "low_resolution": 48, "blur": 64, "color": 80, "grey": 96,
+    "occlusion": 112, "mask": 128, "jpeg": 144,
 }  # fmt: skip
 
 Span = tuple[float, float]
@@ -37,6 +37,10 @@ class Recipe:
     crop: float = 0.0
     crop_area: Span = (0.2, 1.0)
     """Share of the picture that is left, with a ratio of sides between 3/4 and 4/3; the rest becomes black."""
+    misalign: float = 0.0
+    misalign_degrees: Span = (-9.0, 9.0)
+    misalign_zoom: Span = (0.9, 1.1)
+    misalign_px: Span = (-6.0, 6.0)
     shift: float = 0.0
     shift_px: Span = (-4.0, 4.0)
     low_resolution: float = 0.0
@@ -142,6 +146,11 @@ def _crop(recipe: Recipe, draw: _Draws) -> tuple[Operation, list[Tensor]]:
     return pixel_ops.keep_window, [draw() * (1 - width), draw() * (1 - height), width, height]
 
 
+def _misalign(recipe: Recipe, draw: _Draws) -> tuple[Operation, list[Tensor]]:
+    spans = (recipe.misalign_degrees, recipe.misalign_zoom, recipe.misalign_px, recipe.misalign_px)
+    return pixel_ops.misalign, [draw(span) for span in spans]
+
+
 def _shift(recipe: Recipe, draw: _Draws) -> tuple[Operation, list[Tensor]]:
     return pixel_ops.shift, [draw(recipe.shift_px), draw(recipe.shift_px)]
 
@@ -180,5 +189,5 @@ def _jpeg(recipe: Recipe, draw: _Draws) -> tuple[Operation, list[Tensor]]:
 
 _OPERATIONS: dict[str, Callable[[Recipe, _Draws], tuple[Any, list[Tensor]]]] = {
     "crop": _crop, "shift": _shift, "low_resolution": _low_resolution, "blur": _blur, "color": _color, "grey": _grey,
-    "occlusion": _occlusion, "mask": _mask, "jpeg": _jpeg,
+    "occlusion": _occlusion, "mask": _mask, "jpeg": _jpeg, "misalign": _misalign,
 }  # fmt: skip

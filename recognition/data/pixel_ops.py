@@ -34,6 +34,21 @@ def shift(images: Tensor, right: Tensor, down: Tensor) -> Tensor:
     return _move(_move(images, right, 3), down, 2)
 
 
+def misalign(images: Tensor, degrees: Tensor, zoom: Tensor, right: Tensor, down: Tensor) -> Tensor:
+    """Turn, enlarge and move each image about its centre, as landmarks that are off would; outside is black.
+
+    `degrees` turns clockwise, `zoom` above 1 enlarges, `right` and `down` are pixels.
+    """
+    size = images.shape[3]
+    centers = (torch.arange(size, device=images.device) * 2 + 1) / size - 1  # [-1, 1], as grid_sample counts
+    across = centers[None, None, :] - 2 * right[:, None, None] / size
+    along = centers[None, :, None] - 2 * down[:, None, None] / size
+    angle = (degrees * (math.pi / 180))[:, None, None]
+    cosine, sine = angle.cos() / zoom[:, None, None], angle.sin() / zoom[:, None, None]
+    source = torch.stack([across * cosine + along * sine, along * cosine - across * sine], dim=3)  # [n, S, S, 2]
+    return functional.grid_sample(images, source, align_corners=False)
+
+
 def _move(images: Tensor, by: Tensor, axis: int) -> Tensor:
     size = images.shape[axis]
     source = torch.arange(size, device=images.device) - by.round().long()[:, None]  # [n, S]

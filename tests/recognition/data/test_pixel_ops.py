@@ -45,6 +45,23 @@ def test_shift_moves_whole_pixels_and_fills_with_black():
     assert torch.equal(moved[3], images[3])
 
 
+@pytest.mark.parametrize(
+    ("degrees", "zoom", "right", "down"), [(0, 1, 3, -2), (9, 1, 0, 0), (0, 1.1, 0, 0), (-7, 0.9, 4, 5)]
+)
+def test_misalign_is_cv2s_similarity_about_the_middle(degrees, zoom, right, down):
+    images = planes()
+    parameters = (torch.full((len(images),), float(value)) for value in (degrees, zoom, right, down))
+    moved = pixel_ops.misalign(images, *parameters)
+    middle = (SIZE - 1) / 2
+    # cv2 counts degrees against the clock.
+    matrix = cv2.getRotationMatrix2D((middle, middle), -degrees, zoom) + np.array([[0, 0, right], [0, 0, down]])
+    for image, found in zip(images, moved, strict=True):
+        expected = cv2.warpAffine(image.permute(1, 2, 0).numpy(), matrix, (SIZE, SIZE), flags=cv2.INTER_LINEAR)
+        inner = slice(8, -8)  # the edges differ: cv2 fades into its border
+        difference = np.abs(found.permute(1, 2, 0).numpy() - expected)[inner, inner]
+        assert difference.max() < 3
+
+
 def test_windows_cover_the_share_of_the_side_they_are_given():
     images = torch.full((2, 3, SIZE, SIZE), 100.0)
     quarter, half = torch.tensor([0.25, 0.0]), torch.tensor([0.5, 0.25])
@@ -138,6 +155,7 @@ def test_mask_covers_mouth_and_nose_and_leaves_the_eyes():
 
 
 OPERATIONS = {
+    "misalign": (pixel_ops.misalign, 4, 1.5),
     "shift": (pixel_ops.shift, 2, 4.0),
     "keep_window": (pixel_ops.keep_window, 4, 0.5),
     "occlude": (pixel_ops.occlude, 5, 0.5),
