@@ -52,3 +52,8 @@ demo: setup
 # A tenth of the demo: shows that every command still runs, not how well the network learns.
 demo-short:
 	$(MAKE) demo DEMO_IDENTITIES=40 DEMO_OVERRIDES="train.num_epoch=1 optim.warmup_epoch=0"
+
+# At sizes that fit a laptop; each script's --help has the flags for more.
+bench: setup
+	$(BIN)/python benchmarks/head.py
+	$(BIN)/python benchmarks/data.py
