@@ -131,7 +131,7 @@ def _make_room(output: Path, *, overwrite: bool) -> None:
                         _below(output, face["crop"]).unlink(missing_ok=True)
             records.unlink()
         shutil.rmtree(output / WORK, ignore_errors=True)
-    elif records.exists():
+    elif records.exists() and not (output / WORK).is_dir():
         raise DataError(f"{records}: exists already; expected a new OUT; pass --overwrite to begin anew")
     elif output.is_dir() and not (output / WORK).is_dir() and any(output.iterdir()):
         raise DataError(f"{output}: is not empty; expected a new folder, or one this command began; choose another")

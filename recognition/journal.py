@@ -26,7 +26,7 @@ class Journal:
         self.folder = folder
         self._path = folder / _NAME
         self._offsets: dict[str, int] = {}
-        self._check_settings(folder / "settings.json", json.dumps(settings, sort_keys=True))
+        check_settings(folder, settings)
         self._handle = open(self._path, "a+b")  # noqa: SIM115  closed by `close`
         self._end = self._read_back()
         self._handle.truncate(self._end)
@@ -60,18 +60,6 @@ class Journal:
         self.close()
         shutil.rmtree(self.folder)
 
-    def _check_settings(self, path: Path, wanted: str) -> None:
-        if path.is_file():
-            found = path.read_text(encoding="utf-8")
-            if found != wanted:
-                differing = _differing(found, wanted)
-                raise DataError(
-                    f"{self.folder.parent}: was begun with other settings ({differing}); expected the same to "
-                    "continue; pass --overwrite to begin anew"
-                )
-            return
-        write_text(path, wanted)
-
     def _read_back(self) -> int:
         """Note the offsets of the whole lines and return where they end."""
         self._handle.seek(0)
@@ -82,6 +70,20 @@ class Journal:
             self._offsets[json.loads(line)["key"]] = end
             end += len(line)
         return end
+
+
+def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Note the settings of the work in `folder`, or raise DataError when it was begun with others."""
+    path, wanted = folder / "settings.json", json.dumps(settings, sort_keys=True)
+    if not path.is_file():
+        write_text(path, wanted)
+        return
+    found = path.read_text(encoding="utf-8")
+    if found != wanted:
+        raise DataError(
+            f"{folder.parent}: was begun with other settings ({_differing(found, wanted)}); expected the same to "
+            "continue; pass --overwrite to begin anew"
+        )
 
 
 def _differing(found: str, wanted: str) -> str:

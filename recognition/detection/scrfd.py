@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 
 from recognition.detection.faces import Faces, no_faces, suppress
-from recognition.errors import CheckpointError, ConfigError
+from recognition.errors import CheckpointError
+from recognition.onnx_session import open_onnx
 
 # Scores, boxes and landmarks for each stride; their number tells the strides, and the anchors a place.
 _LAYOUTS = {9: ((8, 16, 32), 2), 15: ((8, 16, 32, 64, 128), 1)}
@@ -79,20 +78,3 @@ def decode_maps(
         np.concatenate([part.landmarks for part in parts]),
         np.concatenate([part.scores for part in parts]).astype(np.float32),
     )
-
-
-def open_onnx(path: Path, *, threads: int = 1) -> Any:
-    """Open an ONNX file on the CPU; ConfigError without onnxruntime, CheckpointError when it cannot be read."""
-    try:
-        onnxruntime = importlib.import_module("onnxruntime")
-    except ImportError as err:
-        raise ConfigError(f"onnxruntime: cannot be imported ({err}); run: pip install onnxruntime") from err
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; expected an ONNX file; check the path")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as err:  # onnxruntime raises kinds of its own, one per cause
-        raise CheckpointError(f"{path}: cannot be read as ONNX ({str(err).splitlines()[0]}); check the file") from err

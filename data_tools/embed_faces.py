@@ -1,0 +1,137 @@
+"""Embed aligned faces by a run, weights or ONNX file, or by dlib's network before any model exists.
+
+    python data_tools/embed_faces.py aligned/ embedded/ --model work_dirs/ms1mv3_r50
+    torchrun --nproc_per_node=8 data_tools/embed_faces.py train.rec embedded/ --model work_dirs/ms1mv3_r50
+
+OUT gets embeddings.npy (float32 [n, D], not normalised, to be memory-mapped), keys.jsonl (path or key and identity of
+each row) and embeddings.json. Blocks go to the processes of torchrun, or to --workers on the CPU; a run that was
+killed continues when it is started again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the root, so that no file here shadows the library
+
+import numpy as np
+import torch
+
+from recognition.cli import make_parser, positive_int, run_command
+from recognition.console import Stopwatch, count, duration, progress
+from recognition.distributed.collectives import barrier
+from recognition.distributed.world import World, declared_size, join_world
+from recognition.embedders import FaceEmbedder, load_embedder
+from recognition.embedding_store import (
+    EmbeddingStore,
+    ImageSource,
+    all_keys,
+    block_range,
+    make_room,
+    open_images,
+    read_block,
+)
+from recognition.errors import ConfigError
+from recognition.processes import process_map
+
+
+@dataclass(frozen=True)
+class BlockEmbedder:
+    """Embeds whole blocks of a set."""
+
+    source: ImageSource
+    embedder: FaceEmbedder
+
+    def __call__(self, block: int) -> np.ndarray:
+        """Return float32 [n, D]."""
+        return self.embedder.embed(read_block(self.source, block))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the command line, embed the faces, and return the exit status."""
+    parser = make_parser("embed_faces", __doc__)
+    add = parser.add_argument
+    add("faces", type=Path, metavar="FACES_OR_REC", help="folder of aligned faces, or a packed set")
+    add("output", type=Path, metavar="OUT", help="folder for the embeddings")
+    add("--model", required=True, metavar="PATH|dlib", help="run folder, .pt, .pth or .onnx file, or the word dlib")
+    add("--network", help="the backbone's name, where the weights do not tell it")
+    add("--batch-size", type=positive_int, default=64, metavar="N", help="images a pass (default: 64)")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
+    add("--workers", type=positive_int, default=1, help="processes on the CPU, without torchrun (default: 1)")
+    add("--overwrite", action="store_true", help="begin anew and replace what an earlier run left in OUT")
+    add("--json", action="store_true", help="print the counts as one JSON object")
+    return run_command(parser, _run, argv)
+
+
+def prepare_blocks(faces: Path, model: str, network: str | None, batch_size: int, device: str) -> BlockEmbedder:
+    """Open the set and load the network, with one thread a process on the CPU."""
+    if device == "cpu":
+        torch.set_num_threads(1)
+    embedder = load_embedder(model, network=network, device=device, batch_size=batch_size)
+    return BlockEmbedder(open_images(faces), embedder)
+
+
+def _run(args: argparse.Namespace) -> None:
+    watch = Stopwatch()
+    if args.workers > 1 and declared_size() > 1:
+        raise ConfigError(f"--workers {args.workers}: torchrun gives {declared_size()} processes; leave --workers out")
+    with join_world("cpu" if args.workers > 1 else args.device) as world:
+        source = open_images(args.faces)
+        prepare = partial(prepare_blocks, args.faces, args.model, args.network, args.batch_size, str(world.device))
+        about = {"faces": str(args.faces.resolve()), "model": _name_of(args.model), "network": args.network}
+        store, num_before = _begin(args, world, source, prepare, about)
+        mine = store.missing[world.rank :: world.size]
+        barrier(world)  # every rank has read what is missing before one writes
+        work = process_map(_embed, mine, prepare, workers=args.workers)
+        quiet = args.quiet or not world.is_main
+        for block, vectors in progress(work, total=len(mine), unit="block", label="embed", quiet=quiet):
+            store.write(block, vectors)
+        barrier(world)
+        if world.is_main:
+            store.publish(all_keys(source), about)
+            _report(args, len(source), num_before, watch.seconds)
+
+
+def _begin(
+    args: argparse.Namespace,
+    world: World,
+    source: ImageSource,
+    prepare: Callable[[], BlockEmbedder],
+    about: dict[str, str | None],
+) -> tuple[EmbeddingStore, int]:
+    """Make or open the store on every rank; return it and the number of images it holds already."""
+    if world.is_main:
+        make_room(args.output, overwrite=args.overwrite)
+        dimension = prepare().embedder.embed(source.read(0)[None]).shape[1]
+        EmbeddingStore.begin(args.output, len(source), dimension, about)
+    barrier(world)
+    store = EmbeddingStore(args.output)
+    return store, len(source) - sum(len(block_range(len(source), block)) for block in store.missing)
+
+
+def _embed(embedder: BlockEmbedder, block: int) -> tuple[int, np.ndarray]:
+    return block, embedder(block)
+
+
+def _name_of(model: str) -> str:
+    return model if model == "dlib" else str(Path(model).resolve())
+
+
+def _report(args: argparse.Namespace, num_images: int, num_before: int, seconds: float) -> None:
+    if args.json:
+        counts = {"num_images": num_images, "num_from_before": num_before, "seconds": round(seconds, 3)}
+        print(json.dumps({"output": str(args.output), **counts}))
+        return
+    before = f", {num_before:,} from before" if num_before else ""
+    rate = (num_images - num_before) / max(seconds, 1e-9)
+    print(f"embedded {count(num_images, 'image')}{before} in {duration(seconds)} ({rate:,.0f}/s)")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,217 @@
+"""Embeddings of a set on disk: a memory-mapped matrix beside its keys, filled block by block. Torch-free."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from recognition.data.image_list import IMAGE_SUFFIXES
+from recognition.data.images import decode_rgb
+from recognition.data.photos import list_photos
+from recognition.data.records import ImageRecords
+from recognition.errors import DataError
+from recognition.files import write_text
+from recognition.journal import check_settings
+
+BLOCK = 64
+"""Images of a block, the unit of work and of resuming."""
+
+_VECTORS, _KEYS, _ABOUT, _WORK, _DONE = "embeddings.npy", "keys.jsonl", "embeddings.json", ".embed", "done.bin"
+
+
+class Keyed(NamedTuple):
+    """How an image is called: its path below the folder, or its key in the .rec; and its identity's number."""
+
+    key: str
+    label: int
+
+
+class ImageSource(Protocol):
+    """The images of a set in a fixed order."""
+
+    def __len__(self) -> int: ...
+
+    def keyed(self, i: int) -> Keyed:
+        """Return how image `i` is called."""
+        ...
+
+    def read(self, i: int) -> np.ndarray:
+        """Return image `i` as uint8 [S, S, 3] RGB."""
+        ...
+
+
+class FolderImages:
+    """The .jpg and .png files below a folder, by path; identities are their folders, numbered by name."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._names = [name for name in list_photos(root) if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES]
+        if not self._names:
+            raise DataError(f"{root}: holds no .jpg, .jpeg or .png; expected aligned faces; run align_faces.py first")
+        folders = sorted({os.path.dirname(name) for name in self._names})
+        self._labels = {folder: label for label, folder in enumerate(folders)}
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def keyed(self, i: int) -> Keyed:
+        """Return the path below the folder and the number of its identity."""
+        return Keyed(self._names[i], self._labels[os.path.dirname(self._names[i])])
+
+    def read(self, i: int) -> np.ndarray:
+        """Return the image; DataError names the file."""
+        path = self._root / self._names[i]
+        try:
+            return decode_rgb(path.read_bytes(), place=str(path))
+        except OSError as err:
+            raise DataError(f"{path}: cannot be read ({err.strerror or err}); check the folder") from err
+
+
+class RecImages:
+    """The images of a packed set, by key."""
+
+    def __init__(self, path: Path) -> None:
+        self._records = ImageRecords(path)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def keyed(self, i: int) -> Keyed:
+        """Return the key in the index and the class id."""
+        record = self._records.read(i)
+        return Keyed(str(record.key), record.label)
+
+    def read(self, i: int) -> np.ndarray:
+        """Return the image; DataError names file and key."""
+        return decode_rgb(self._records.read(i).image, place=self._records.place(i))
+
+
+def open_images(path: Path) -> ImageSource:
+    """Open a folder of aligned faces or a packed set."""
+    is_packed = path.suffix == ".rec" or path.with_name(path.name + ".rec").is_file() or (path / "train.rec").is_file()
+    return RecImages(path) if is_packed else FolderImages(path)
+
+
+def read_block(source: ImageSource, block: int) -> np.ndarray:
+    """Return the images of a block as uint8 [n, S, S, 3]; DataError when their sizes differ."""
+    images = [source.read(i) for i in block_range(len(source), block)]
+    for i, image in zip(block_range(len(source), block), images):
+        if image.shape != images[0].shape or image.shape[0] != image.shape[1]:
+            height, width = image.shape[:2]
+            raise DataError(
+                f"image {source.keyed(i).key!r}: {width} x {height} pixels; expected squares of one size; "
+                "align the faces first"
+            )
+    return np.stack(images)
+
+
+def block_range(num_images: int, block: int) -> range:
+    """Return the images of a block."""
+    return range(block * BLOCK, min(num_images, (block + 1) * BLOCK))
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Published embeddings: vectors [n, D] float32, memory-mapped, as the network gave them (not normalised)."""
+
+    vectors: np.ndarray
+    keys: list[str]
+    labels: np.ndarray
+    about: dict[str, Any]
+
+
+def read_embeddings(folder: Path) -> Embeddings:
+    """Open what embed_faces.py published in `folder`; DataError when it is absent, damaged or unfinished."""
+    if not (folder / _ABOUT).is_file():
+        state = "unfinished embeddings" if (folder / _WORK).is_dir() else "no embeddings"
+        raise DataError(f"{folder}: holds {state}; expected the output of embed_faces.py; run it to its end")
+    try:
+        about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
+        vectors = np.load(folder / _VECTORS, mmap_mode="r", allow_pickle=False)
+        with open(folder / _KEYS, encoding="utf-8") as handle:
+            keyed = [Keyed(*json.loads(line)) for line in handle]
+    except (OSError, ValueError, TypeError) as err:
+        raise DataError(f"{folder}: cannot be read ({err}); expected embeddings; run embed_faces.py again") from err
+    if vectors.ndim != 2 or len(vectors) != len(keyed):
+        raise DataError(f"{folder}: {vectors.shape} vectors for {len(keyed):,} keys; expected one each; embed again")
+    return Embeddings(vectors, [k.key for k in keyed], np.array([k.label for k in keyed], np.int64), about)
+
+
+class EmbeddingStore:
+    """Embeddings under way in a folder. Several processes may open one and write different blocks.
+
+    What is written survives a kill: the pages of a map belong to the system. `publish` ends the work.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._vectors = np.load(folder / _WORK / _VECTORS, mmap_mode="r+", allow_pickle=False)
+        self._done = np.memmap(folder / _WORK / _DONE, np.uint8, "r+")
+
+    @classmethod
+    def begin(cls, folder: Path, num_images: int, dimension: int, about: Mapping[str, Any]) -> EmbeddingStore:
+        """Make the files, or continue those begun with the same `about`; DataError when begun with another."""
+        work = folder / _WORK
+        try:
+            work.mkdir(parents=True, exist_ok=True)
+            check_settings(work, {**about, "num_images": num_images, "dimension": dimension})
+            if not (work / _DONE).is_file():
+                shape = (num_images, dimension)
+                np.lib.format.open_memmap(work / _VECTORS, mode="w+", dtype=np.float32, shape=shape).flush()
+                # Last, for its presence says that the matrix is whole.
+                (work / "done.part").write_bytes(bytes(-(-num_images // BLOCK)))
+                os.replace(work / "done.part", work / _DONE)
+            elif not (work / _VECTORS).is_file():  # killed while it was being published
+                os.replace(folder / _VECTORS, work / _VECTORS)
+        except OSError as err:
+            reason = err.strerror or err
+            raise DataError(f"{folder}: cannot be written ({reason}); check space and permissions") from err
+        return cls(folder)
+
+    @property
+    def missing(self) -> list[int]:
+        """The blocks still to be written."""
+        return np.flatnonzero(np.asarray(self._done) == 0).tolist()
+
+    def write(self, block: int, vectors: np.ndarray) -> None:
+        """Store the embeddings of a block."""
+        wanted = block_range(len(self._vectors), block)
+        assert vectors.shape == (len(wanted), self._vectors.shape[1]), "a block of another shape"
+        self._vectors[wanted.start : wanted.stop] = vectors
+        self._done[block] = 1
+
+    def publish(self, keyed: Iterable[Keyed], about: Mapping[str, Any]) -> None:
+        """Move the finished matrix to its place beside the keys and delete the rest."""
+        assert not self.missing, "embeddings are published before they are finished"
+        work = self._folder / _WORK
+        self._vectors.flush()
+        with open(work / _KEYS, "w", encoding="utf-8") as handle:
+            handle.writelines(json.dumps(list(pair)) + "\n" for pair in keyed)
+        os.replace(work / _KEYS, self._folder / _KEYS)
+        os.replace(work / _VECTORS, self._folder / _VECTORS)
+        shape = {"num_images": len(self._vectors), "dimension": self._vectors.shape[1]}
+        write_text(self._folder / _ABOUT, json.dumps({**about, **shape}, indent=1, sort_keys=True) + "\n")
+        shutil.rmtree(work)
+
+
+def make_room(folder: Path, *, overwrite: bool) -> None:
+    """Refuse published embeddings, or with `overwrite` remove them and what is under way."""
+    if overwrite:
+        for name in (_ABOUT, _KEYS, _VECTORS):
+            (folder / name).unlink(missing_ok=True)
+        shutil.rmtree(folder / _WORK, ignore_errors=True)
+    elif (folder / _ABOUT).exists():
+        shutil.rmtree(folder / _WORK, ignore_errors=True)  # left by a run killed at its very end
+        raise DataError(f"{folder}: holds embeddings already; expected a new folder; pass --overwrite to replace them")
+
+
+def all_keys(source: ImageSource) -> Iterator[Keyed]:
+    """Yield how each image is called, in order."""
+    return (source.keyed(i) for i in range(len(source)))
