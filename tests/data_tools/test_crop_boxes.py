@@ -1,0 +1,104 @@
+"""crop_boxes.py: squares that stay inside the photo, landmarks, and tables that are wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_tools.crop_boxes import main, square_inside
+from recognition.data.images import decode_rgb, encode_jpeg
+from recognition.detection.alignment import align
+
+LANDMARK_HEADER = "NAME_ID,P1X,P1Y,P2X,P2Y,P3X,P3Y,P4X,P4Y,P5X,P5Y"
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    generator = np.random.default_rng(0)
+    for person in ("n1", "n 2", "n3"):
+        folder = tmp_path / "photos" / person
+        folder.mkdir(parents=True)
+        for i in range(2):
+            smooth = cv2.resize(generator.integers(0, 256, (12, 16, 3), np.uint8), (160, 120))
+            (folder / f"{i:04}_01.jpg").write_bytes(encode_jpeg(smooth, 98))
+    return tmp_path / "photos"
+
+
+def _crop(photos: Path, table: str, output: Path, *flags: str) -> int:
+    path = output.parent / "table.csv"
+    path.write_text(table)
+    return main([str(photos), str(path), str(output), "--quiet", "--workers", "1", *flags])
+
+
+@given(
+    st.tuples(st.floats(-50, 200), st.floats(-50, 200), st.floats(1, 300), st.floats(1, 300)),
+    st.floats(0, 1),
+    st.tuples(st.integers(1, 200), st.integers(1, 200)),
+)
+def test_squares_lie_inside_the_picture(
+    box: tuple[float, float, float, float], margin: float, picture: tuple[int, int]
+) -> None:
+    left, top, side = square_inside(box, margin, picture)
+    assert left >= 0 and top >= 0 and left + side <= picture[1] and top + side <= picture[0]
+    wanted = max(1, round(max(box[2:]) * (1 + 2 * margin)))
+    assert side == min(wanted, *picture)
+
+
+def test_a_square_over_the_edge_is_moved_not_padded(photos: Path, tmp_path: Path) -> None:
+    table = 'NAME_ID,X,Y,W,H\n"n1/0000_01",-20,10,60,40\n"n 2/0001_01",150,100,30,20\n"n3/0000_01",5,5,9,9\n'
+    assert _crop(photos, table, tmp_path / "out", "--min-size", "10", "--size", "60") == 0
+    rgb = decode_rgb((photos / "n1" / "0000_01.jpg").read_bytes(), place="photo")
+    crop = decode_rgb((tmp_path / "out" / "n1" / "0000_01.jpg").read_bytes(), place="crop")
+    assert np.abs(crop.astype(int) - rgb[0:60, 0:60]).mean() < 3
+    lines = [json.loads(line) for line in (tmp_path / "out" / "crops.jsonl").read_text().splitlines()]
+    assert [(line["photo"], line["status"]) for line in lines] == [
+        ("n 2/0001_01", "ok"), ("n1/0000_01", "ok"), ("n3/0000_01", "too_small")]  # fmt: skip
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["crops.jsonl", "n 2", "n1"]
+
+
+def test_landmarks_align(photos: Path, tmp_path: Path) -> None:
+    points = [60.0, 50, 90, 50, 75, 65, 62, 85, 88, 85]
+    assert _crop(photos, f"{LANDMARK_HEADER}\nn1/0001_01,{','.join(map(str, points))}\n", tmp_path / "out") == 0
+    rgb = decode_rgb((photos / "n1" / "0001_01.jpg").read_bytes(), place="photo")
+    crop = decode_rgb((tmp_path / "out" / "n1" / "0001_01.jpg").read_bytes(), place="crop")
+    expected = align(rgb, np.array(points).reshape(5, 2), 112)
+    assert np.abs(crop.astype(int) - expected).mean() < 3
+
+
+def test_only_the_first_people(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = "NAME_ID,X,Y,W,H\n" + "".join(f"{p}/000{i}_01,10,10,50,50\n" for p in ("n1", "n 2", "n3") for i in (0, 1))
+    assert _crop(photos, table, tmp_path / "out", "--people", "2", "--workers", "2") == 0
+    assert "cropped 4 faces of 4 rows, 0 too small, 0 unreadable" in capsys.readouterr().out
+    assert not (tmp_path / "out" / "n3").exists()
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("NAME,X,Y\nn1/0000_01,1,2\n", r":1: has the columns NAME, X, Y; expected NAME_ID with X, Y, W, H or with P1X"),
+        ("", r":1: has the columns of an empty file; expected NAME_ID"),
+        ("NAME_ID,X,Y,W,H\nn1/0000_01,1,2,x,4\n", r":2: 'n1/0000_01,1,2,x,4'; expected a name and numbers"),
+        ("NAME_ID,X,Y,W,H\nn1/0000_01,1,2,0,4\n", r"expected finite numbers and sides above zero"),
+        ("NAME_ID,X,Y,W,H\n../secret,1,2,3,4\n", r"'../secret' leaves the folder of photos"),
+        ("NAME_ID,X,Y,W,H\na,1,2,3,4\na,1,2,3,4\n", r"names 'a' twice; expected one face a photo"),
+        ("NAME_ID,X,Y,W,H\n", r"has no rows"),
+    ],
+)
+def test_wrong_tables_are_one_line(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], table: str, message: str
+) -> None:
+    assert _crop(photos, table, tmp_path / "out") == 1
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_photos_that_are_missing_get_a_line(photos: Path, tmp_path: Path) -> None:
+    assert _crop(photos, "NAME_ID,X,Y,W,H\nn9/none,1,2,30,40\n", tmp_path / "out") == 0
+    line = json.loads((tmp_path / "out" / "crops.jsonl").read_text())
+    assert line["status"] == "unreadable" and "n9/none.jpg: cannot be read" in line["reason"]
