@@ -1,8 +1,8 @@
-"""Say in one line why the nodes of a run could not meet at an address, or nothing when they can.
+"""Print the address by which the other nodes of a run reach this one, or in one line why they could not meet.
 
     python launch/check_address.py MASTER_ADDR MASTER_PORT NODE_RANK
 
-Node 0 must own the address and find the port free; the others must know the name. Exit status 1 with a line.
+Node 0 must own the address and find the port free; the others must know the name. Exit status 1 with a problem.
 """
 
 from __future__ import annotations
@@ -34,6 +34,16 @@ def problem(host: str, port: int, node_rank: int) -> str:
     return ""
 
 
+def own_address(host: str, port: int) -> str:
+    """Return the address of this machine on its way to `host`; nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((host, port))
+        except OSError:
+            return socket.getfqdn()
+        return str(probe.getsockname()[0])
+
+
 def _bind(name: str, port: int) -> int:
     """Return the error number of listening there, or 0."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as server:
@@ -48,5 +58,5 @@ def _bind(name: str, port: int) -> int:
 
 if __name__ == "__main__":
     text = problem(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
-    sys.stdout.write(text)
+    sys.stdout.write(text or own_address(sys.argv[1], int(sys.argv[2])))
     sys.exit(1 if text else 0)

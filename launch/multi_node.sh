@@ -28,16 +28,19 @@ check_number MASTER_PORT 1024 65535
 check_number RESTARTS 0 1000
 check_number JOIN_TIMEOUT_S 1 86400
 [[ -n ${MASTER_ADDR:-} ]] || fail "MASTER_ADDR: not set; expected the name or address of node 0; set MASTER_ADDR=..."
-problem=$("$PYTHON" "$ROOT/launch/check_address.py" "$MASTER_ADDR" "$MASTER_PORT" "$NODE_RANK") || fail "$problem"
+address=$("$PYTHON" "$ROOT/launch/check_address.py" "$MASTER_ADDR" "$MASTER_PORT" "$NODE_RANK") || fail "$address"
 count_processes
 printf '%s: NODE_RANK=%s of NNODES=%s, MASTER_ADDR=%s, MASTER_PORT=%s, NPROC_PER_NODE=%s, RESTARTS=%s: %s\n' \
     "$NAME" "$NODE_RANK" "$NNODES" "$MASTER_ADDR" "$MASTER_PORT" "$NPROC_PER_NODE" "$RESTARTS" "$*" >&2
 
 # The c10d rendezvous, since a restart must bring the processes of all nodes back together; the static one cannot.
 is_host=$((NODE_RANK == 0))
+# Every start gets a store of its own. In the shared one the agents tell starts apart by their own count of failures, and
+# a node that lost its processes to the failure of another counts one less: they would never meet again.
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 TORCHRUN=(
     --nnodes="$NNODES" --rdzv-id="$MASTER_ADDR-$MASTER_PORT" --rdzv-backend=c10d
-    --rdzv-endpoint="$MASTER_ADDR:$MASTER_PORT"
+    --rdzv-endpoint="$MASTER_ADDR:$MASTER_PORT" --local-addr="$address"
     --rdzv-conf="is_host=$is_host,join_timeout=$JOIN_TIMEOUT_S,read_timeout=$JOIN_TIMEOUT_S"
 )
 start_training "$@"
