@@ -1,13 +1,12 @@
-"""Measure the sharded head beside its autograd mode and beside a head that stores its logits: time and memory of a
-step.
+"""Measure the sharded head beside its autograd mode and beside one that stores its logits: time and memory of a step.
 
     python benchmarks/head.py                                            # a few minutes; prints the table with ratios
     python benchmarks/head.py --identities 200e3 1e6 --heads fused materialised --products float32 bf16 --json
 
 The materialised head has the shape of every published trainer: F.normalize of all centres, full logits, the margin on
-them, autograd, torch.optim.SGD. Time: all heads of a size alternate in the same processes, and the median step
-counts. Memory: each head alone, in fresh processes, its peak above the state (centres and momentum), summed over
-ranks.
+them, autograd, torch.optim.SGD. Time: all heads of a size alternate in the same processes, and the median step counts;
+"CPU s" is what one process computed, which other work on the machine stretches less. Memory: each head alone, in
+fresh processes, its peak above the state (centres and momentum), summed over ranks.
 """
 
 from __future__ import annotations
@@ -80,6 +79,7 @@ class Result:
     spec: Spec
     step_s: float
     forward_s: float
+    cpu_s: float
     transient_bytes: int
     state_bytes: int
     losses: tuple[float, ...]
@@ -128,8 +128,8 @@ class Runner:
         rows = self.head.state_rows()
         return sum(tensor.nbytes for tensor in rows.values()) * (1 if self.optimizer is None else 2)
 
-    def step(self) -> tuple[float, float, float]:
-        """Take one step; return its seconds, those of its forward, and the loss."""
+    def step(self) -> tuple[float, float, float, float]:
+        """Take one step; return its seconds, those of its forward, those this process computed, and the loss."""
         generator = torch.Generator().manual_seed(self.number % 4 * 100 + self.world.rank)
         each = self.spec.batch // self.world.size
         embeddings = torch.randn(each, self.spec.embedding_size, generator=generator).to(self.world.device)
@@ -138,7 +138,7 @@ class Runner:
         self.number += 1
         barrier(self.world)
         _synchronise(self.world)
-        start = time.perf_counter()
+        start, start_cpu = time.perf_counter(), time.process_time()
         if isinstance(self.head, ShardedSoftmax):
             self.head.begin_step(step=self.number, lr=SGD["lr"])
         loss = self.head(embeddings, labels)
@@ -148,7 +148,7 @@ class Runner:
         self._finish()
         barrier(self.world)
         _synchronise(self.world)
-        return time.perf_counter() - start, middle - start, loss.item()
+        return time.perf_counter() - start, middle - start, time.process_time() - start_cpu, loss.item()
 
     def _finish(self) -> None:
         if isinstance(self.head, MaterialisedHead):
@@ -172,15 +172,15 @@ def measure_memory(world: World, specs: list[Spec], steps: int) -> list[tuple[in
     return [(_peak(world) - before - runner.state_bytes, runner.state_bytes)]
 
 
-def measure_time(world: World, specs: list[Spec], steps: int) -> list[tuple[list[float], list[float], list[float]]]:
-    """Return (seconds of steps, of their forwards, losses) per spec, the specs taking turns."""
+def measure_time(world: World, specs: list[Spec], steps: int) -> list[tuple[list[float], ...]]:
+    """Return (seconds of steps, of their forwards, of this process, losses) per spec, the specs taking turns."""
     runners = [Runner(spec, world) for spec in specs]
-    taken: list[list[tuple[float, float, float]]] = [[] for _ in specs]
+    taken: list[list[tuple[float, float, float, float]]] = [[] for _ in specs]
     for _ in range(steps + 1):
         for runner, rows in zip(runners, taken, strict=True):
             rows.append(runner.step())
     # The first step allocates and faults its pages in.
-    return [tuple(map(list, zip(*rows[1:], strict=True))) for rows in taken]  # type: ignore[misc]
+    return [tuple(map(list, zip(*rows[1:], strict=True))) for rows in taken]
 
 
 def _warm_up(world: World, spec: Spec) -> None:
@@ -261,29 +261,33 @@ def measure(specs: list[Spec], *, ranks: int, device: str, steps: int, with_memo
             transient[place], state[place] = sum(f[0] for f in found), sum(f[1] for f in found)
     print(f"time at {specs[0].identities:,} ...", file=sys.stderr)
     timed = run_ranks(ranks, device, measure_time, specs, steps)[0]
-    return [
-        Result(spec, statistics.median(seconds), statistics.median(forward), transient[i], state[i], tuple(losses))
-        for i, (spec, (seconds, forward, losses)) in enumerate(zip(specs, timed, strict=True))
-    ]
+    results = []
+    for place, (spec, (seconds, forward, cpu, losses)) in enumerate(zip(specs, timed, strict=True)):
+        medians = [statistics.median(times) for times in (seconds, forward, cpu)]
+        results.append(Result(spec, medians[0], medians[1], medians[2], transient[place], state[place], tuple(losses)))
+    return results
 
 
 def table(results: list[Result]) -> str:
     """Return the results as Markdown, with ratios to the materialised head of the same size."""
     lines = [
-        "| identities | head | step s | forward s | of materialised | state GB | above it MB | of materialised |",
-        "|---:|---|---:|---:|---:|---:|---:|---:|",
+        "| identities | head | step s | of materialised | forward s | CPU s | of materialised "
+        "| state GB | above it MB | of materialised |",
+        "|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for result in results:
         size = result.spec.identities
         peers = [r for r in results if r.spec.kind == "materialised" and r.spec.identities == size]
         time_ratio = f"{result.step_s / peers[0].step_s:.3f}x" if peers else ""
+        cpu_ratio = f"{result.cpu_s / peers[0].cpu_s:.3f}x" if peers else ""
         memory_ratio = (
             f"1/{peers[0].transient_bytes / result.transient_bytes:.0f}"
             if peers and result.transient_bytes > 0 and peers[0] is not result
             else ""
         )
         lines.append(
-            f"| {size:,} | {result.spec.name} | {result.step_s:.3f} | {result.forward_s:.3f} | {time_ratio} "
+            f"| {size:,} | {result.spec.name} | {result.step_s:.3f} | {time_ratio} "
+            f"| {result.forward_s:.3f} | {result.cpu_s:.3f} | {cpu_ratio} "
             f"| {result.state_bytes / 1e9:.2f} | {result.transient_bytes / 1e6:.0f} | {memory_ratio} |"
         )
     return "\n".join(lines)
@@ -296,15 +300,17 @@ def remarks(results: list[Result]) -> list[str]:
         full = [r for r in results if r.spec == replace(result.spec, sample_rate=1.0) and r is not result]
         if full:
             lines.append(
-                f"{result.spec.identities:,} {result.spec.name}: {result.step_s / full[0].step_s:.3f}x the full head"
+                f"{result.spec.identities:,} {result.spec.name}: {result.step_s / full[0].step_s:.3f}x the full head's "
+                f"time, {result.cpu_s / full[0].cpu_s:.3f}x its CPU time"
             )
     for name in dict.fromkeys(result.spec.name for result in results):
         sizes = [float(r.spec.identities) for r in results if r.spec.name == name]
         if len(sizes) > 2:
-            seconds = [r.step_s for r in results if r.spec.name == name]
-            slope = statistics.linear_regression(sizes, seconds).slope
-            squared = statistics.correlation(sizes, seconds) ** 2
-            lines.append(f"{name}: {slope * 1e6:.3f} s per million identities, R^2 = {squared:.4f}")
+            for kind in ("step_s", "cpu_s"):
+                seconds = [float(getattr(r, kind)) for r in results if r.spec.name == name]
+                slope = statistics.linear_regression(sizes, seconds).slope
+                squared = statistics.correlation(sizes, seconds) ** 2
+                lines.append(f"{name}: {kind} grows by {slope * 1e6:.3f} per million identities, R^2 = {squared:.4f}")
     return lines
 
 
