@@ -19,8 +19,6 @@ sys.path[0] = str(
 )  # the root, not this folder: its files must not shadow the library
 
 import argparse
-import contextlib
-import ctypes
 import gc
 import json
 import multiprocessing
@@ -35,6 +33,7 @@ from typing import Any
 import torch
 
 from benchmarks.materialised import MaterialisedHead
+from benchmarks.peak_memory import peak, start_watching
 from recognition.cli import make_parser, run_command
 from recognition.config.schema import HeadConfig
 from recognition.distributed.collectives import barrier, gather_objects
@@ -165,11 +164,11 @@ def measure_memory(world: World, specs: list[Spec], steps: int) -> list[tuple[in
     assert len(specs) == 1, "each head is measured in processes of its own"
     _warm_up(world, specs[0])
     gc.collect()
-    before = _resident(world)
+    before = start_watching(world.device)
     runner = Runner(specs[0], world)
     for _ in range(steps):
         runner.step()
-    return [(_peak(world) - before - runner.state_bytes, runner.state_bytes)]
+    return [(peak(world.device) - before - runner.state_bytes, runner.state_bytes)]
 
 
 def measure_time(world: World, specs: list[Spec], steps: int) -> list[tuple[list[float], ...]]:
@@ -194,26 +193,6 @@ def _warm_up(world: World, spec: Spec) -> None:
 def _synchronise(world: World) -> None:
     if world.device.type == "cuda":
         torch.cuda.synchronize()
-
-
-def _resident(world: World) -> int:
-    """Return the bytes in use, and start a new peak."""
-    if world.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.memory_allocated()
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
-    return _status("VmRSS")
-
-
-def _peak(world: World) -> int:
-    return torch.cuda.max_memory_allocated() if world.device.type == "cuda" else _status("VmHWM")
-
-
-def _status(key: str) -> int:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
-    return int(line.split()[1]) * 1024
 
 
 def run_ranks(ranks: int, device: str, function: Any, specs: list[Spec], steps: int) -> list[list[Any]]:
