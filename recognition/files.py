@@ -73,6 +73,13 @@ def write_text(path: Path, content: str) -> None:
     write_bytes(path, content.encode("utf-8"))
 
 
+def share_file(path: Path) -> None:
+    """Give a file that its library made for its owner alone the permissions the umask allows."""
+    umask = os.umask(0)
+    os.umask(umask)
+    path.chmod(0o666 & ~umask)
+
+
 def sync_file(path: Path) -> None:
     """Flush a file's content to the disk."""
     with open(path, "rb") as handle:
@@ -85,9 +92,6 @@ def _temporary_beside(target: Path) -> Path:
         descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
     except OSError as err:
         raise DataError(f"{target}: cannot be written ({err.strerror or err}); choose a writable folder") from err
-    # mkstemp makes 0600; a data set is for everyone the umask allows.
-    umask = os.umask(0)
-    os.umask(umask)
-    os.fchmod(descriptor, 0o666 & ~umask)
     os.close(descriptor)
+    share_file(Path(name))
     return Path(name)

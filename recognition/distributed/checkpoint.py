@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 from recognition.distributed.collectives import gather_objects
 from recognition.distributed.world import World
 from recognition.errors import CheckpointError
-from recognition.files import sync_file, write_text
+from recognition.files import share_file, sync_file, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -193,6 +193,7 @@ def _write_rank_files(part: Path, snapshot: Snapshot, world: World) -> dict:
 
 def _save(path: Path, tensors: Mapping[str, torch.Tensor]) -> dict:
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+    share_file(path)  # safetensors makes it 0600, and a run folder is often shared
     sync_file(path)
     return {"bytes": path.stat().st_size, "crc32": _crc32(path)}
 

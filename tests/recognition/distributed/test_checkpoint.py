@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -130,3 +131,12 @@ def test_an_unknown_state_name_is_explained(tmp_path: Path) -> None:
     checkpoint = Checkpoint(Path(_save(ALONE, str(tmp_path), 1)))
     with pytest.raises(CheckpointError, match="holds no rows named 'momentum_scale'"):
         checkpoint.rows("momentum_scale", range(NUM_CLASSES))
+
+
+def test_files_can_be_read_by_whom_the_umask_allows(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        path = Path(_save(ALONE, str(tmp_path), 1))
+    finally:
+        os.umask(before)
+    assert {file.stat().st_mode & 0o777 for file in path.iterdir()} == {0o644}
