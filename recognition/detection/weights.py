@@ -1,4 +1,4 @@
-"""Where the detectors' weights lie: `make setup` unpacks MTCNN's three files into the Python environment."""
+"""Where the detectors' weights lie: `make align` unpacks MTCNN's three files into the Python environment."""
 
 from __future__ import annotations
 

@@ -43,5 +43,5 @@ def test_without_augmentation_every_epoch_shows_the_images_as_stored_or_mirrored
 def test_sheet_shows_each_operation(config: str, tmp_path: Path) -> None:
     out = tmp_path / "sheet.png"
     assert main([config, str(out), *SYNTHETIC, "--sheet", "--images", "4"]) == 0
-    rows = cv2.imread(str(out)).reshape(10, 36, -1, 3)[:, :, 92:]
+    rows = cv2.imread(str(out)).reshape(11, 36, -1, 3)[:, :, 92:]
     assert all(not np.array_equal(row, rows[0]) for row in rows[1:])
