@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the root: files beside this one must not shadow it
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the root, so that no file here shadows the library
 
 import importlib.util
 import json

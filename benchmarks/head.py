@@ -14,9 +14,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path[0] = str(
-    Path(__file__).resolve().parent.parent
-)  # the root, not this folder: its files must not shadow the library
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the root, so that no file here shadows the library
 
 import argparse
 import gc

@@ -17,7 +17,11 @@ PATH_LINE = (
 SOURCES = sorted(
     path for folder in ("recognition", "eval", "data_tools") for path in (ROOT / folder).rglob("*.py")
 )
-SCRIPTS = [path for path in SOURCES if path.parent.name in {"eval", "data_tools"} and "__main__" in path.read_text()]
+SCRIPTS = [
+    path
+    for path in [*SOURCES, *sorted((ROOT / "benchmarks").glob("*.py"))]
+    if path.parent.name in {"eval", "data_tools", "benchmarks"} and "__main__" in path.read_text()
+]
 TORCH_FREE = [
     "recognition.cli", "recognition.console", "recognition.errors", "recognition.files", "recognition.registry",
     "recognition.data.recordio", "recognition.data.records", "recognition.data.pairs_bin", "recognition.data.images",
