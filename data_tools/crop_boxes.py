@@ -35,7 +35,7 @@ from recognition.data.images import encode_jpeg
 from recognition.data.photos import decode_photo
 from recognition.detection.alignment import align
 from recognition.errors import DataError
-from recognition.files import staged
+from recognition.files import staged, write_by_way_of
 from recognition.journal import Journal
 from recognition.processes import process_map
 
@@ -92,13 +92,7 @@ class BoxCropper:
 
     def _write(self, name: str, content: bytes, line: int) -> None:
         target, temporary = self.output / name, self.output / WORK / "staging" / f"{line}.part"
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(content)
-            os.replace(temporary, target)
-        except OSError as err:
-            reason = err.strerror or err
-            raise DataError(f"{target}: cannot be written ({reason}); check space and permissions") from err
+        write_by_way_of(temporary, target, content)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

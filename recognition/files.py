@@ -68,6 +68,19 @@ def write_bytes(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
+def write_by_way_of(temporary: Path, target: Path, content: bytes) -> None:
+    """Publish `content` at `target` by rename from `temporary`, a name in a folder that holds what a kill may leave.
+
+    Unlike `write_bytes` it does not sync: for many small files that are made again when they are missing.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(content)
+        os.replace(temporary, target)
+    except OSError as err:
+        raise DataError(f"{target}: cannot be written ({err.strerror or err}); check space and permissions") from err
+
+
 def write_text(path: Path, content: str) -> None:
     """Publish `content` at `path` as UTF-8 by rename, replacing what was there."""
     write_bytes(path, content.encode("utf-8"))

@@ -17,6 +17,7 @@ from recognition.detection.choice import Policy, choose_faces
 from recognition.detection.detectors import detect_within
 from recognition.detection.faces import Detector, Faces, no_faces
 from recognition.errors import DataError
+from recognition.files import write_by_way_of
 
 Status = Literal["ok", "no_face", "several", "too_small", "unreadable"]
 STATUSES: tuple[Status, ...] = ("ok", "no_face", "several", "too_small", "unreadable")
@@ -101,13 +102,7 @@ class PhotoAligner:
         """Publish a crop by rename, not synced: it survives a kill, and syncing would cost more than the detection."""
         target = self.output / name
         temporary = self.staging / f"{os.getpid()}.part"
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(content)
-            os.replace(temporary, target)
-        except OSError as err:
-            reason = err.strerror or err
-            raise DataError(f"{target}: cannot be written ({reason}); check space and permissions") from err
+        write_by_way_of(temporary, target, content)
 
 
 def crop_name(name: str, number: int) -> str:
