@@ -98,8 +98,13 @@ def all_cores(dataset: RecDataset, args: argparse.Namespace) -> dict[str, Any]:
         dataset, seed=0, batch_size=args.batch_size, world=World(0, 1, 0, CPU), num_workers=args.workers, device=CPU
     )
     peer = torch.utils.data.DataLoader(
-        PeerDataset(dataset), args.batch_size, shuffle=True, drop_last=True, num_workers=args.workers,
-        persistent_workers=True, worker_init_fn=one_thread,
+        PeerDataset(dataset),
+        args.batch_size,
+        shuffle=True,
+        drop_last=True,
+        num_workers=args.workers,
+        persistent_workers=True,
+        worker_init_fn=one_thread,
     )
     parts = [in_memory(dataset, args.images)[start :: args.workers] for start in range(args.workers)]
     with multiprocessing.Pool(args.workers, one_thread, [0]) as pool:

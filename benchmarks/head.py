@@ -4,9 +4,10 @@
     python benchmarks/head.py --identities 200e3 1e6 --heads fused materialised --products float32 bf16 --json
 
 The materialised head has the shape of every published trainer: F.normalize of all centres, full logits, the margin on
-them, autograd, torch.optim.SGD. Time: all heads of a size alternate in the same processes, and the median step counts;
-"CPU s" is what one process computed, which other work on the machine stretches less. Memory: each head alone, in
-fresh processes, its peak above the state (centres and momentum), summed over ranks.
+them, autograd, torch.optim.SGD. --arcface-torch INSIGHTFACE/recognition/arcface_torch puts their own code beside it.
+Time: all heads of a size alternate in the same processes, and the median step counts; "CPU s" is what one process
+computed, which other work on the machine stretches less. Memory: each head alone, in fresh processes, its peak above
+the state (centres and momentum), summed over ranks.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.arcface_torch_head import ArcfaceTorchHead
 from benchmarks.materialised import MaterialisedHead
 from benchmarks.peak_memory import peak, start_watching
 from recognition.cli import make_parser, run_command
@@ -40,13 +42,14 @@ from recognition.heads.sharded_softmax import ShardedSoftmax
 
 SCALE = 64.0
 SGD: dict[str, Any] = {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4}
+PEERS = ("materialised", "arcface_torch")
 
 
 @dataclass(frozen=True)
 class Spec:
     """One head at one size."""
 
-    kind: str  # fused, deferred, autograd or materialised
+    kind: str  # fused, deferred, autograd, materialised or arcface_torch
     identities: int
     batch: int  # of all ranks
     embedding_size: int = 512
@@ -56,11 +59,12 @@ class Spec:
     sample_rate: float = 1.0
     margins: tuple[float, float, float] = (1.0, 0.5, 0.0)
     block_size: int | None = None
+    checkout: Path | None = None  # where arcface_torch's own code lies
 
     @property
     def name(self) -> str:
         parts = [self.kind]
-        if self.kind != "materialised":
+        if self.kind not in PEERS:
             parts.append(self.products)
         if (self.centers, self.momentum) != ("float32", "float32"):
             parts.append(f"{self.centers}+{self.momentum}")
@@ -88,11 +92,15 @@ class Runner:
     def __init__(self, spec: Spec, world: World) -> None:
         self.spec, self.world = spec, world
         self.number = 0
-        self.head: MaterialisedHead | ShardedSoftmax
+        self.head: ArcfaceTorchHead | MaterialisedHead | ShardedSoftmax
         self.optimizer: torch.optim.Optimizer | None = None
+        size = (spec.identities, spec.embedding_size)
         if spec.kind == "materialised":
-            self.head = MaterialisedHead(
-                spec.identities, spec.embedding_size, world=world, margins=spec.margins, scale=SCALE, sgd=SGD
+            self.head = MaterialisedHead(*size, world=world, margins=spec.margins, scale=SCALE, sgd=SGD)
+            return
+        if spec.checkout is not None:
+            self.head = ArcfaceTorchHead(
+                spec.checkout, *size, device=world.device, margins=spec.margins, scale=SCALE, sgd=SGD
             )
             return
         config = HeadConfig(
@@ -106,8 +114,7 @@ class Runner:
             momentum_format=spec.momentum,  # type: ignore[arg-type]
         )
         self.head = ShardedSoftmax(
-            spec.identities,
-            spec.embedding_size,
+            *size,
             world=world,
             config=config,
             seed=0,
@@ -120,7 +127,7 @@ class Runner:
     @property
     def state_bytes(self) -> int:
         """Centres and momentum of this rank, whoever holds the momentum."""
-        if isinstance(self.head, MaterialisedHead):
+        if not isinstance(self.head, ShardedSoftmax):
             return 2 * self.head.weight.nbytes
         rows = self.head.state_rows()
         return sum(tensor.nbytes for tensor in rows.values()) * (1 if self.optimizer is None else 2)
@@ -148,7 +155,7 @@ class Runner:
         return time.perf_counter() - start, middle - start, time.process_time() - start_cpu, loss.item()
 
     def _finish(self) -> None:
-        if isinstance(self.head, MaterialisedHead):
+        if not isinstance(self.head, ShardedSoftmax):
             self.head.step()
             return
         self.head.finish_step(self.head.refused)
@@ -329,6 +336,8 @@ def make_specs(args: argparse.Namespace, identities: int) -> list[Spec]:
                 specs.append(
                     Spec(kind, **common, products=products, centers=centers, momentum=momentum, sample_rate=rate)
                 )
+    if args.arcface_torch is not None:
+        specs.append(Spec("arcface_torch", **common, checkout=args.arcface_torch))
     return specs
 
 
@@ -340,6 +349,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--embedding-size", type=int, default=512)
     kinds = ("fused", "deferred", "autograd", "materialised")
     parser.add_argument("--heads", nargs="+", choices=kinds, default=["fused", "autograd", "materialised"])
+    parser.add_argument(
+        "--arcface-torch", type=Path, metavar="CHECKOUT", help="measure their own head from this folder too"
+    )
     parser.add_argument("--products", nargs="+", choices=("float32", "bf16"), default=["float32", "bf16"])
     parser.add_argument("--sample-rate", type=float, nargs="+", default=[1.0])
     parser.add_argument("--centers", choices=("float32", "bf16"), default="float32")
@@ -365,7 +377,7 @@ def run(args: argparse.Namespace) -> None:
             specs, ranks=args.ranks, device=args.device, steps=args.steps, with_memory=not args.no_memory
         )
     if args.json:
-        print(json.dumps([asdict(result) for result in results]))
+        print(json.dumps([asdict(result) for result in results], default=str))
     else:
         print("\n".join([table(results), *remarks(results)]))
         if args.losses:
