@@ -108,9 +108,10 @@ class ShardedSoftmax(nn.Module):
             self.register_buffer("centers", self._state.centers, persistent=False)
 
     def begin_step(self, *, step: int, lr: float, loss_scale: float | Tensor = 1.0) -> None:
-        """Announce a training step: its number, the centres' learning rate, the factor the loss will be scaled by."""
+        """Announce a training step: its number, the run's learning rate (the centres' is `lr_factor` times that), and
+        the factor the loss will be scaled by."""
         assert self._pending is None, "the step before was deferred and not finished; call finish_step"
-        self._step = _Step(step, lr, loss_scale)
+        self._step = _Step(step, lr * self.config.lr_factor, loss_scale)
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Return the mean loss over the images of all ranks (0-dim, equal on all ranks).
