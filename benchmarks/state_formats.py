@@ -43,11 +43,11 @@ class Row:
         return [self.format, each, f"{means[0]:.4f}", f"{means[1]:.4f}", f"{means[2]:.3f}"]
 
 
-def overrides(name: str, momentum_none_factor: float) -> list[str]:
+def overrides(name: str) -> list[str]:
     """Return the keys of one format; without momentum the head's step is as much larger as momentum makes it."""
     centers, momentum = name.split("+")
     keys = [f"head.centers_format={centers}", f"head.momentum_format={momentum}"]
-    return keys + ([f"head.lr_factor={momentum_none_factor}"] if momentum == "none" else [])
+    return keys + (["head.lr_factor=10.0"] if momentum == "none" else [])
 
 
 def train(args: argparse.Namespace, name: str, seed: int) -> Path:
@@ -56,7 +56,8 @@ def train(args: argparse.Namespace, name: str, seed: int) -> Path:
     if (folder / "model.pt").is_file():
         return Path(folder)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={args.ranks}"]
-    command += ["train_v2.py", args.config, f"output={folder}", f"seed={seed}", *overrides(name, 10.0), *args.set]
+    command += ["train_v2.py", args.config, f"output={folder}", f"seed={seed}", *overrides(name), *args.set]
+    command += ["validation.every_steps=1000000"]  # only the end counts
     print(f"{name}, seed {seed} ...", file=sys.stderr)
     done = subprocess.run([*command, "--quiet"], cwd=Path(__file__).resolve().parent.parent, check=False)
     if done.returncode:
