@@ -25,7 +25,7 @@ from recognition.distributed.world import World
 from recognition.errors import ConfigError
 from recognition.heads.block_loop import BlockLoop, Descent, GradientSink, StateUpdate, load_kernels
 from recognition.heads.margins import make_margin
-from recognition.heads.products import product_precision
+from recognition.heads.products import check_products, product_precision
 from recognition.heads.sampling import Active, Targets, random_scores, sample_classes
 from recognition.heads.state import CenterState
 
@@ -75,6 +75,7 @@ class ShardedSoftmax(nn.Module):
     ) -> None:
         super().__init__()
         _check(config)
+        check_products(config.products, world.device)
         self.world = world
         self.config = config
         self.class_range = class_range(num_classes, world.rank, world.size)
