@@ -215,6 +215,8 @@ def run_ranks(ranks: int, device: str, function: Any, specs: list[Spec], steps: 
             process.start()
         sender.close()
         results: list[list[Any]] = receiver.recv()
+        for process in processes:
+            process.join(30)  # let them clean up after themselves
         return results
     except EOFError:
         raise RuntimeError("a rank died, most likely for want of memory") from None
