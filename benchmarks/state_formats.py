@@ -71,7 +71,7 @@ def verify(folder: Path, pairs: Path) -> tuple[float, float]:
     done = subprocess.run(
         command, check=True, capture_output=True, text=True, cwd=Path(__file__).resolve().parent.parent
     )
-    found = json.loads(done.stdout)["sets"][0]
+    found = json.loads(done.stdout)["results"][0]
     return found["accuracy"], found["auc"]
 
 
