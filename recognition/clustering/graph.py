@@ -62,15 +62,18 @@ def pairs_above(
     the pairs do not fit the memory.
     """
     num_rows, dimension = embeddings.shape
-    side = _block_side(dimension, memory_bytes)
     edges = _EdgeList(threshold, memory_bytes // 2)
-    rows_of = blocks(num_rows, side)
-    for i, rows in enumerate(show_progress(rows_of, total=None, unit="block", label="pairs", quiet=not progress)):
-        block = unit_block(embeddings, rows, device)
-        for columns in rows_of[i:]:
-            others = block if columns == rows else unit_block(embeddings, columns, device)
-            edges.add(*_tile_above(embeddings, block @ others.T, rows, columns, threshold))
-        edges.close_block(num_rows)
+    rows_of = blocks(num_rows, _block_side(dimension, memory_bytes))
+    tiles = ((rows, columns) for i, rows in enumerate(rows_of) for columns in rows_of[i:])
+    num_tiles = len(rows_of) * (len(rows_of) + 1) // 2
+    block = torch.empty(0)
+    for rows, columns in show_progress(tiles, total=num_tiles, unit="tile", label="pairs", quiet=not progress):
+        others = unit_block(embeddings, columns, device)
+        if columns == rows:
+            edges.close_block(num_rows)
+            block = others
+        edges.add(*_tile_above(embeddings, block @ others.T, rows, columns, threshold))
+    edges.close_block(num_rows)
     return edges.graph(num_rows)
 
 

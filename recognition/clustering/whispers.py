@@ -15,12 +15,13 @@ import numpy as np
 
 from recognition.clustering.graph import SimilarityGraph
 from recognition.console import count
+from recognition.console import progress as show_progress
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_ITERATIONS = 100
 
-_VISITS = 2**20  # visits drawn at once
+_VISITS = 10**6  # visits drawn at once
 _PLAIN_EDGES = 200_000  # beyond this the interpreted loops take minutes
 
 
@@ -32,6 +33,7 @@ def chinese_whispers(
     weighted: bool = True,
     self_weight: float = 0.0,
     order: np.ndarray | None = None,
+    progress: bool = False,
 ) -> np.ndarray:
     """Return the cluster of each node, int32 [N], clusters numbered in the order of their first node.
 
@@ -51,8 +53,10 @@ def chinese_whispers(
     num_pending = int(pending.sum())
     visit = _compiled(_visit)
     chunks = _visits(num_nodes, iterations, seed) if order is None else iter([np.asarray(order, np.int64)])
-    while num_pending and (chunk := next(chunks, None)) is not None:
+    for chunk in show_progress(chunks, total=None, unit="million visits", label="whispers", quiet=not progress):
         num_pending = visit(chunk, offsets, neighbours, weights, labels, pending, scores, num_pending)
+        if num_pending == 0:
+            break
     return number_by_appearance(labels)
 
 
