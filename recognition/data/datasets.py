@@ -7,6 +7,7 @@ are checked here, on the CPU, so that nothing behind the loader has to.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TypeAlias
 
@@ -17,7 +18,7 @@ from recognition.config.schema import DataConfig
 from recognition.data.hashing import derive_key
 from recognition.data.identity_map import IdentityMap, offset_identities, read_identity_map, same_identities
 from recognition.data.image_list import FolderList
-from recognition.data.images import decode_rgb
+from recognition.data.images import decode_square, read_image_file
 from recognition.data.permutation import IntArray
 from recognition.data.records import ImageRecords
 from recognition.data.sources import data_paths
@@ -68,7 +69,7 @@ class RecDataset:
         record = self._records.read(index)
         try:
             # Spelling the place takes as long as reading; it is put in front of an error once there is one.
-            return _checked(decode_rgb(record.image, place=""), self.image_size, ""), record.label
+            return decode_square(record.image, self.image_size, place=""), record.label
         except DataError as err:
             raise DataError(f"{self.place(index)}{err}") from err
 
@@ -97,12 +98,8 @@ class FolderDataset:
         return len(self._paths)
 
     def __getitem__(self, index: int) -> tuple[Picture, int]:
-        place = self._paths[index]
-        try:
-            encoded = Path(place).read_bytes()
-        except OSError as err:
-            raise DataError(f"{place}: cannot be read ({err.strerror}); check that the file is still there") from err
-        return _checked(decode_rgb(encoded, place=place), self.image_size, place), self._labels[index]
+        path = self._paths[index]
+        return decode_square(read_image_file(path), self.image_size, place=path), self._labels[index]
 
     def place(self, index: int) -> str:
         return str(self._paths[index])
@@ -187,12 +184,13 @@ def _identities(spelled: str, num_classes: list[int]) -> IdentityMap:
 
 
 def _open_path(path: Path, image_size: int) -> RecDataset | FolderDataset:
-    is_packed = path.is_file() or (path / "train.rec").exists() or Path(f"{path}.rec").is_file()
+    is_packed = any(map(os.path.isfile, (path, path / "train.rec"))) or os.path.isfile(f"{path}.rec")
     if is_packed:
         return RecDataset(path, image_size)
-    if path.is_dir() and any(entry.is_dir() for entry in path.iterdir()):
+    is_folder = os.path.isdir(path)
+    if is_folder and any(entry.is_dir() for entry in path.iterdir()):
         return FolderDataset(path, image_size)
-    found = "has neither train.rec nor folders of identities" if path.is_dir() else "does not exist"
+    found = "has neither train.rec nor folders of identities" if is_folder else "does not exist"
     raise DataError(
         f"{path}: {found}; expected a folder with train.rec, a .rec file or a folder of identity folders; set data.rec"
     )
@@ -208,16 +206,6 @@ def _stated(config: DataConfig, key: str) -> int:
 def _check_stated(key: str, stated: int | None, found: int, source: str) -> None:
     if stated is not None and stated != found:
         raise ConfigError(f"data.{key}: the config states {stated}, {source} has {found}; correct it or leave it out")
-
-
-def _checked(picture: Picture, image_size: int, place: str) -> Picture:
-    height, width, _ = picture.shape
-    if not height == width == image_size:
-        raise DataError(
-            f"{place}: image is {width}x{height} pixels; expected {image_size}x{image_size}; align the images to that "
-            "size or set data.image_size"
-        )
-    return picture
 
 
 def _stream(*key: int) -> np.random.Generator:
