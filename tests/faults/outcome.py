@@ -1,0 +1,78 @@
+"""What a case found, and the table of all of them."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tests.faults.launch import Ended
+from tests.faults.runs import Lab
+
+Wanted = Literal["bit-equal", "refused", "ended"]
+"""bit-equal: the run ended as the undisturbed one. refused: what was damaged was not used, and said so by name.
+ended: the run stopped as it should, with its line on every rank."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One run of a case. `fault` is "" when all is as it should be, else what was wrong."""
+
+    group: str
+    wanted: Wanted
+    fault: str
+    hang: bool
+    left_behind: int
+    seconds: float
+    note: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready copy."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Case:
+    """Something to inject. `group` is its row of the table, `key` names it among all cases."""
+
+    key: str
+    group: str
+    wanted: Wanted
+    run: Callable[[Lab, Path], tuple[Ended, str, str]]
+    """Does it in an empty folder; returns how the job ended, what was wrong ("" for nothing) and a note."""
+
+    def outcome(self, lab: Lab) -> Outcome:
+        """Run it; a hang and a process left behind are wrong whatever else it found."""
+        ended, fault, note = self.run(lab, lab.place(self.key))
+        if ended.left_behind:
+            fault = f"left behind: {'; '.join(ended.left_behind)}" + (f"; {fault}" if fault else "")
+        if ended.status is None:
+            fault = f"did not end within its timeout; {fault}"
+        return Outcome(
+            self.group, self.wanted, fault, ended.status is None, len(ended.left_behind), round(ended.seconds, 2), note
+        )
+
+
+def table(outcomes: Iterable[Mapping[str, Any]]) -> str:
+    """Return the outcomes as a Markdown table, one row a group, in order of appearance."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for outcome in outcomes:
+        groups.setdefault(outcome["group"], []).append(outcome)
+    rows = [_row(name, own) for name, own in groups.items()]
+    if rows:
+        rows.append(_row("**all**", [outcome for own in groups.values() for outcome in own]))
+    head = "| what is done | runs | bit-equal | refused | ended in order | wrong | hangs | left behind | median |"
+    return "\n".join([head, "|---|---:|---:|---:|---:|---:|---:|---:|---:|", *rows])
+
+
+def _row(name: str, own: list[Mapping[str, Any]]) -> str:
+    good = [outcome["wanted"] for outcome in own if not outcome["fault"]]
+    counts = [good.count(wanted) or "" for wanted in ("bit-equal", "refused", "ended")]
+    wrong = len(own) - len(good)
+    hangs = sum(outcome["hang"] for outcome in own)
+    left = sum(outcome["left_behind"] for outcome in own)
+    median = statistics.median(outcome["seconds"] for outcome in own)
+    cells = [name, len(own), *counts, wrong, hangs, left, f"{median:.1f} s"]
+    return f"| {' | '.join(str(cell) for cell in cells)} |"
