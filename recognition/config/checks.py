@@ -69,10 +69,13 @@ RANGES: Mapping[str, Range] = {
     "train.num_epoch": _at_least(1),
     "train.gradient_accumulation": _at_least(1),
     "train.max_refused_steps": _at_least(1),
+    "train.timeout_s": _above(0),
     "validation.every_steps": _at_least(1),
     "validation.batch_size": _at_least(1),
     "checkpoint.every_epochs": _at_least(1),
+    "checkpoint.every_steps": _at_least(1),
     "checkpoint.keep": _at_least(1),
+    "checkpoint.max_failures": _at_least(1),
     "log.every_steps": _at_least(1),
     "log.wandb": (lambda name: bool(name.strip()), "the name of a project, or null"),
 }

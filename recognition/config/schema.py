@@ -134,6 +134,8 @@ class TrainConfig:
     compile: bool = False
     max_refused_steps: int = 20
     """Stop after this many refused steps in a row."""
+    timeout_s: float = 600.0
+    """How long a rank waits for the others before the run ends with an error."""
 
 
 @dataclass(frozen=True)
@@ -149,10 +151,15 @@ class ValidationConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """What is kept."""
+    """When a checkpoint is written, beside those that signals ask for, and which are kept."""
 
     every_epochs: int = 1
+    every_steps: int | None = None
+    """On top of `every_epochs`."""
     keep: int = 3
+    """The newest; the one with the best mean validation accuracy stays as well."""
+    max_failures: int = 3
+    """Saves in a row that may fail, on a full disk for example, before the run ends."""
 
 
 @dataclass(frozen=True)

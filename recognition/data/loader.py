@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import time
-import weakref
 from collections import deque
 from collections.abc import Iterator
 
 import torch
 
-from recognition.console import size
 from recognition.data.batches import Batch, BatchLayout
 from recognition.data.datasets import Dataset
 from recognition.data.loader_size import num_cores, starvation_advice
@@ -20,8 +17,7 @@ from recognition.data.permutation import IntArray
 from recognition.data.sampler import GlobalBatchSampler
 from recognition.data.workers import BatchSource, InlineSource, WorkerSource
 from recognition.distributed.world import World, declared_local_size
-
-logger = logging.getLogger(__name__)
+from recognition.page_lock import lock_pages
 
 __all__ = ["Batch", "BatchLoader"]
 
@@ -42,6 +38,7 @@ class BatchLoader:
             len(dataset), seed=seed, batch_size=batch_size, rank=world.rank, world_size=world.size, order=order
         )
         self._dataset = dataset
+        self.num_images = len(dataset)
         self._read_ahead: list[range] = []
         self.num_workers = num_workers
         self.num_threads = num_threads
@@ -129,8 +126,7 @@ class _CopyToCuda:
         self._sent: deque[tuple[torch.Tensor, torch.cuda.Event, int]] = deque()
         self._in_flight: deque[tuple[torch.cuda.Event, int]] = deque()
         for memory in source.memory:
-            if _lock_pages(memory):
-                weakref.finalize(self, _unlock_pages, memory)
+            lock_pages(memory, self)
 
     def reset(self) -> None:
         while self._sent:
@@ -167,15 +163,3 @@ class _CopyToCuda:
             event, slot = self._in_flight.popleft()
             event.synchronize()
             self._source.release(slot)
-
-
-def _lock_pages(memory: torch.Tensor) -> bool:
-    """Page-lock memory that torch did not allocate, for copies that run beside the computation."""
-    error = int(torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), memory.nbytes, 0))
-    if error:
-        logger.warning("cannot page-lock %s of batches (CUDA error %d); copies will wait", size(memory.nbytes), error)
-    return not error
-
-
-def _unlock_pages(memory: torch.Tensor) -> None:
-    torch.cuda.cudart().cudaHostUnregister(memory.data_ptr())

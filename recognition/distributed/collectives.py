@@ -11,6 +11,7 @@ is needed. A NaN travels through SUM and through gathers, which move bits. It do
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -120,3 +121,15 @@ def gather_objects(item: Any, world: World) -> list[Any]:
     items: list[Any] = [None] * world.size
     dist.all_gather_object(items, item)
     return items
+
+
+def gather_numbers(numbers: Sequence[int], world: World) -> list[list[int]]:
+    """Return the few whole numbers of all ranks, in rank order, on every rank.
+
+    Each rank gives as many; they travel between the hosts (gloo), past the device and its queue.
+    """
+    if world.size == 1:
+        return [list(numbers)]
+    own = torch.tensor(numbers, dtype=torch.int64)
+    stacked: list[list[int]] = gather_stack(own, world).tolist()
+    return stacked
