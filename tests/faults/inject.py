@@ -64,7 +64,7 @@ def _kill_in_file(prefix: str, save: int, share: float) -> None:
 
 def _open_to_die(limit: int, path: Path, mode: str, **options: Any) -> Any:
     """Open a file for writing whose byte number `limit` is the process's last."""
-    handle = open(path, mode, **options)
+    handle = open(path, mode, **options)  # noqa: SIM115  (the process dies with it)
     write, written = handle.write, 0
 
     class Doomed:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.faults.compare import difference, last_step
 from tests.faults.launch import Ended, Job
-from tests.faults.outcome import Case
+from tests.faults.outcome import Case, Found
 from tests.faults.runs import SAVE_EVERY, STEPS, VALIDATE_EVERY, VARIANTS, Lab
 
 SAVE_PLACES = ("staging", "rows", "replicated", "manifest", "rename", "latest", "pruning")
@@ -87,7 +87,7 @@ def _victim(place: str, rank: int) -> int:
     return 0 if place in SAVE_PLACES and place not in ("staging", "rows") else rank
 
 
-def _run(kill: Kill, lab: Lab, place: Path) -> tuple[Ended, str, str]:
+def _run(kill: Kill, lab: Lab, place: Path) -> Found:
     """Try until the kill lands: a random moment may fall behind the end of a run."""
     reference = lab.reference(kill.variant, kill.ranks)
     settings = lab.settings(kill.variant, ranks=kill.ranks)
@@ -103,8 +103,8 @@ def _run(kill: Kill, lab: Lab, place: Path) -> tuple[Ended, str, str]:
                 kill = replace(kill, share=kill.share * 0.7)
                 continue
             note = f"W={kill.ranks} {kill.variant}, rank {kill.rank}, {kill.place}, at step {max(at, 0)}"
-            return ended, _fault(job, ended, reference.run), note
-    return ended, f"the kill missed the run {_TRIES} times", ""
+            return Found(ended, _fault(job, ended, reference.run), note)
+    return Found(ended, f"the kill missed the run {_TRIES} times")
 
 
 def _fault(job: Job, ended: Ended, reference: Path) -> str:

@@ -108,7 +108,7 @@ class Job:
     def rank_pids(self) -> dict[int, int]:
         """Return the live processes of the ranks: process id by rank."""
         found = {}
-        for pid in _children(self.agent):
+        for pid in children_of(self.agent):
             variables = _environment(pid)
             if variables.get(MARK) == self._mark and "RANK" in variables:
                 found[int(variables["RANK"])] = pid
@@ -167,7 +167,7 @@ class Job:
             time.sleep(0.02)
 
 
-def _children(pid: int) -> list[int]:
+def children_of(pid: int) -> list[int]:
     try:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:

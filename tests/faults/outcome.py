@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, get_args
 
 from tests.faults.launch import Ended
 from tests.faults.runs import Lab
@@ -14,6 +14,15 @@ from tests.faults.runs import Lab
 Wanted = Literal["bit-equal", "refused", "ended"]
 """bit-equal: the run ended as the undisturbed one. refused: what was damaged was not used, and said so by name.
 ended: the run stopped as it should, with its line on every rank."""
+
+
+class Found(NamedTuple):
+    """What a case saw: how its job ended, what was wrong ("" for nothing), a note, and how many things it tried."""
+
+    ended: Ended
+    fault: str
+    note: str = ""
+    runs: int = 1
 
 
 @dataclass(frozen=True)
@@ -26,7 +35,8 @@ class Outcome:
     hang: bool
     left_behind: int
     seconds: float
-    note: str = ""
+    runs: int
+    note: str
 
     def as_dict(self) -> dict[str, Any]:
         """Return a JSON-ready copy."""
@@ -40,19 +50,18 @@ class Case:
     key: str
     group: str
     wanted: Wanted
-    run: Callable[[Lab, Path], tuple[Ended, str, str]]
-    """Does it in an empty folder; returns how the job ended, what was wrong ("" for nothing) and a note."""
+    run: Callable[[Lab, Path], Found]
+    """Does it in an empty folder."""
 
     def outcome(self, lab: Lab) -> Outcome:
         """Run it; a hang and a process left behind are wrong whatever else it found."""
-        ended, fault, note = self.run(lab, lab.place(self.key))
+        ended, fault, note, runs = self.run(lab, lab.place(self.key))
         if ended.left_behind:
             fault = f"left behind: {'; '.join(ended.left_behind)}" + (f"; {fault}" if fault else "")
         if ended.status is None:
             fault = f"did not end within its timeout; {fault}"
-        return Outcome(
-            self.group, self.wanted, fault, ended.status is None, len(ended.left_behind), round(ended.seconds, 2), note
-        )
+        is_hang, left = ended.status is None, len(ended.left_behind)
+        return Outcome(self.group, self.wanted, fault, is_hang, left, round(ended.seconds, 2), runs, note)
 
 
 def table(outcomes: Iterable[Mapping[str, Any]]) -> str:
@@ -68,11 +77,15 @@ def table(outcomes: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _row(name: str, own: list[Mapping[str, Any]]) -> str:
-    good = [outcome["wanted"] for outcome in own if not outcome["fault"]]
-    counts = [good.count(wanted) or "" for wanted in ("bit-equal", "refused", "ended")]
+    good = [outcome for outcome in own if not outcome["fault"]]
+    counts = [_runs(outcome for outcome in good if outcome["wanted"] == wanted) or "" for wanted in get_args(Wanted)]
     wrong = len(own) - len(good)
     hangs = sum(outcome["hang"] for outcome in own)
     left = sum(outcome["left_behind"] for outcome in own)
     median = statistics.median(outcome["seconds"] for outcome in own)
-    cells = [name, len(own), *counts, wrong, hangs, left, f"{median:.1f} s"]
+    cells = [name, _runs(own), *counts, wrong, hangs, left, f"{median:.1f} s"]
     return f"| {' | '.join(str(cell) for cell in cells)} |"
+
+
+def _runs(outcomes: Iterable[Mapping[str, Any]]) -> int:
+    return sum(outcome["runs"] for outcome in outcomes)
