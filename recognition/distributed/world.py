@@ -60,12 +60,21 @@ def join_world(device: Literal["auto", "cpu", "cuda"] = "auto", *, timeout_s: fl
     try:
         with naming_lost_ranks(world, lambda: "at start-up"):
             if size > 1:
-                backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
-                dist.init_process_group(backend, timeout=datetime.timedelta(seconds=timeout_s))
+                _join(world, datetime.timedelta(seconds=timeout_s))
             yield world
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _join(world: World, timeout: datetime.timedelta) -> None:
+    store, _, _ = next(iter(dist.rendezvous("env://", world.rank, world.size, timeout=timeout)))
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        # torchrun's store outlives a restart, and with it the addresses of dead processes: whoever comes first would
+        # read the one that the other has not replaced yet.
+        store = dist.PrefixStore(f"start {declared_restart()}", store)
+    backend = "cpu:gloo,cuda:nccl" if world.device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=world.rank, world_size=world.size, timeout=timeout)
 
 
 @contextlib.contextmanager
