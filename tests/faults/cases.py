@@ -16,7 +16,7 @@ from tests.faults.runs import SAVE_EVERY, Lab
 
 AT = 10
 """The step at which most faults strike, behind two checkpoints."""
-TIMEOUT_S = 6.0
+TIMEOUT_S = 8.0
 """What the ranks are told to wait for each other."""
 _AGENT_S = 30.0
 """torchrun sends SIGTERM to the ranks that are left, and SIGKILL half a minute later."""

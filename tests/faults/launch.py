@@ -57,7 +57,8 @@ class Job:
         self._restarts = restarts
         self._timeout_s = timeout_s
         self._fault = fault
-        self._mark = f"{uuid.uuid4()}"
+        self.mark = {MARK: f"{uuid.uuid4()}"}
+        """The variable by which the job's processes are known."""
         self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
 
@@ -72,7 +73,7 @@ class Job:
         ]  # fmt: skip
         launcher = {"RANK", "WORLD_SIZE", "LOCAL_RANK", FAULT}
         environment = {key: value for key, value in os.environ.items() if key not in launcher}
-        environment |= {"OMP_NUM_THREADS": "1", MARK: self._mark}
+        environment |= {"OMP_NUM_THREADS": "1", **self.mark}
         if self._fault:
             environment[FAULT] = json.dumps(self._fault)
         self._started = time.monotonic()
@@ -110,7 +111,7 @@ class Job:
         found = {}
         for pid in children_of(self.agent):
             variables = _environment(pid)
-            if variables.get(MARK) == self._mark and "RANK" in variables:
+            if self._is_own(variables) and "RANK" in variables:
                 found[int(variables["RANK"])] = pid
         return found
 
@@ -155,9 +156,12 @@ class Job:
             lines.append(own[-1] if own else "")
         return lines
 
+    def _is_own(self, variables: Mapping[str, str]) -> bool:
+        return self.mark.items() <= variables.items()
+
     def _survivors(self) -> list[int]:
         pids = [int(folder.name) for folder in Path("/proc").glob("[0-9]*")]
-        return [pid for pid in pids if _environment(pid).get(MARK) == self._mark]
+        return [pid for pid in pids if self._is_own(_environment(pid))]
 
     def _kill_all(self) -> None:
         while pids := self._survivors():

@@ -55,7 +55,10 @@ class Case:
 
     def outcome(self, lab: Lab) -> Outcome:
         """Run it; a hang and a process left behind are wrong whatever else it found."""
-        ended, fault, note, runs = self.run(lab, lab.place(self.key))
+        try:
+            ended, fault, note, runs = self.run(lab, lab.place(self.key))
+        except Exception as err:  # the case's own mistake, or a job that is not there any more: the others go on
+            ended, fault, note, runs = Ended(-1, 0.0, ()), f"{type(err).__name__}: {err}", "", 1
         if ended.left_behind:
             fault = f"left behind: {'; '.join(ended.left_behind)}" + (f"; {fault}" if fault else "")
         if ended.status is None:
