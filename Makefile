@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup align demo demo-short test lint bench
+.PHONY: help setup align demo demo-short test faults lint bench
 
 help:
 	@echo "make demo    render faces, train on two processes, verify on people never seen"
 	@echo "make test    the whole test suite (CPU only, under 10 minutes on 2 cores)"
+	@echo "make faults  kill, stop, starve and damage real jobs; a table of what came of it (20 minutes on 2 cores)"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   the benchmarks at sizes that fit a laptop"
 	@echo "make setup   only create .venv"
@@ -29,6 +30,12 @@ align: setup
 
 test: setup
 	$(BIN)/python -m pytest -q
+
+# docs/faults.md. Broken off, it goes on where it was; FAULTS=--overwrite begins anew.
+FAULTS ?=
+
+faults: setup
+	$(BIN)/python tests/faults/run.py $(FAULTS)
 
 lint: setup
 	$(BIN)/ruff check .
