@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup align demo demo-short test faults lint bench
+.PHONY: help setup align browser demo demo-short test faults lint bench
 
 help:
 	@echo "make demo    render faces, train on two processes, verify on people never seen"
@@ -12,6 +12,7 @@ help:
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   the benchmarks at sizes that fit a laptop"
 	@echo "make setup   only create .venv"
+	@echo "make browser .venv with what drives the browser of the review page's tests (and Debian's chromium: apt-get)"
 	@echo "make align   .venv with what the detectors need: dlib's models, MTCNN's weights, onnxruntime"
 
 setup: $(VENV)/.ready
@@ -27,6 +28,9 @@ $(VENV)/.ready: constraints.txt pyproject.toml
 align: setup
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[align]"
 	$(BIN)/python data_tools/fetch_weights.py
+
+browser: setup
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[browser]"
 
 test: setup
 	$(BIN)/python -m pytest -q
