@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup align demo demo-short test lint bench
+.PHONY: help setup align demo demo-short test lint bench fuzz
 
 help:
 	@echo "make demo    render faces, train on two processes, verify on people never seen"
 	@echo "make test    the whole test suite (CPU only, under 10 minutes on 2 cores)"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   the benchmarks at sizes that fit a laptop"
+	@echo "make fuzz    a million hostile inputs over every reader of untrusted files (RUNS=...)"
 	@echo "make setup   only create .venv"
 	@echo "make align   .venv with what the detectors need: dlib's models, MTCNN's weights, onnxruntime"
 
@@ -63,3 +64,10 @@ demo-short:
 bench: setup
 	$(BIN)/python benchmarks/head.py
 	$(BIN)/python benchmarks/data.py
+
+# Guided by coverage; findings go to work_dirs/fuzz (docs/safety.md).
+RUNS ?= 1000000
+
+fuzz: setup
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[fuzz]"
+	$(BIN)/python -m tests.fuzz.run --runs $(RUNS)
