@@ -95,7 +95,7 @@ def _train(config: Config, world: World, folder: Path, args: argparse.Namespace)
     logger.info("%s", render_plan(_plan(config, dataset, world.size), inputs))
     validators = build_validators(config, world, quiet=args.quiet)
     parts = build_parts(config, dataset.num_classes, world)
-    loader = build_loader(config, dataset, world)
+    loader = build_loader(config, dataset, world, folder)
     if world.is_main:
         write_text(folder / "config.yaml", _provenance() + dump_config(config))
     trainer = Trainer(config, parts, loader, world=world, folder=folder, validators=validators, start=checkpoint)

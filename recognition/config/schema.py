@@ -39,6 +39,11 @@ class DataConfig:
     """Images of one person that stand together in a batch, for losses on pairs; absent: images are independent."""
     flip: float = 0.5
     """Probability of a horizontal flip, drawn per image from f(seed, epoch, image)."""
+    on_bad_record: Literal["raise", "skip"] = "raise"
+    """What a record that cannot be read does: end the run, or be replaced by another image and listed in the run
+    folder's bad_records.jsonl."""
+    max_bad_records: int = 100
+    """With "skip": records of the whole run, over all ranks, that may be listed before it ends all the same."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,9 @@ class HeadConfig:
     sample_rate: float = 1.0
     """Share of the classes used in a step (PartialFC); positives are always used, and 0 means positives only."""
     negatives: Literal["random", "nearest"] = "random"
+    lr_factor: float = 1.0
+    """The centres' learning rate as a multiple of optim.lr. Without momentum a step is 1 / (1 - optim.momentum) times
+    shorter in the long run; this is where to make up for it."""
     centers_format: Literal["float32", "bf16"] = "float32"
     momentum_format: Literal["float32", "bf16", "int8", "none"] = "float32"
     sub_centers: int = 1
