@@ -67,7 +67,7 @@ def _run(args: argparse.Namespace) -> None:
         with join_world(config.device, timeout_s=config.train.timeout_s) as world:
             _train(config, world, folder, args)
     except Stopped as stopped:
-        logger.warning("%s; resume=true goes on from the newest checkpoint", stopped)
+        logger.warning("%s; resume=true goes on from there", stopped)
         raise SystemExit(stopped.status) from None
 
 
@@ -95,7 +95,7 @@ def _train(config: Config, world: World, folder: Path, args: argparse.Namespace)
     logger.info("%s", render_plan(_plan(config, dataset, world.size), inputs))
     validators = build_validators(config, world, quiet=args.quiet)
     parts = build_parts(config, dataset.num_classes, world)
-    loader = build_loader(config, dataset, world)
+    loader = build_loader(config, dataset, world, folder)
     if world.is_main:
         write_text(folder / "config.yaml", _provenance() + dump_config(config))
     trainer = Trainer(config, parts, loader, world=world, folder=folder, validators=validators, start=checkpoint)

@@ -49,6 +49,7 @@ RANGES: Mapping[str, Range] = {
     "data.shuffle_block": _at_least(1),
     "data.images_per_identity": _at_least(2),
     "data.flip": _share(),
+    "data.max_bad_records": _at_least(1),
     **{f"augment.{name}": _share() for name in AUGMENTATIONS},
     "backbone.embedding_size": _within(1, 2**16),
     "backbone.dropout": _below_one(),
@@ -114,6 +115,11 @@ class _Changed:
 
 def _problems(config: Config, changed: _Changed) -> Iterator[tuple[str, str]]:
     yield from _data_problems(config)
+    if config.data.on_bad_record == "raise" and "data.max_bad_records" in changed:
+        yield (
+            "data.max_bad_records",
+            "would be ignored with data.on_bad_record raise; set data.on_bad_record: skip or remove this key",
+        )
     yield from _head_problems(config, changed)
     yield from _optim_problems(config, changed)
     if not config.validation.val_targets:

@@ -39,6 +39,11 @@ class DataConfig:
     """Images of one person that stand together in a batch, for losses on pairs; absent: images are independent."""
     flip: float = 0.5
     """Probability of a horizontal flip, drawn per image from f(seed, epoch, image)."""
+    on_bad_record: Literal["raise", "skip"] = "raise"
+    """What a record that cannot be read does: end the run, or be replaced by another image and listed in the run
+    folder's bad_records.jsonl."""
+    max_bad_records: int = 100
+    """With "skip": records of the whole run, over all ranks, that may be listed before it ends all the same."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Labelled pictures behind an index: packed records, folders of identities, or made up on the spot.
 
 Every dataset has `num_classes`, `image_size` S, a length, `dataset[i] -> (uint8 [S, S, 3] RGB, label)`, `place(i)`,
-the words by which an error names image i, `labels()` and `read_ahead(spans)`. Labels and sizes
-are checked here, on the CPU, so that nothing behind the loader has to.
+the words by which an error names image i, `origin(i)`, the same as file, record and key, `labels()` and
+`read_ahead(spans)`. Labels and sizes are checked here, on the CPU, so that nothing behind the loader has to.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recognition.config.schema import DataConfig
+from recognition.data.bad_records import Origin
 from recognition.data.hashing import derive_key
 from recognition.data.identity_map import IdentityMap, offset_identities, read_identity_map, same_identities
 from recognition.data.image_list import FolderList
@@ -76,6 +77,9 @@ class RecDataset:
     def place(self, index: int) -> str:
         return self._records.place(index)
 
+    def origin(self, index: int) -> Origin:
+        return Origin(str(self.path), self._records.number(index), self._records.key(index))
+
     def labels(self) -> IntArray:
         """Return all labels [n]; reads a page of the file for each."""
         return self._records.labels()
@@ -90,6 +94,7 @@ class FolderDataset:
 
     def __init__(self, root: Path, image_size: int) -> None:
         self.image_size = image_size
+        self._root = root
         images = FolderList(root)
         self.num_classes = len(images.identities)
         self._paths, self._labels = zip(*((image.path, image.label) for image in images))
@@ -103,6 +108,9 @@ class FolderDataset:
 
     def place(self, index: int) -> str:
         return str(self._paths[index])
+
+    def origin(self, index: int) -> Origin:
+        return Origin(str(self._root), index, os.path.relpath(self._paths[index], self._root))
 
     def labels(self) -> IntArray:
         return np.array(self._labels, dtype=np.int64)
@@ -132,6 +140,10 @@ class JoinedDataset:
     def place(self, index: int) -> str:
         number, within = self._find(index)
         return self._datasets[number].place(within)
+
+    def origin(self, index: int) -> Origin:
+        number, within = self._find(index)
+        return self._datasets[number].origin(within)
 
     def labels(self) -> IntArray:
         parts = [self._identities.whole(number, dataset.labels()) for number, dataset in enumerate(self._datasets)]
@@ -169,6 +181,9 @@ class SyntheticDataset:
 
     def place(self, index: int) -> str:
         return f"synthetic image {index}"
+
+    def origin(self, index: int) -> Origin:
+        return Origin("synthetic", index, index)
 
     def labels(self) -> IntArray:
         return np.arange(self._num_images) % self.num_classes

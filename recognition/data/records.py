@@ -68,6 +68,10 @@ class ImageRecords:
         """Return the key of image `i` in the index."""
         return int(self.index.keys[self._slots[i]])
 
+    def number(self, i: int) -> int:
+        """Return which record of the file image `i` is, in the order of the file."""
+        return int(self._slots[i])
+
     def place(self, i: int) -> str:
         """Return how messages name image `i`: file, key and offset."""
         return self.place_of(self._slots[i])
