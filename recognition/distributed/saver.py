@@ -27,7 +27,7 @@ from recognition.distributed.publish import (
     remove_leftovers,
     write_files,
 )
-from recognition.distributed.staging import Staging, stage_tensors
+from recognition.distributed.staging import Staging, refuse_broken, stage_tensors
 from recognition.distributed.tensor_file import Cancelled
 from recognition.distributed.world import World
 from recognition.errors import ArcShardError, CheckpointError
@@ -91,6 +91,7 @@ class Saver:
         def write(is_cancelled: Callable[[], bool]) -> Written:
             if copied is not None:
                 copied.synchronize()
+            refuse_broken(self._staging.files)
             if self._world.is_main:
                 remove_leftovers(self.folder, but=part)
             return Written(snapshot.classes, write_files(part, self._staging.files, is_cancelled=is_cancelled))
@@ -156,8 +157,8 @@ class Saver:
         text = f"step {self._snapshot.step}: no checkpoint: {problem}"
         if self.failures >= self._max_failures:
             raise CheckpointError(
-                f"{text}; {self.failures} in a row failed, and checkpoint.max_failures is {self._max_failures}; make "
-                "room and resume from the newest"
+                f"{text}; {self.failures} in a row failed, and checkpoint.max_failures is {self._max_failures}; mend "
+                "that and resume from the newest"
             )
         logger.warning(
             "%s; training goes on, the checkpoints before it are untouched (%d of %d in a row)",
@@ -197,7 +198,7 @@ class _Task:
         except OSError as err:
             self.outcome = f"{self._place}: rank {self._rank} cannot write ({_reason(self._place, err)})"
         except ArcShardError as err:
-            self.outcome = str(err)
+            self.outcome = f"{self._place}: rank {self._rank}: {err}"
         except BaseException as err:  # whatever it is: the others wait for this rank's word
             self.outcome = f"{self._place}: rank {self._rank}: {type(err).__name__}: {err}"
             logger.exception("the checkpoint's thread failed")
