@@ -67,7 +67,7 @@ def _run(args: argparse.Namespace) -> None:
         with join_world(config.device, timeout_s=config.train.timeout_s) as world:
             _train(config, world, folder, args)
     except Stopped as stopped:
-        logger.warning("%s; resume=true goes on from the newest checkpoint", stopped)
+        logger.warning("%s; resume=true goes on from there", stopped)
         raise SystemExit(stopped.status) from None
 
 

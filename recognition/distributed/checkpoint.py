@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recognition.distributed.collectives import gather_objects
-from recognition.distributed.manifest import NAME, REPLICATED, local_file, read_manifest, rows_file
+from recognition.distributed.collectives import gather_objects, on_all_ranks
+from recognition.distributed.manifest import NAME, REPLICATED, Manifest, local_file, read_manifest, rows_file
 from recognition.distributed.shards import class_range
 from recognition.distributed.tensor_file import check_tensor_file, open_tensor_file
 from recognition.distributed.world import World
@@ -77,34 +77,32 @@ def choose_checkpoint(folder: Path, world: World) -> Checkpoint | None:
     small objects, and one for every checkpoint looked at.
     """
     names = gather_objects([path.name for path in list_checkpoints(folder)] if world.is_main else [], world)[0]
-    problem = ""
+    problem: CheckpointError | None = None
     for name in names:
-        checkpoint, problem = _open_alike(folder / name, world)
-        if checkpoint is not None:
-            return checkpoint
-        if world.is_main:
-            _set_aside(folder / name, problem)
-    if names:
+        try:
+            return _open_alike(folder / name, world)
+        except CheckpointError as err:
+            problem = err
+            if world.is_main:
+                _set_aside(folder / name, err)
+    if problem is not None:
         raise CheckpointError(f"{folder}: none of {len(names)} checkpoints is whole; the last: {problem}")
     return None
 
 
-def _open_alike(path: Path, world: World) -> tuple[Checkpoint | None, str]:
-    checkpoint, problem = None, ""
-    try:
+def _open_alike(path: Path, world: World) -> Checkpoint:
+    def open_whole() -> Manifest:
         checkpoint = Checkpoint(path)
         checkpoint.verify(world)
-    except CheckpointError as err:
-        problem = str(err)
-    seen = (problem, None if checkpoint is None else checkpoint.manifest)
-    outcomes = gather_objects(seen, world)
-    problems = [found for found, _ in outcomes if found]
-    if not problems and any(manifest != outcomes[0][1] for _, manifest in outcomes):
-        problems = [f"{path / NAME}: the ranks see different files; expected one folder that all nodes share"]
-    return (None, problems[0]) if problems else (checkpoint, "")
+        return checkpoint.manifest
+
+    manifests = on_all_ranks(open_whole, world)
+    if any(manifest != manifests[0] for manifest in manifests):
+        raise CheckpointError(f"{path / NAME}: the ranks see different files; expected one folder that all nodes share")
+    return Checkpoint(path)
 
 
-def _set_aside(path: Path, problem: str) -> None:
+def _set_aside(path: Path, problem: CheckpointError) -> None:
     """Keep a refused checkpoint for people to look at, where it is never again taken for a good one."""
     logger.warning("checkpoint refused: %s; the one before it is used", problem)
     aside = path.with_name(f"refused_{path.name}")

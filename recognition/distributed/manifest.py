@@ -74,7 +74,7 @@ def render_manifest(manifest: Manifest) -> str:
             name: {"bytes": facts.num_bytes, "crc32": facts.crc32} for name, facts in sorted(manifest.files.items())
         },
         "score": manifest.score,
-        "meta": dict(manifest.meta),
+        "meta": manifest.meta,
     }
     rest = json.dumps(body, indent=1, allow_nan=False).removeprefix("{\n") + "\n"
     return f'{{"sha256": "{_digest(rest)}",\n{rest}'
@@ -89,10 +89,14 @@ def read_manifest(path: Path) -> Manifest:
     if first is None or first[1] != _digest(text[first.end() :]):
         raise CheckpointError(f"{path}: its checksum differs from its content; it was altered")
     try:
-        values = json.loads(text)
+        values = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as err:
         raise CheckpointError(f"{path}: cannot be read ({err}); expected JSON") from err
     return _parse(path, values)
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number")
 
 
 def _digest(text: str) -> str:
@@ -105,8 +109,10 @@ def _read_text(path: Path) -> str:
         if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_BYTES:
             raise CheckpointError(f"{path}: is no plain file of at most {_MAX_BYTES >> 20} MiB")
         return path.read_bytes().decode("utf-8")
-    except (OSError, UnicodeDecodeError) as err:
-        raise CheckpointError(f"{path}: cannot be read ({err}); expected a manifest") from err
+    except OSError as err:
+        raise CheckpointError(f"{path}: cannot be read ({err.strerror or err}); expected a manifest") from err
+    except UnicodeDecodeError as err:
+        raise CheckpointError(f"{path}: its checksum differs from its content; it was altered") from err
 
 
 def _parse(path: Path, values: Any) -> Manifest:

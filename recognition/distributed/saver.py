@@ -160,9 +160,11 @@ class Saver:
                 "room and resume from the newest"
             )
         logger.warning(
-            "%s; training goes on, the checkpoints before it are untouched (%d of %d failures in a row that end it)",
-            text, self.failures, self._max_failures,
-        )  # fmt: skip
+            "%s; training goes on, the checkpoints before it are untouched (%d of %d in a row)",
+            text,
+            self.failures,
+            self._max_failures,
+        )
 
 
 class _Task:

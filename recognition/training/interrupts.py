@@ -12,8 +12,9 @@ from types import FrameType
 class Stopped(Exception):
     """A signal ended the run in good order; everything worth keeping is saved."""
 
-    def __init__(self, signal_number: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signal_number).name}")
+    def __init__(self, signal_number: int, step: int, saved_step: int | None) -> None:
+        saved = "without a checkpoint" if saved_step is None else f"the checkpoint of step {saved_step:,} is the newest"
+        super().__init__(f"stopped by {signal.Signals(signal_number).name} at step {step:,}; {saved}")
         self.signal_number = signal_number
 
     @property

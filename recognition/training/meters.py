@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import torch
 
@@ -46,18 +46,15 @@ class DeviceMeans:
         self._steps = 0
         return dict(zip(names, means))
 
-    def state(self) -> dict[str, Any]:
-        """Return what the next report needs of the steps before, JSON-ready. One host sync."""
+    def held(self) -> tuple[int, dict[str, float]]:
+        """Return how many steps were added and the sums over them. One host sync."""
         sums = torch.stack(list(self._sums.values())).tolist() if self._sums else []
-        return {"steps": self._steps, "sums": {name: str(value) for name, value in zip(self._sums, sums)}}  # may be nan
+        return self._steps, dict(zip(self._sums, sums))
 
-    def load_state(self, state: Mapping[str, Any], device: torch.device) -> None:
-        """Continue the means where `state` left off."""
-        self._steps = int(state["steps"])
-        self._sums = {
-            name: torch.tensor(float(value), dtype=torch.float32, device=device)
-            for name, value in state["sums"].items()
-        }
+    def hold(self, steps: int, sums: Mapping[str, float], device: torch.device) -> None:
+        """Go on from what `held` gave."""
+        self._steps = steps
+        self._sums = {name: torch.tensor(value, dtype=torch.float32, device=device) for name, value in sums.items()}
 
 
 class Throughput:

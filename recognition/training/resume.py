@@ -10,12 +10,11 @@ from torch import Tensor
 
 from recognition.config.schema import Config
 from recognition.distributed.checkpoint import Checkpoint, Snapshot
-from recognition.distributed.replicate import average_buffers_
 from recognition.distributed.world import World
 from recognition.errors import CheckpointError
 from recognition.training.build import Parts
 from recognition.training.scaler import LossScaler
-from recognition.training.state import TrainState
+from recognition.training.state import TrainState, is_count, is_finite
 
 _BACKBONE = "backbone."
 
@@ -56,13 +55,10 @@ def order_settings(config: Config, num_images: int) -> dict[str, Any]:
     }
 
 
-def load_run(
-    checkpoint: Checkpoint, parts: Parts, scaler: LossScaler, *, order: Mapping[str, Any], sync_bn: bool, world: World
-) -> TrainState:
+def load_run(checkpoint: Checkpoint, parts: Parts, scaler: LossScaler, *, order: Mapping[str, Any]) -> TrainState:
     """Bring `parts` and `scaler` to where the checkpoint stands and return its state.
 
-    Raises CheckpointError when the checkpoint is of another network, head or data set. Collectives: one sum, when the
-    ranks' buffers become one.
+    Raises CheckpointError when the checkpoint is of another network, head or data set.
     """
     path = checkpoint.path
     if checkpoint.num_classes != parts.num_classes:
@@ -71,8 +67,13 @@ def load_run(
             "resume with the data set of the run"
         )
     _check_order(checkpoint, order)
-    local = checkpoint.local(world)
-    tensors = {**checkpoint.replicated(), **local}
+    state = TrainState.of(checkpoint.meta.get("state"), str(path))
+    if state.step != checkpoint.step:
+        raise CheckpointError(f"{path}: its state is of step {state.step}; expected that of its folder")
+    held_scaler = _mapping(checkpoint, "scaler")
+    if not (is_finite(held_scaler.get("scale")) and is_count(held_scaler.get("good_steps"))):
+        raise CheckpointError(f"{path}: its loss scale is {dict(held_scaler)!r:.60}; expected a number and a count")
+    tensors = {**checkpoint.replicated(), **checkpoint.local(parts.head.world)}
     live = {**_named(_BACKBONE, parts.backbone.state_dict()), **_optimizer_tensors(parts)}
     _refuse_strangers(checkpoint, tensors, live)
     classes = parts.head.class_range
@@ -81,10 +82,8 @@ def load_run(
             tensor.copy_(_matching(checkpoint, tensors, name, tensor))
         for name, tensor in {**parts.head.state_rows(), **_head_optimizer_rows(parts)}.items():
             checkpoint.read_rows_(name, classes, tensor)
-    if local and sync_bn:
-        average_buffers_(parts.backbone, world)
-    scaler.load_state(_mapping(checkpoint, "scaler"))
-    return TrainState.of(checkpoint.meta.get("state"), str(path))
+    scaler.load_state(held_scaler)
+    return state
 
 
 def _check_order(checkpoint: Checkpoint, order: Mapping[str, Any]) -> None:

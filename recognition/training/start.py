@@ -9,7 +9,7 @@ from pathlib import Path
 
 from recognition.config.schema import Config
 from recognition.distributed.checkpoint import Checkpoint, choose_checkpoint, list_checkpoints
-from recognition.distributed.collectives import gather_objects
+from recognition.distributed.collectives import on_all_ranks
 from recognition.distributed.world import World, declared_restart, launcher_name
 from recognition.errors import CheckpointError, ConfigError
 from recognition.files import write_text
@@ -26,13 +26,16 @@ def resumes(folder: Path, config: Config, world: World) -> bool:
     Raises ConfigError on every rank when the folder holds a run that this one does not continue. Collective: one
     gather.
     """
-    verdict: bool | str = False
-    if world.is_main:
-        verdict = config.resume or _is_restart_of(folder) or _refusal(folder)
-    verdict = gather_objects(verdict, world)[0]
-    if isinstance(verdict, str) and verdict:
-        raise ConfigError(verdict)
-    return bool(verdict)
+
+    def decide() -> bool:
+        if not world.is_main:
+            return False
+        if config.resume or _is_restart_of(folder):
+            return True
+        _refuse_other_run(folder)
+        return False
+
+    return on_all_ranks(decide, world)[0]
 
 
 def mark_launcher(folder: Path) -> None:
@@ -47,6 +50,10 @@ def find_start(folder: Path, config: Config, world: World) -> tuple[Config, Chec
     """
     checkpoint = choose_checkpoint(folder / CHECKPOINTS, world)
     if checkpoint is None:
+        if on_all_ranks((folder / "model.pt").exists, world)[0]:
+            raise ConfigError(
+                f"{folder}: holds model.pt and no checkpoint; expected one to resume from; set output=... or remove it"
+            )
         logger.info("resume: no checkpoint below %s yet, starting at step 0", folder)
         return config, None
     return hold_global_batch(config, checkpoint, world), checkpoint
@@ -82,12 +89,14 @@ def _is_restart_of(folder: Path) -> bool:
     return False
 
 
-def _refusal(folder: Path) -> str:
+def _refuse_other_run(folder: Path) -> None:
     """Keep a run that someone may still want from being overwritten by a second one of the same name."""
     if (folder / "model.pt").exists():
         found = "a finished run"
     elif list_checkpoints(folder / CHECKPOINTS):
         found = "the checkpoints of a run"
     else:
-        return ""
-    return f"{folder}: holds {found}; expected a new folder; set output=..., continue it with resume=true, or remove it"
+        return
+    raise ConfigError(
+        f"{folder}: holds {found}; expected a new folder; set output=..., continue it with resume=true, or remove it"
+    )

@@ -12,7 +12,7 @@ import torch
 
 from recognition.distributed.world import World
 from recognition.errors import CheckpointError
-from recognition.training.trainer import TrainingError
+from recognition.training.refusals import TrainingError
 from tests.dist_harness import run_world
 from tests.recognition.training.runs import fit, losses, make_trainer, snapshot
 
