@@ -37,6 +37,7 @@ from recognition.plan import Plan, find_inputs, make_plan, render_plan
 from recognition.training.build import build_parts
 from recognition.training.interrupts import Stopped, ignore_save_requests
 from recognition.training.meters import attach_log_files
+from recognition.training.preflight import preflight
 from recognition.training.start import find_start, mark_launcher, resumes
 from recognition.training.trainer import Trainer
 from recognition.training.wandb_run import require_wandb
@@ -91,7 +92,7 @@ def _train(config: Config, world: World, folder: Path, args: argparse.Namespace)
     elif world.is_main:
         mark_launcher(folder)
     inputs = find_inputs(config)
-    dataset = open_dataset(config.data)
+    dataset = preflight(config, world)
     logger.info("%s", render_plan(_plan(config, dataset, world.size), inputs))
     validators = build_validators(config, world, quiet=args.quiet)
     parts = build_parts(config, dataset.num_classes, world)

@@ -69,6 +69,8 @@ def _read_lfw(
     path: Path, head: list[str], numbered: list[tuple[int, list[str]]], folds: Collection[int] | None
 ) -> list[PicturePair]:
     num_folds, each = (int(head[0]), int(head[1])) if len(head) == 2 else (1, int(head[0]))
+    if not 1 <= num_folds <= _MAX_FOLDS or not each:
+        raise DataError(f"{path}: says {num_folds} folds of {each} pairs; expected 1 to {_MAX_FOLDS} with some in each")
     if len(numbered) != 2 * num_folds * each:
         raise DataError(
             f"{path}: {len(numbered):,} pairs; expected 2 x {each} in each of {num_folds} folds, as its first line "

@@ -13,6 +13,7 @@ import io
 import json
 import os
 import pickle
+import re
 import tarfile
 import tempfile
 import zlib
@@ -64,6 +65,8 @@ def only_ours() -> Iterator[None]:
         yield
     except EXPECTED as err:
         text = str(err)
+        if isinstance(err.__cause__, MemoryError) or re.search(r"bad_alloc|[Ii]nsufficient memory|OutOfMemory", text):
+            raise AssertionError(f"an allocation that was refused: {text[:200]!r}") from err
         if "\n" in text or not text.isprintable() or len(text) > 2000:
             raise AssertionError(f"a message of {len(text)} characters that is no plain line: {text[:200]!r}") from err
 
