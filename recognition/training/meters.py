@@ -195,6 +195,8 @@ def report_line(step: int, total_steps: int, epoch: int, values: dict[str, float
         parts.append(f"scale {values['scale']:.0f}")
     if values["refused"]:
         parts.append(f"refused {values['refused']:.0f}")
+    if values.get("bad_records"):
+        parts.append(f"bad records {values['bad_records']:.0f}")
     return "  ".join(parts)
 
 
