@@ -1,28 +1,34 @@
 """Labelled pictures behind an index: packed records, folders of identities, or made up on the spot.
 
 Every dataset has `num_classes`, `image_size` S, a length, `dataset[i] -> (uint8 [S, S, 3] RGB, label)`, `place(i)`,
-the words by which an error names image i, `labels()` and `read_ahead(spans)`. Labels and sizes
-are checked here, on the CPU, so that nothing behind the loader has to.
+the words by which an error names image i, `origin(i)`, the same as file, record and key, `labels()`,
+`read_ahead(spans)` and `fingerprint()`, by which ranks see whether they have the same. Labels and sizes are checked
+here, on the CPU, so that nothing behind the loader has to.
 """
 
 from __future__ import annotations
 
+import os
+import zlib
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from recognition.config.schema import DataConfig
+from recognition.data.bad_records import Origin
 from recognition.data.hashing import derive_key
 from recognition.data.identity_map import IdentityMap, offset_identities, read_identity_map, same_identities
 from recognition.data.image_list import FolderList
-from recognition.data.images import decode_rgb
+from recognition.data.images import decode_square, read_image_file
 from recognition.data.permutation import IntArray
 from recognition.data.records import ImageRecords
 from recognition.data.sources import data_paths
 from recognition.errors import ConfigError, DataError
 
+_SAMPLE = 1024  # labels that ranks compare
+_BLOCK = 1 << 20
 Picture = npt.NDArray[np.uint8]
 Dataset: TypeAlias = "RecDataset | FolderDataset | JoinedDataset | SyntheticDataset"
 
@@ -68,12 +74,31 @@ class RecDataset:
         record = self._records.read(index)
         try:
             # Spelling the place takes as long as reading; it is put in front of an error once there is one.
-            return _checked(decode_rgb(record.image, place=""), self.image_size, ""), record.label
+            return decode_square(record.image, self.image_size, place=""), record.label
         except DataError as err:
             raise DataError(f"{self.place(index)}{err}") from err
 
     def place(self, index: int) -> str:
         return self._records.place(index)
+
+    def origin(self, index: int) -> Origin:
+        return Origin(str(self.path), self._records.number(index), self._records.key(index))
+
+    def fingerprint(self) -> dict[str, int | str]:
+        """Return counts, the checksum of the whole index, and that of some labels; a second for 42 million images."""
+        sample = np.linspace(0, len(self) - 1, min(len(self), _SAMPLE)).astype(np.int64)
+        labels = [self._label(index) for index in sample.tolist()]
+        index, num_bytes = self._records.index, int(self._records.index.bounds[-1])
+        return {
+            "images": len(self), "classes": self.num_classes, "bytes": num_bytes,
+            "index": _checksum(index.keys, index.bounds), "labels": _checksum(np.array(labels)),
+        }  # fmt: skip
+
+    def _label(self, index: int) -> int:
+        try:
+            return self._records.read(index).label
+        except DataError:
+            return -1  # what a bad record does is decided when it is met
 
     def labels(self) -> IntArray:
         """Return all labels [n]; reads a page of the file for each."""
@@ -89,6 +114,7 @@ class FolderDataset:
 
     def __init__(self, root: Path, image_size: int) -> None:
         self.image_size = image_size
+        self._root = root
         images = FolderList(root)
         self.num_classes = len(images.identities)
         self._paths, self._labels = zip(*((image.path, image.label) for image in images))
@@ -97,15 +123,20 @@ class FolderDataset:
         return len(self._paths)
 
     def __getitem__(self, index: int) -> tuple[Picture, int]:
-        place = self._paths[index]
-        try:
-            encoded = Path(place).read_bytes()
-        except OSError as err:
-            raise DataError(f"{place}: cannot be read ({err.strerror}); check that the file is still there") from err
-        return _checked(decode_rgb(encoded, place=place), self.image_size, place), self._labels[index]
+        path = self._paths[index]
+        return decode_square(read_image_file(path), self.image_size, place=path), self._labels[index]
 
     def place(self, index: int) -> str:
         return str(self._paths[index])
+
+    def origin(self, index: int) -> Origin:
+        return Origin(str(self._root), index, os.path.relpath(self._paths[index], self._root))
+
+    def fingerprint(self) -> dict[str, int | str]:
+        """Return counts and the checksum of all names."""
+        names = "\n".join(os.path.relpath(path, self._root) for path in self._paths)
+        checksum = _checksum(np.frombuffer(os.fsencode(names), np.uint8))
+        return {"images": len(self), "classes": self.num_classes, "names": checksum}
 
     def labels(self) -> IntArray:
         return np.array(self._labels, dtype=np.int64)
@@ -135,6 +166,16 @@ class JoinedDataset:
     def place(self, index: int) -> str:
         number, within = self._find(index)
         return self._datasets[number].place(within)
+
+    def origin(self, index: int) -> Origin:
+        number, within = self._find(index)
+        return self._datasets[number].origin(within)
+
+    def fingerprint(self) -> dict[str, int | str]:
+        """Return the fingerprints of the parts under their numbers, and that of the map of identities."""
+        parts = enumerate(dataset.fingerprint() for dataset in self._datasets)
+        found = {f"set {number} {name}": value for number, part in parts for name, value in part.items()}
+        return {**found, "classes": self.num_classes, "identities": _checksum(*self._identities.tables())}
 
     def labels(self) -> IntArray:
         parts = [self._identities.whole(number, dataset.labels()) for number, dataset in enumerate(self._datasets)]
@@ -173,6 +214,13 @@ class SyntheticDataset:
     def place(self, index: int) -> str:
         return f"synthetic image {index}"
 
+    def origin(self, index: int) -> Origin:
+        return Origin("synthetic", index, index)
+
+    def fingerprint(self) -> dict[str, int | str]:
+        """Return all that there is to it."""
+        return {"images": self._num_images, "classes": self.num_classes, "image size": self.image_size}
+
     def labels(self) -> IntArray:
         return np.arange(self._num_images) % self.num_classes
 
@@ -187,12 +235,13 @@ def _identities(spelled: str, num_classes: list[int]) -> IdentityMap:
 
 
 def _open_path(path: Path, image_size: int) -> RecDataset | FolderDataset:
-    is_packed = path.is_file() or (path / "train.rec").exists() or Path(f"{path}.rec").is_file()
+    is_packed = any(map(os.path.isfile, (path, path / "train.rec"))) or os.path.isfile(f"{path}.rec")
     if is_packed:
         return RecDataset(path, image_size)
-    if path.is_dir() and any(entry.is_dir() for entry in path.iterdir()):
+    is_folder = os.path.isdir(path)
+    if is_folder and any(entry.is_dir() for entry in path.iterdir()):
         return FolderDataset(path, image_size)
-    found = "has neither train.rec nor folders of identities" if path.is_dir() else "does not exist"
+    found = "has neither train.rec nor folders of identities" if is_folder else "does not exist"
     raise DataError(
         f"{path}: {found}; expected a folder with train.rec, a .rec file or a folder of identity folders; set data.rec"
     )
@@ -210,14 +259,13 @@ def _check_stated(key: str, stated: int | None, found: int, source: str) -> None
         raise ConfigError(f"data.{key}: the config states {stated}, {source} has {found}; correct it or leave it out")
 
 
-def _checked(picture: Picture, image_size: int, place: str) -> Picture:
-    height, width, _ = picture.shape
-    if not height == width == image_size:
-        raise DataError(
-            f"{place}: image is {width}x{height} pixels; expected {image_size}x{image_size}; align the images to that "
-            "size or set data.image_size"
-        )
-    return picture
+def _checksum(*arrays: npt.NDArray[Any]) -> str:
+    """Return the CRC-32 of the arrays' content, block by block."""
+    crc = 0
+    for array in arrays:
+        for start in range(0, len(array), _BLOCK):
+            crc = zlib.crc32(array[start : start + _BLOCK].tobytes(), crc)
+    return f"{crc:08x}"
 
 
 def _stream(*key: int) -> np.random.Generator:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from recognition.backbones import build_backbone
-from recognition.distributed.replicate import SyncBatchNorm, convert_sync_bn, equalize_buffers, replicate
+from recognition.distributed.replicate import SyncBatchNorm, averaged_buffers, convert_sync_bn, replicate
 from recognition.distributed.world import World
 from tests.dist_harness import run_world
 
@@ -158,13 +158,18 @@ def buffers_after(world: World) -> tuple[torch.Tensor, torch.Tensor, bool]:
     norm = nn.BatchNorm1d(2)
     norm.running_mean.copy_(torch.tensor([1.0, 0.1]) * (world.rank + 1))
     norm.running_var.fill_(0.1)  # equal on all ranks: not a bit may change, though 3 * 0.1 / 3 differs in float32
-    equalize_buffers(norm, world)
-    return norm.running_mean, norm.running_var, isinstance(replicate(norm, world), nn.BatchNorm1d)
+    with averaged_buffers(norm, world):
+        mean, var = norm.running_mean.clone(), norm.running_var.clone()
+    own = torch.tensor([1.0, 0.1]) * (world.rank + 1)
+    return mean, var, torch.equal(norm.running_mean, own), isinstance(replicate(norm, world), nn.BatchNorm1d)
 
 
 @pytest.mark.parametrize("size", SHARES)
-def test_buffers_become_their_mean_and_equal_ones_stay(worlds: dict[int, list[dict[str, Any]]], size: int) -> None:
-    for mean, var, is_plain in (rank["buffers"] for rank in worlds[size]):
+def test_buffers_are_their_mean_for_a_while_and_equal_ones_stay(
+    worlds: dict[int, list[dict[str, Any]]], size: int
+) -> None:
+    for mean, var, is_restored, is_plain in (rank["buffers"] for rank in worlds[size]):
+        assert is_restored
         torch.testing.assert_close(mean, torch.tensor([1.0, 0.1]) * (size + 1) / 2)
         assert torch.equal(var, torch.full((2,), 0.1))
         assert is_plain == (size == 1)
