@@ -58,7 +58,7 @@ class Saver:
         self._world = world
         self._keep = keep
         self._max_failures = max_failures
-        self._staging = Staging(files_of(like, world.rank))
+        self.staging = Staging(files_of(like, world.rank))
         self._turn = _Turn.IDLE
         self._snapshot = like
         self._task: _Task | None = None
@@ -74,27 +74,22 @@ class Saver:
         """Whether this rank's thread is at work, for the exchange of flags."""
         return self._task is not None and not self._task.is_done
 
-    @property
-    def staging_bytes(self) -> int:
-        """Return how much host memory the staging copy takes."""
-        return self._staging.num_bytes
-
     def begin(self, snapshot: Snapshot) -> None:
         """Copy what `snapshot` holds now and let a thread write it; waits for the checkpoint before to be finished."""
         self.finish()
         self._watch = Stopwatch()
         self._snapshot = snapshot
         files = files_of(snapshot, self._world.rank)
-        copied = stage_tensors(self._staging, files)
+        copied = stage_tensors(self.staging, files)
         part = part_folder(self.folder, snapshot.step)
 
         def write(is_cancelled: Callable[[], bool]) -> Written:
             if copied is not None:
                 copied.synchronize()
-            refuse_broken(self._staging.files)
+            refuse_broken(self.staging.files)
             if self._world.is_main:
                 remove_leftovers(self.folder, but=part)
-            return Written(snapshot.classes, write_files(part, self._staging.files, is_cancelled=is_cancelled))
+            return Written(snapshot.classes, write_files(part, self.staging.files, is_cancelled=is_cancelled))
 
         self._turn = _Turn.FILES
         self._task = _Task(write, place=part, rank=self._world.rank)

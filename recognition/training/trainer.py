@@ -168,7 +168,7 @@ class Trainer:
             waiting = time.perf_counter()
             micro_batches, problem = _fetch(batches, self.accumulation)
             waited_s = time.perf_counter() - waiting
-            self._agree(problem)
+            self.agree(problem)
             self.train_step(micro_batches, epoch)
             self.reports.throughput.add(len(micro_batches[0].labels) * len(micro_batches) * self.world.size, waited_s)
             self._after_step(epoch)
@@ -190,7 +190,7 @@ class Trainer:
         if self._is_save_due and not self._is_refusing():
             self.save()
 
-    def _agree(self, problem: Exception | None) -> None:
+    def agree(self, problem: Exception | None) -> None:
         """Learn what any rank has to tell before all of them enter a step, and act on it alike.
 
         A rank whose next batch failed must not leave the others in the step's collectives. Collective: one gather of
