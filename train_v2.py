@@ -35,6 +35,7 @@ from recognition.errors import ConfigError, DataError
 from recognition.files import write_text
 from recognition.plan import Plan, find_inputs, make_plan, render_plan
 from recognition.training.build import build_parts
+from recognition.training.class_means import start_from_class_means
 from recognition.training.interrupts import Stopped, ignore_save_requests
 from recognition.training.meters import attach_log_files
 from recognition.training.preflight import preflight
@@ -96,6 +97,8 @@ def _train(config: Config, world: World, folder: Path, args: argparse.Namespace)
     logger.info("%s", render_plan(_plan(config, dataset, world.size), inputs))
     validators = build_validators(config, world, quiet=args.quiet)
     parts = build_parts(config, dataset.num_classes, world)
+    if config.head.init == "class_means" and checkpoint is None:
+        start_from_class_means(parts, dataset, config, world, folder, quiet=args.quiet)
     loader = build_loader(config, dataset, world, folder)
     if world.is_main:
         write_text(folder / "config.yaml", _provenance() + dump_config(config))
