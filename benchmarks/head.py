@@ -20,9 +20,6 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the root, so that n
 import argparse
 import gc
 import json
-import multiprocessing
-import os
-import socket
 import statistics
 import time
 from collections.abc import Sequence
@@ -34,10 +31,12 @@ import torch
 from benchmarks.arcface_torch_head import ArcfaceTorchHead
 from benchmarks.materialised import MaterialisedHead
 from benchmarks.peak_memory import peak, start_watching
+from benchmarks.ranks import run_ranks
 from recognition.cli import make_parser, run_command
 from recognition.config.schema import HeadConfig
-from recognition.distributed.collectives import barrier, gather_objects
-from recognition.distributed.world import World, join_world
+from recognition.console import progress
+from recognition.distributed.collectives import barrier
+from recognition.distributed.world import World
 from recognition.heads.sharded_softmax import ShardedSoftmax
 
 SCALE = 64.0
@@ -180,7 +179,7 @@ def measure_time(world: World, specs: list[Spec], steps: int) -> list[tuple[list
     """Return (seconds of steps, of their forwards, of this process, losses) per spec, the specs taking turns."""
     runners = [Runner(spec, world) for spec in specs]
     taken: list[list[tuple[float, float, float, float]]] = [[] for _ in specs]
-    for _ in range(steps + 1):
+    for _ in progress(range(steps + 1), total=steps + 1, unit="step", label="steps", quiet=not world.is_main):
         for runner, rows in zip(runners, taken, strict=True):
             rows.append(runner.step())
     # The first step allocates and faults its pages in.
@@ -198,41 +197,6 @@ def _warm_up(world: World, spec: Spec) -> None:
 def _synchronise(world: World) -> None:
     if world.device.type == "cuda":
         torch.cuda.synchronize()
-
-
-def run_ranks(ranks: int, device: str, function: Any, specs: list[Spec], steps: int) -> list[list[Any]]:
-    """Call function(world, specs, steps) in `ranks` new processes of one thread; return what each returned."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    arguments = (ranks, device, port, sender, function, specs, steps)
-    processes = [context.Process(target=_rank, args=(rank, *arguments), daemon=True) for rank in range(ranks)]
-    try:
-        for process in processes:
-            process.start()
-        sender.close()
-        results: list[list[Any]] = receiver.recv()
-        return results
-    except EOFError:
-        raise RuntimeError("a rank died, most likely for want of memory") from None
-    finally:
-        for process in processes:
-            process.kill()
-            process.join()
-
-
-def _rank(
-    rank: int, ranks: int, device: str, port: int, sender: Any, function: Any, specs: list[Spec], steps: int
-) -> None:
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks), MASTER_ADDR="127.0.0.1")
-    os.environ["MASTER_PORT"] = str(port)
-    torch.set_num_threads(1)
-    with join_world(device) as world:  # type: ignore[arg-type]
-        everyones = gather_objects(function(world, specs, steps), world)
-        if world.is_main:
-            sender.send(everyones)
 
 
 def measure(specs: list[Spec], *, ranks: int, device: str, steps: int, with_memory: bool) -> list[Result]:

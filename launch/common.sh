@@ -37,13 +37,29 @@ count_processes() {
     check_number NPROC_PER_NODE 1 1024
 }
 
-# Replaces this shell by torchrun, so that a signal to it reaches the training. TORCHRUN holds its options.
+# Runs torchrun and hands signals on: SIGTERM and SIGINT to torchrun itself, SIGUSR1 (save and go on) to the processes it
+# started, since torchrun would end by it. TORCHRUN holds its options.
 start_training() {
-    local resume=(resume=true) argument
+    local resume=(resume=true) argument child status signalled
+    # How long torchrun lets processes save after a SIGTERM; torch before 2.13 always takes 30 seconds.
+    export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-120}
     # A restarted run finds its newest checkpoint this way; one without checkpoints starts at step 0.
     for argument in "$@"; do
         if [[ $argument == resume=* ]]; then resume=(); fi
     done
-    exec "$PYTHON" -m torch.distributed.run "${TORCHRUN[@]}" --max-restarts="$RESTARTS" \
-        --nproc-per-node="$NPROC_PER_NODE" "$ROOT/train_v2.py" "$@" "${resume[@]}"
+    (
+        trap '' USR1
+        exec "$PYTHON" -m torch.distributed.run "${TORCHRUN[@]}" --max-restarts="$RESTARTS" \
+            --nproc-per-node="$NPROC_PER_NODE" "$ROOT/train_v2.py" "$@" "${resume[@]}"
+    ) &
+    child=$!
+    trap 'signalled=1; kill -TERM "$child" 2>/dev/null || true' TERM
+    trap 'signalled=1; kill -INT "$child" 2>/dev/null || true' INT
+    trap 'signalled=1; pkill -USR1 -P "$child" || true' USR1
+    signalled=1
+    while [[ -n $signalled ]]; do # a signal ends the waiting, not the training
+        signalled='' status=0
+        wait "$child" || status=$?
+    done
+    exit "$status"
 }

@@ -60,6 +60,7 @@ RANGES: Mapping[str, Range] = {
     "head.scale": _above(0),
     "head.block_size": _at_least(1),
     "head.sample_rate": _share(),
+    "head.lr_factor": _above(0),
     "head.sub_centers": _at_least(1),
     "head.init_images": _at_least(1),
     "head.interclass_filtering_threshold": _share(),

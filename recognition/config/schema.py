@@ -98,6 +98,9 @@ class HeadConfig:
     sample_rate: float = 1.0
     """Share of the classes used in a step (PartialFC); positives are always used, and 0 means positives only."""
     negatives: Literal["random", "nearest"] = "random"
+    lr_factor: float = 1.0
+    """The centres' learning rate as a multiple of optim.lr. Without momentum a step is 1 / (1 - optim.momentum) times
+    shorter in the long run; this is where to make up for it."""
     centers_format: Literal["float32", "bf16"] = "float32"
     momentum_format: Literal["float32", "bf16", "int8", "none"] = "float32"
     sub_centers: int = 1

@@ -27,7 +27,7 @@ from recognition.distributed.publish import (
     remove_leftovers,
     write_files,
 )
-from recognition.distributed.staging import Staging, stage_tensors
+from recognition.distributed.staging import Staging, refuse_broken, stage_tensors
 from recognition.distributed.tensor_file import Cancelled
 from recognition.distributed.world import World
 from recognition.errors import ArcShardError, CheckpointError
@@ -58,7 +58,7 @@ class Saver:
         self._world = world
         self._keep = keep
         self._max_failures = max_failures
-        self._staging = Staging(files_of(like, world.rank))
+        self.staging = Staging(files_of(like, world.rank))
         self._turn = _Turn.IDLE
         self._snapshot = like
         self._task: _Task | None = None
@@ -74,26 +74,22 @@ class Saver:
         """Whether this rank's thread is at work, for the exchange of flags."""
         return self._task is not None and not self._task.is_done
 
-    @property
-    def staging_bytes(self) -> int:
-        """Return how much host memory the staging copy takes."""
-        return self._staging.num_bytes
-
     def begin(self, snapshot: Snapshot) -> None:
         """Copy what `snapshot` holds now and let a thread write it; waits for the checkpoint before to be finished."""
         self.finish()
         self._watch = Stopwatch()
         self._snapshot = snapshot
         files = files_of(snapshot, self._world.rank)
-        copied = stage_tensors(self._staging, files)
+        copied = stage_tensors(self.staging, files)
         part = part_folder(self.folder, snapshot.step)
 
         def write(is_cancelled: Callable[[], bool]) -> Written:
             if copied is not None:
                 copied.synchronize()
+            refuse_broken(self.staging.files)
             if self._world.is_main:
                 remove_leftovers(self.folder, but=part)
-            return Written(snapshot.classes, write_files(part, self._staging.files, is_cancelled=is_cancelled))
+            return Written(snapshot.classes, write_files(part, self.staging.files, is_cancelled=is_cancelled))
 
         self._turn = _Turn.FILES
         self._task = _Task(write, place=part, rank=self._world.rank)
@@ -156,8 +152,8 @@ class Saver:
         text = f"step {self._snapshot.step}: no checkpoint: {problem}"
         if self.failures >= self._max_failures:
             raise CheckpointError(
-                f"{text}; {self.failures} in a row failed, and checkpoint.max_failures is {self._max_failures}; make "
-                "room and resume from the newest"
+                f"{text}; {self.failures} in a row failed, and checkpoint.max_failures is {self._max_failures}; mend "
+                "that and resume from the newest"
             )
         logger.warning(
             "%s; training goes on, the checkpoints before it are untouched (%d of %d in a row)",
@@ -197,7 +193,7 @@ class _Task:
         except OSError as err:
             self.outcome = f"{self._place}: rank {self._rank} cannot write ({_reason(self._place, err)})"
         except ArcShardError as err:
-            self.outcome = str(err)
+            self.outcome = f"{self._place}: rank {self._rank}: {err}"
         except BaseException as err:  # whatever it is: the others wait for this rank's word
             self.outcome = f"{self._place}: rank {self._rank}: {type(err).__name__}: {err}"
             logger.exception("the checkpoint's thread failed")

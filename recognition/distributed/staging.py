@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from recognition.distributed.tensor_file import arranged
+from recognition.errors import CheckpointError
 from recognition.page_lock import lock_pages
 
 Files = Mapping[str, Mapping[str, Tensor]]
@@ -55,6 +56,20 @@ def stage_tensors(staging: Staging, files: Files) -> torch.cuda.Event | None:
     copied = torch.cuda.Event()
     copied.record()
     return copied
+
+
+def refuse_broken(files: Files) -> None:
+    """Raise CheckpointError when a staged tensor holds a NaN or an infinity: a run could never go on from it."""
+    for tensors in files.values():
+        for name, tensor in tensors.items():
+            if tensor.is_floating_point() and tensor.numel() and not _is_finite(tensor):
+                raise CheckpointError(f"{name!r} is not finite; expected numbers to go on from")
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    # Both ends in one walk, and a NaN is both; isfinite() would fill a temporary of a quarter of the size.
+    smallest, largest = torch.aminmax(tensor)
+    return bool(smallest.isfinite() and largest.isfinite())
 
 
 def _padded(num_bytes: int) -> int:

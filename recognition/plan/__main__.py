@@ -137,6 +137,7 @@ def _as_json(cost: Cost, most: int | None) -> dict[str, Any]:
         "identities": cost.num_classes,
         "ranks": cost.world_size,
         "memory_bytes": {**cost.memory.parts(), "total": cost.memory.total},
+        "host_memory_bytes": {"checkpoint copy": cost.memory.staging},
         "collective_bytes": {collective.name: collective.num_bytes for collective in cost.collectives},
         "floors_s": {**dataclasses.asdict(cost.floors), "step_s": cost.floors.step_s},
         "most_identities": most,
@@ -151,6 +152,7 @@ def _lines(cost: Cost, most: int | None, args: argparse.Namespace) -> Iterator[s
     )
     yield from _table("memory of a rank", {name: size(part) for name, part in cost.memory.parts().items() if part})
     yield f"  {'total':<40}{size(cost.memory.total):>12}"
+    yield f"  {'and of the host, to write checkpoints from':<40}{size(cost.memory.staging):>12}"
     if cost.collectives:
         sent = {collective.name: size(collective.num_bytes) for collective in cost.collectives}
         yield from _table("sent by a rank in a step", sent)

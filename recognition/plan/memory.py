@@ -26,10 +26,12 @@ class Memory:
     backbone_optimizer: int
     activations: int
     inputs: int
+    staging: int
+    """The copy that a checkpoint is written from while training goes on: in the host's memory, beside a GPU too."""
 
     @property
     def total(self) -> int:
-        """The sum of all parts."""
+        """The sum of all parts that lie on the rank's device."""
         return sum(self.parts().values())
 
     def parts(self) -> dict[str, int]:
@@ -63,6 +65,7 @@ def rank_memory(config: Config, *, world_size: int, num_classes: int) -> Memory:
         backbone_optimizer=weights * num_states,
         activations=_activations(config, cost),
         inputs=config.train.batch_size * 3 * config.data.image_size**2 * (1 + 4),
+        staging=weights * (1 + num_states) + centers + centers_optimizer,
     )
 
 

@@ -114,7 +114,10 @@ def _head(plan: Plan) -> str:
 
 def _memory(plan: Plan) -> str:
     parts = ", ".join(f"{name} {size(value)}" for name, value in plan.memory.parts().items() if value)
-    return f"{size(plan.memory.total)} on rank 0, estimated, without the framework's own\n{parts}"
+    return (
+        f"{size(plan.memory.total)} on rank 0, estimated, without the framework's own\n{parts}\n"
+        f"and {size(plan.memory.staging)} of the host for the copy that a checkpoint is written from"
+    )
 
 
 def _validation(plan: Plan, inputs: Inputs | None) -> str:

@@ -1,35 +1,16 @@
-"""What follows from steps that were refused for a non-finite value: no checkpoint of a broken state, and in the end a
-stop that names rank and tensor."""
+"""The end of a run whose steps are refused one after another for a non-finite value: which, and on which rank."""
 
 from __future__ import annotations
 
-import logging
-
-from recognition.distributed.collectives import gather_numbers, gather_objects
+from recognition.distributed.collectives import gather_objects
 from recognition.distributed.world import World
 from recognition.errors import ArcShardError
 from recognition.training.state import TrainState
 from recognition.training.stepper import Stepper
 
-logger = logging.getLogger(__name__)
-
 
 class TrainingError(ArcShardError):
     """The run cannot go on; the last good checkpoint stays."""
-
-
-def is_state_broken(stepper: Stepper, state: TrainState, world: World) -> bool:
-    """Tell whether the state of any rank holds a non-finite value, and warn; copies to the host. Collective: one
-    gather of a number."""
-    flags = gather_numbers([bool(stepper.broken_state())], world)
-    broken = [rank for rank, (flag,) in enumerate(flags) if flag]
-    if broken:
-        logger.warning(
-            "step %s: not saved, because its last %d steps were refused and the state of rank %d is not finite; the "
-            "checkpoint before stays the newest",
-            f"{state.step:,}", state.refused_in_a_row, broken[0],
-        )  # fmt: skip
-    return bool(broken)
 
 
 def stop_refusing(stepper: Stepper, state: TrainState, *, limit: int, world: World) -> None:

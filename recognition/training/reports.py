@@ -78,6 +78,8 @@ class Reports:
             "bad_records": self._loader.num_bad_records,
             "epoch": epoch,
         }
+        if self._loader.num_bad_records:
+            values["bad_records"] = self._loader.num_bad_records
         logger.info(report_line(step, total_steps, epoch, values))
         advice = self._loader.advice(values["data_wait"], values["img_per_s"] / self._world.size)
         if advice and epoch != self._advised_epoch:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -72,34 +72,22 @@ class Stepper:
         values = {"loss": torch.stack(losses).mean(), "grad_norm": norm, **self.parts.head.stats}
         return StepResult(refused, values)
 
-    def broken_state(self) -> list[str]:
-        """Return what of the state is not finite on this rank. Copies to the host."""
-        rows = self.parts.head.state_rows()
-        return _not_finite(
-            {
-                "the centres": [rows["centers"]],
-                "the centres' momentum": [tensor for name, tensor in rows.items() if name != "centers"],
-                "the backbone's weights": list(self.parts.backbone.parameters()),
-                "the backbone's buffers": self._buffers,
-                "the optimizers' state": [
-                    tensor
-                    for optimizer in self.parts.optimizers
-                    for state in optimizer.state.values()
-                    for tensor in state.values()
-                ],
-            }
-        )
-
     def broken(self) -> list[str]:
         """Return what of state and last step is not finite on this rank, causes first. Copies to the host."""
-        head = self.parts.head
+        head, rows = self.parts.head, self.parts.head.state_rows()
+        optimizer_states = [state for optimizer in self.parts.optimizers for state in optimizer.state.values()]
         suspects: dict[str, list[torch.Tensor]] = {
+            "the centres": [rows["centers"]],
+            "the centres' momentum": [tensor for name, tensor in rows.items() if name != "centers"],
+            "the backbone's weights": list(self.parts.backbone.parameters()),
+            "the backbone's buffers": self._buffers,
+            "the optimizers' state": [tensor for state in optimizer_states for tensor in state.values()],
             "the embeddings": [self.embeddings],
             "the loss gradient": [self.scaler.scale],
             "the centres' gradient": [p.grad for p in head.parameters() if p.grad is not None],
             "the backbone's gradient": [p.grad for p in self.parts.backbone.parameters() if p.grad is not None],
         }
-        return self.broken_state() + _not_finite(suspects)
+        return [name for name, tensors in suspects.items() if not all(map(_is_finite, tensors))]
 
     def _micro_step(self, batch: Batch, index: int, count: int, *, step: int, epoch: int, lr: float) -> torch.Tensor:
         flips = flip_mask(self.config.seed, epoch, batch.indices, self.config.data.flip)
@@ -139,10 +127,6 @@ class Stepper:
     def _restore_buffers_(self, kept: list[torch.Tensor], refused: torch.Tensor) -> None:
         for buffer, before in zip(self._buffers, kept):
             buffer.copy_(torch.where(refused > 0, before, buffer))
-
-
-def _not_finite(suspects: Mapping[str, Sequence[torch.Tensor]]) -> list[str]:
-    return [name for name, tensors in suspects.items() if not all(map(_is_finite, tensors))]
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:

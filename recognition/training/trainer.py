@@ -21,7 +21,7 @@ from recognition.errors import ArcShardError, ConfigError
 from recognition.optim.schedule import Schedule
 from recognition.training.build import Parts
 from recognition.training.interrupts import Interrupts, Stopped
-from recognition.training.refusals import is_state_broken, stop_refusing
+from recognition.training.refusals import stop_refusing
 from recognition.training.reports import Reports
 from recognition.training.resume import global_batch, load_run, order_settings, snapshot_run
 from recognition.training.start import CHECKPOINTS
@@ -168,7 +168,7 @@ class Trainer:
             waiting = time.perf_counter()
             micro_batches, problem = _fetch(batches, self.accumulation)
             waited_s = time.perf_counter() - waiting
-            self._agree(problem)
+            self.agree(problem)
             self.train_step(micro_batches, epoch)
             self.reports.throughput.add(len(micro_batches[0].labels) * len(micro_batches) * self.world.size, waited_s)
             self._after_step(epoch)
@@ -190,7 +190,7 @@ class Trainer:
         if self._is_save_due and not self._is_refusing():
             self.save()
 
-    def _agree(self, problem: Exception | None) -> None:
+    def agree(self, problem: Exception | None) -> None:
         """Learn what any rank has to tell before all of them enter a step, and act on it alike.
 
         A rank whose next batch failed must not leave the others in the step's collectives. Collective: one gather of
@@ -206,7 +206,7 @@ class Trainer:
             raise Stopped(max(stop), self.state.step, self.saver.saved_step)
         if any(failed):
             self._raise_alike(problem)
-        if any(save) and not self._is_broken():
+        if any(save):
             self.save()
 
     def _raise_alike(self, problem: Exception | None) -> None:
@@ -220,16 +220,12 @@ class Trainer:
         on_all_ranks(fail, self.world)
 
     def _save_last(self) -> None:
-        """Save where the run stands, unless it stands badly, and wait until it is on the disk."""
-        if not self._is_broken():
-            self.save()
+        """Save where the run stands and wait until it is on the disk."""
+        self.save()
         self.saver.finish()
 
-    def _is_broken(self) -> bool:
-        return self._is_refusing() and is_state_broken(self.stepper, self.state, self.world)
-
     def _is_refusing(self) -> bool:
-        """Tell whether the last step was refused; what is saved then may be what brought it about. One host sync."""
+        """Tell whether the last step was refused: good checkpoints do not give way to such ones. One host sync."""
         return self.reports.count_refusals() > 0
 
     def _publish_model(self) -> None:

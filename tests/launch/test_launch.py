@@ -132,10 +132,10 @@ class Nodes:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.mark = f"mark-{uuid.uuid4()}"
-        self._running: list[subprocess.Popen] = []
+        self.running: list[subprocess.Popen] = []
 
     def start(self, script: str, *argv: str, **settings: str) -> None:
-        with open(self.folder / f"{len(self._running)}.log", "wb") as log:
+        with open(self.folder / f"{len(self.running)}.log", "wb") as log:
             process = subprocess.Popen(
                 [ROOT / "launch" / script, ROOT / "configs" / "base", *TINY, *argv],
                 env=_environment(ARCSHARD_TEST=self.mark, **settings),
@@ -143,19 +143,27 @@ class Nodes:
                 stderr=log,
                 cwd=self.folder,
             )
-        self._running.append(process)
+        self.running.append(process)
 
     def wait(self) -> str:
         """Return the output of all once they have ended well."""
         deadline = time.monotonic() + TIMEOUT_S
-        codes = [process.wait(max(0.1, deadline - time.monotonic())) for process in self._running]
+        codes = [process.wait(max(0.1, deadline - time.monotonic())) for process in self.running]
         text = "".join((self.folder / f"{number}.log").read_text() for number in range(len(codes)))
         assert codes == [0] * len(codes), text
         return text
 
+    def wait_for(self, path: Path) -> None:
+        """Return once `path` exists and is not empty; the scripts must not end before."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while not path.exists() or not path.stat().st_size:
+            assert time.monotonic() < deadline, f"{path} did not appear"
+            assert self.are_running(), self.wait()
+            time.sleep(0.02)
+
     def are_running(self) -> bool:
         """Tell whether none of the scripts has ended."""
-        return all(process.poll() is None for process in self._running)
+        return all(process.poll() is None for process in self.running)
 
     def processes(self) -> dict[int, dict[str, str]]:
         """Return the environments of every live process that descends from a script here, by its id."""
@@ -172,7 +180,7 @@ class Nodes:
         for number in self.processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(number, signal.SIGKILL)
-        for process in self._running:
+        for process in self.running:
             process.wait()
 
 
@@ -184,11 +192,10 @@ def nodes(tmp_path: Path) -> Iterator[Nodes]:
 
 
 def _curve(folder: Path) -> list[float]:
-    """Return the loss of each step; of a step taken twice, the later."""
-    rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    losses = {row["step"]: row["loss"] for row in rows if row["kind"] == "train"}
-    assert list(losses) == list(range(1, len(losses) + 1))
-    return list(losses.values())
+    """Return the loss of each step."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
+    return [row["loss"] for row in rows]
 
 
 @pytest.fixture(scope="module")
@@ -224,11 +231,7 @@ def test_a_process_killed_on_one_node_brings_all_back_from_the_newest_checkpoint
     nodes: Nodes, one_node: list[float]
 ) -> None:
     _start_two(nodes)
-    deadline = time.monotonic() + TIMEOUT_S
-    while not (nodes.folder / "run" / "checkpoints" / "latest").exists():
-        assert time.monotonic() < deadline, "no checkpoint appeared"
-        assert nodes.are_running(), nodes.wait()
-        time.sleep(0.02)
+    nodes.wait_for(nodes.folder / "run" / "checkpoints" / "latest")
     by_rank = {variables["RANK"]: number for number, variables in nodes.processes().items() if "RANK" in variables}
     # The other node hears of the failure from its agent, not from its own process: the two then count differently.
     os.kill(by_rank["0"], signal.SIGSTOP)
@@ -238,4 +241,21 @@ def test_a_process_killed_on_one_node_brings_all_back_from_the_newest_checkpoint
     nodes.wait()
     assert "resumed run/checkpoints/step_" in (nodes.folder / "run" / "train.log").read_text()
     np.testing.assert_allclose(_curve(nodes.folder / "run"), one_node, rtol=1e-6)
+    assert not nodes.processes()
+
+
+def test_signals_to_the_script_save_and_stop_the_training(nodes: Nodes) -> None:
+    folder = nodes.folder / "run" / "checkpoints"
+    nodes.start("single_node.sh", "output=run", "checkpoint.every_epochs=999", NPROC_PER_NODE="2")
+    (script,) = nodes.running
+    nodes.wait_for(nodes.folder / "run" / "metrics.jsonl")
+    script.send_signal(signal.SIGUSR1)
+    nodes.wait_for(folder / "latest")
+    asked = (folder / "latest").read_text()
+    assert nodes.are_running(), "a request to save ends nothing"
+    script.send_signal(signal.SIGTERM)
+    assert script.wait(TIMEOUT_S) != 0
+    assert (folder / "latest").read_text() > asked
+    log = (nodes.folder / "run" / "train.log").read_text().splitlines()
+    assert "stopped by SIGTERM at step" in log[-1]
     assert not nodes.processes()

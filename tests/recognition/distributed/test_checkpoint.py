@@ -28,18 +28,28 @@ def _world(rank: int, size: int) -> World:
     return World(rank, size, 0, torch.device("cpu"))
 
 
-def _save_and_choose(world: World, folder: str) -> dict[str, torch.Tensor]:
+def _work(world: World, folder: str) -> dict[str, Any]:
+    """Do what needs a world of that size: starting its processes costs more than all of it."""
     save(world, Path(folder), 5)
     checkpoint = choose_checkpoint(Path(folder), world)
     assert checkpoint is not None
-    return checkpoint.local(world)
+    damaged = _damage_everything(world, Path(folder) / "damaged") if world.size == 2 else []
+    return {"local": checkpoint.local(world), "damaged": damaged}
+
+
+@pytest.fixture(scope="module")
+def worlds(tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[Path, list[dict[str, Any]]]]:
+    """Return by size the folder a world worked in and what its ranks found."""
+    folders = {size: tmp_path_factory.mktemp(f"world{size}") for size in (1, 2, 3)}
+    return {size: (folder, run_world(size, _work, str(folder))) for size, folder in folders.items()}
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_everything_comes_back_for_any_number_of_ranks(size: int, tmp_path: Path) -> None:
-    for rank, local in enumerate(run_world(size, _save_and_choose, str(tmp_path))):
-        assert local["backbone.mean"].tolist() == [float(rank)] * 3, "each rank has its own again"
-    checkpoint = Checkpoint(tmp_path / "step_00000005")
+def test_everything_comes_back_for_any_number_of_ranks(size: int, worlds: dict[int, Any]) -> None:
+    folder, ranks = worlds[size]
+    for rank, found in enumerate(ranks):
+        assert found["local"]["backbone.mean"].tolist() == [float(rank)] * 3, "each rank has its own again"
+    checkpoint = Checkpoint(folder / "step_00000005")
     assert (checkpoint.step, checkpoint.world_size, checkpoint.meta["state"]) == (5, size, {"step": 5})
     assert torch.equal(checkpoint.replicated()["backbone.w"], torch.arange(6.0).view(2, 3))
     for ranks in (1, 2, 3, 4, 13):
@@ -143,12 +153,12 @@ def _choose(world: World, folder: str) -> str | None:
     return None if chosen is None else chosen.path.name
 
 
-def _damage_everything(world: World, folder: str) -> list[tuple[str, str, str | None]]:
+def _damage_everything(world: World, folder: Path) -> list[tuple[str, str, str | None]]:
     """Return which checkpoint is chosen after each damage to the newest; one folder a case, made by all ranks."""
     found = []
     for damage in DAMAGES:
         for name in FILES:
-            case = Path(folder) / damage.__name__ / name
+            case = folder / damage.__name__ / name
             save(world, case, 1)
             path = save(world, case, 2)
             if world.is_main:
@@ -157,12 +167,13 @@ def _damage_everything(world: World, folder: str) -> list[tuple[str, str, str | 
     return found
 
 
-def test_whatever_is_damaged_the_checkpoint_before_is_taken_on_all_ranks(tmp_path: Path) -> None:
-    ranks = run_world(2, _damage_everything, str(tmp_path))
-    assert ranks[0] == ranks[1]
-    assert [chosen for _, _, chosen in ranks[0]] == ["step_00000001"] * len(ranks[0])
-    for damage, name, _ in ranks[0]:
-        folders = sorted(path.name for path in (tmp_path / damage / name).iterdir() if path.is_dir())
+def test_whatever_is_damaged_the_checkpoint_before_is_taken_on_all_ranks(worlds: dict[int, Any]) -> None:
+    folder, ranks = worlds[2]
+    found = ranks[0]["damaged"]
+    assert found == ranks[1]["damaged"]
+    assert [chosen for _, _, chosen in found] == ["step_00000001"] * len(DAMAGES) * len(FILES)
+    for damage, name, _ in found:
+        folders = sorted(path.name for path in (folder / "damaged" / damage / name).iterdir() if path.is_dir())
         assert folders == ["refused_step_00000002", "step_00000001"]
 
 

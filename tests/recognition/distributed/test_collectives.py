@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from recognition.distributed import collectives
 from recognition.distributed.world import World
+from recognition.errors import DataError
 from tests.dist_harness import run_world
 
 WEIGHT = torch.arange(6, dtype=torch.float64).view(2, 3) / 7
@@ -31,9 +32,26 @@ def _exercise(world: World) -> dict[str, Any]:
         "max": collectives.all_reduce_max_(torch.tensor([rank, -rank]), world),
         "broadcast": collectives.broadcast_(torch.tensor([rank + 5]), world, source=world.size - 1),
         "objects": collectives.gather_objects({"rank": rank}, world),
+        "numbers": collectives.gather_numbers([rank, 2**40 + rank], world),
+        "together": collectives.on_all_ranks(lambda: rank * 2, world),
+        "failures": [_failure(world, error) for error in (DataError("a.rec: torn"), KeyError("x"), None)],
         "share": collectives.reduce_scatter_rows(torch.ones(2 * world.size, 3) * (rank + 1), world),
         "ddp": _gradient_under_ddp(world),
     }
+
+
+def _failure(world: World, error: Exception | None) -> str:
+    """Let the last rank fail and return what this one hears."""
+
+    def work() -> None:
+        if error is not None and world.rank == world.size - 1:
+            raise error
+
+    try:
+        collectives.on_all_ranks(work, world)
+    except DataError as err:
+        return str(err)
+    return ""
 
 
 def _gradient_under_ddp(world: World) -> torch.Tensor:
@@ -71,6 +89,9 @@ def test_what_each_rank_gets(size: int) -> None:
         assert result["max"].tolist() == [size - 1, 0]
         assert result["broadcast"].item() == size + 4
         assert result["objects"] == [{"rank": r} for r in range(size)]
+        assert result["numbers"] == [[r, 2**40 + r] for r in range(size)]
+        assert result["together"] == [2 * r for r in range(size)]
+        assert result["failures"] == ["a.rec: torn", f"rank {size - 1}: KeyError: 'x'", ""]
         assert torch.equal(result["share"], torch.full((2, 3), total))
         assert torch.allclose(result["ddp"], weight.grad, rtol=1e-12)
 

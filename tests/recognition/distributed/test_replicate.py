@@ -12,7 +12,13 @@ import torch
 from torch import nn
 
 from recognition.backbones import build_backbone
-from recognition.distributed.replicate import SyncBatchNorm, convert_sync_bn, equalize_buffers, replicate
+from recognition.distributed.replicate import (
+    SyncBatchNorm,
+    average_buffers_,
+    averaged_buffers,
+    convert_sync_bn,
+    replicate,
+)
 from recognition.distributed.world import World
 from tests.dist_harness import run_world
 
@@ -156,9 +162,14 @@ def test_wrong_number_of_channels_is_named() -> None:
 
 def buffers_after(world: World) -> tuple[torch.Tensor, torch.Tensor, bool]:
     norm = nn.BatchNorm1d(2)
-    norm.running_mean.copy_(torch.tensor([1.0, 0.1]) * (world.rank + 1))
+    own = torch.tensor([1.0, 0.1]) * (world.rank + 1)
+    norm.running_mean.copy_(own)
     norm.running_var.fill_(0.1)  # equal on all ranks: not a bit may change, though 3 * 0.1 / 3 differs in float32
-    equalize_buffers(norm, world)
+    with averaged_buffers(norm, world):
+        inside = norm.running_mean.clone()
+    assert torch.equal(norm.running_mean, own), "looking changed it"
+    average_buffers_(norm, world)
+    assert torch.equal(norm.running_mean, inside)
     return norm.running_mean, norm.running_var, isinstance(replicate(norm, world), nn.BatchNorm1d)
 
 

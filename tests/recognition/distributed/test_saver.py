@@ -124,9 +124,22 @@ def test_a_full_disk_costs_a_warning_and_in_the_end_the_run_on_all_ranks_alike(t
         assert warning.endswith("; training goes on, the checkpoints before it are untouched (1 of 2 in a row)")
         assert error.startswith(f"step 3: no checkpoint: {folder}/.step_00000003.part: {found}")
         assert error.endswith(
-            "2 in a row failed, and checkpoint.max_failures is 2; make room and resume from the newest"
+            "2 in a row failed, and checkpoint.max_failures is 2; mend that and resume from the newest"
         )
         assert sorted(path.name for path in folder.iterdir()) == ["latest", "step_00000001"]
+
+
+@pytest.mark.parametrize(("name", "value"), [("centers", float("nan")), ("scale", float("-inf"))])
+def test_a_state_that_is_not_finite_is_never_published(
+    name: str, value: float, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ours = make_saver(ALONE, tmp_path)
+    snapshot = make_snapshot(ALONE, 1)
+    snapshot.rows[name].flatten()[3] = value
+    ours.begin(snapshot)
+    ours.finish()
+    assert f"rank 0: {name!r} is not finite; expected numbers to go on from; training goes on" in caplog.text
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_success_forgets_the_failures_before_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -13,9 +13,13 @@ from torch.utils._pytree import tree_leaves
 from recognition.config.checks import check_config
 from recognition.config.loader import load_config
 from recognition.data.loader import Batch
+from recognition.distributed.publish import files_of
+from recognition.distributed.staging import Staging
 from recognition.distributed.world import World
 from recognition.plan import make_plan
 from recognition.training.build import build_parts
+from recognition.training.resume import snapshot_run
+from recognition.training.state import TrainState
 from recognition.training.stepper import Stepper
 
 
@@ -71,9 +75,12 @@ def test_the_estimate_is_within_a_tenth_of_a_step(num_classes, overrides):
     )
     world = World(0, 1, 0, torch.device("cpu"))
     with LivePeak() as memory:
-        stepper = Stepper(config, build_parts(config, num_classes, world), world)
+        parts = build_parts(config, num_classes, world)
+        stepper = Stepper(config, parts, world)
         stepper.step([batch], step=0, epoch=0, lr=0.1)
     torch.set_num_threads(threads)
     plan = make_plan(config, world_size=1, num_images=1000, num_classes=num_classes)
     measured = memory.peak + batch.images.nbytes
     assert plan.memory.total == pytest.approx(measured, rel=0.10), plan.memory
+    staging = Staging(files_of(snapshot_run(parts, TrainState(), {}, has_own_buffers=True), rank=0))
+    assert plan.memory.staging == pytest.approx(staging.num_bytes, rel=0.03)

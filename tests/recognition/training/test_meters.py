@@ -9,7 +9,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from recognition.distributed.world import World
-from recognition.training.meters import RunLog
+from recognition.training.meters import DeviceMeans, RunLog, cut_records
 from tests.recognition.training.runs import make_trainer
 
 ALONE = World(0, 1, 0, torch.device("cpu"))
@@ -48,3 +48,28 @@ def test_what_is_not_finite_is_left_out(tmp_path: Path) -> None:
     assert events.Tags()["histograms"] == ["train/some"]
     assert events.Histograms("train/some")[0].histogram_value.num == 2
     assert not RunLog(tmp_path, is_main=False, tensorboard=True).draws
+
+
+def test_records_after_a_step_and_half_of_one_are_taken_out(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    cut_records(path, 5)
+    assert not path.exists()
+    rows = [f'{{"step": {step}, "kind": "train"}}\n' for step in (0, 3, 5, 6, 9)]
+    path.write_text("".join(rows) + '{"step": 4, "ki')
+    cut_records(path, 5)
+    assert path.read_text() == "".join(rows[:3])
+    cut_records(path, -1)
+    assert path.read_text() == ""
+
+
+def test_means_go_on_bit_by_bit_from_what_they_held() -> None:
+    whole, first, second = DeviceMeans(), DeviceMeans(), DeviceMeans()
+    values = [{"loss": torch.tensor(value)} for value in (0.1, 0.7, 1e-8)]
+    for value in values:
+        whole.add(value)
+    for value in values[:2]:
+        first.add(value)
+    second.hold(*first.held(), torch.device("cpu"))
+    second.add(values[2])
+    assert second.drain() == whole.drain()
+    assert second.held() == (0, {})

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from recognition.distributed.world import World
-from recognition.errors import CheckpointError
 from recognition.training.refusals import TrainingError
 from tests.dist_harness import run_world
 from tests.recognition.training.runs import fit, losses, make_trainer, snapshot
@@ -57,41 +56,6 @@ def test_every_update_mode_gives_the_same_curve(update: str, tmp_path: Path) -> 
     reference, _ = fit(ALONE, str(tmp_path / "fused"), ["train.batch_size=12", "train.num_epoch=1"])
     curve, _ = fit(ALONE, str(tmp_path / update), ["train.batch_size=12", "train.num_epoch=1", f"head.update={update}"])
     np.testing.assert_allclose(curve, reference, rtol=1e-4)
-
-
-@pytest.mark.parametrize("overrides", [[], ["head.update=autograd", "optim.optimizer=adamw", "optim.lr=0.001"]])
-def test_a_run_resumed_at_an_epoch_ends_bit_equal(overrides: list[str], tmp_path: Path) -> None:
-    whole, parted = str(tmp_path / "whole"), str(tmp_path / "parted")
-    common = ["train.batch_size=12", "checkpoint.keep=9", *overrides]
-    curve, state = fit(ALONE, whole, common)
-    trainer = make_trainer(ALONE, parted, common)
-    trainer._train_epoch(0, 0)
-    trainer.saver.finish()
-    again, resumed = fit(ALONE, parted, [*common, "resume=true"])
-    assert again == curve
-    assert resumed.keys() == state.keys()
-    assert all(torch.equal(resumed[name], state[name]) for name in state)
-
-
-def _one_epoch_then_save(world: World, folder: str, overrides: list[str]) -> None:
-    trainer = make_trainer(world, folder, overrides)
-    trainer._train_epoch(0, 0)
-    trainer.saver.finish()
-
-
-@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 3)])
-def test_a_run_continues_on_another_number_of_ranks(before: int, after: int, tmp_path: Path) -> None:
-    curve, _ = fit(ALONE, str(tmp_path / "whole"), [_batch(1), "backbone.sync_bn=true"])
-    folder = str(tmp_path / "parted")
-    run_world(before, _one_epoch_then_save, folder, [_batch(before), "backbone.sync_bn=true"])
-    run_world(after, fit, folder, [_batch(after), "backbone.sync_bn=true", "resume=true"])
-    np.testing.assert_allclose(losses(folder), curve, rtol=1e-3)
-
-
-def test_another_data_set_is_no_continuation(tmp_path: Path) -> None:
-    _one_epoch_then_save(ALONE, str(tmp_path), [_batch(1)])
-    with pytest.raises(CheckpointError, match="holds 11 classes; the data set has 12"):
-        fit(ALONE, str(tmp_path), [_batch(1), "data.num_classes=12", "resume=true"])
 
 
 def _poisoned_step(world: World, folder: str, rank: int, place: str, precision: str) -> tuple[dict, dict, float]:

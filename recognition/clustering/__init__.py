@@ -1,0 +1,1 @@
+"""Grouping embeddings by their cosines: a similarity graph, Chinese whispers on it, and scores of a partition."""

@@ -1,0 +1,105 @@
+"""Where a run begins: never on top of another one, and by itself where torchrun starts it again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from recognition.config.loader import load_config
+from recognition.config.schema import Config
+from recognition.distributed import world as world_module
+from recognition.distributed.checkpoint import Checkpoint
+from recognition.distributed.world import World
+from recognition.errors import CheckpointError, ConfigError
+from recognition.training import start
+from recognition.training.start import find_start, hold_global_batch, mark_launcher, resumes
+from tests.recognition.distributed.snapshots import ALONE, save
+
+
+def _config(*overrides: str) -> Config:
+    return load_config("configs/base.yaml", list(overrides))
+
+
+def test_an_empty_folder_is_begun_anew_or_resumed_at_step_0(tmp_path: Path) -> None:
+    assert not resumes(tmp_path / "absent", _config(), ALONE)
+    assert resumes(tmp_path, _config("resume=true"), ALONE)
+    assert find_start(tmp_path, _config("resume=true"), ALONE)[1] is None
+
+
+@pytest.mark.parametrize("found", ["a finished run", "the checkpoints of a run"])
+def test_another_run_is_never_mixed_with_a_new_one(found: str, tmp_path: Path) -> None:
+    if found == "a finished run":
+        (tmp_path / "model.pt").touch()
+    else:
+        save(ALONE, tmp_path / "checkpoints", 3)
+    with pytest.raises(
+        ConfigError, match=f"holds {found}; expected a new folder; set output=..., continue it with resu"
+    ):
+        resumes(tmp_path, _config(), ALONE)
+    assert resumes(tmp_path, _config("resume=true"), ALONE)
+
+
+def test_a_finished_run_without_checkpoints_is_not_trained_over(tmp_path: Path) -> None:
+    (tmp_path / "model.pt").touch()
+    with pytest.raises(ConfigError, match=r"holds model.pt and no checkpoint; expected one to resume from"):
+        find_start(tmp_path, _config("resume=true"), ALONE)
+
+
+def test_a_restart_by_the_same_launcher_resumes_and_one_by_another_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark_launcher(tmp_path)
+    save(ALONE, tmp_path / "checkpoints", 3)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert resumes(tmp_path, _config(), ALONE)
+    monkeypatch.setattr(start, "launcher_name", lambda: "elsewhere 7")  # its first start was refused, so is its second
+    with pytest.raises(ConfigError, match="holds the checkpoints of a run"):
+        resumes(tmp_path, _config(), ALONE)
+    (tmp_path / ".launcher").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="holds the checkpoints of a run"):
+        resumes(tmp_path, _config(), ALONE)
+
+
+def test_a_launcher_is_told_by_more_than_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    host, parent, started = world_module.launcher_name().split()
+    assert world_module.launcher_name() == f"{host} {parent} {started}"
+    monkeypatch.setattr(world_module.os, "getppid", lambda: 1)
+    assert world_module.launcher_name().split()[1:] != [parent, started]
+
+
+class _Trained:
+    """What is asked of a checkpoint here."""
+
+    path = Path("run/checkpoints/step_00000007")
+
+    def __init__(self, global_batch: object) -> None:
+        self.meta = {"global_batch": global_batch}
+
+
+def _held(global_batch: object, ranks: int, *overrides: str) -> Config:
+    checkpoint: Checkpoint = _Trained(global_batch)  # type: ignore[assignment]
+    return hold_global_batch(_config(*overrides), checkpoint, World(0, ranks, 0, torch.device("cpu")))
+
+
+@pytest.mark.parametrize(("ranks", "accumulation", "each"), [(1, 1, 24), (2, 1, 12), (3, 2, 4), (8, 3, 1)])
+def test_the_global_batch_is_held_on_any_number_of_ranks(ranks: int, accumulation: int, each: int) -> None:
+    config = _held(24, ranks, f"train.gradient_accumulation={accumulation}", "head.update=autograd")
+    assert config.train.batch_size == each
+    assert config.train.gradient_accumulation == accumulation
+
+
+def test_a_global_batch_that_does_not_divide_is_refused_with_the_numbers() -> None:
+    with pytest.raises(
+        ConfigError, match=r"step_00000007: was trained with a global batch of 1,024, which does not divide by 3 ranks;"
+    ):
+        _held(1024, 3)
+    with pytest.raises(ConfigError, match="global batch of 4, which does not divide by 2 ranks x 4 micro-batches"):
+        _held(4, 2, "train.gradient_accumulation=4", "head.update=autograd")
+
+
+@pytest.mark.parametrize("value", [None, 0, -8, 8.0, True, "8", 1 << 50])
+def test_a_global_batch_that_is_none_is_refused(value: object) -> None:
+    with pytest.raises(CheckpointError, match=r"its global batch is .*; expected a whole number"):
+        _held(value, 1)
