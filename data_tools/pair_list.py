@@ -42,7 +42,7 @@ def read_pair_list(path: Path, *, folds: Collection[int] | None = None) -> list[
         lines = [line.rstrip("\r\n") for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as err:
         reason = err.strerror if isinstance(err, OSError) else "not text"
-        raise DataError(f"{path}: cannot be read ({reason}); expected a list of pairs") from err
+        raise DataError(f"{path}: cannot be read ({reason}); expected a list of pairs; check the path") from err
     numbered = [(number, _split(line)) for number, line in enumerate(lines, 1) if line.strip()]
     if not numbered:
         raise DataError(f"{path}: holds no pairs; expected LFW's pairs.txt or lines `path path 0|1`")

@@ -25,8 +25,11 @@ def staged(*targets: Path) -> Iterator[list[Path]]:
 
     The files are synced before the first rename. Raises DataError when a folder cannot be written.
     """
-    temporaries = [_temporary_beside(target) for target in targets]
+    made = [folder for target in targets for folder in _missing_parents(target)]
+    temporaries: list[Path] = []
     try:
+        for target in targets:
+            temporaries.append(_temporary_beside(target))
         yield temporaries
         for temporary in temporaries:
             sync_file(temporary)
@@ -39,6 +42,7 @@ def staged(*targets: Path) -> Iterator[list[Path]]:
     finally:
         for temporary in temporaries:
             temporary.unlink(missing_ok=True)
+        _remove_empty(made)
 
 
 @contextlib.contextmanager
@@ -97,6 +101,18 @@ def sync_file(path: Path) -> None:
     """Flush a file's content to the disk."""
     with open(path, "rb") as handle:
         os.fsync(handle.fileno())
+
+
+def _missing_parents(path: Path) -> list[Path]:
+    """Return the folders above `path` that are not there, the innermost first."""
+    return [folder for folder in path.parents if not folder.exists()]
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Remove those of the `folders` that hold nothing: what failed leaves no trace."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def _temporary_beside(target: Path) -> Path:

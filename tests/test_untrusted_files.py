@@ -43,7 +43,7 @@ from recognition.data.records import ImageRecords
 from recognition.embedding_store import read_embeddings
 from recognition.errors import ArcShardError, CheckpointError, ConfigError, DataError
 from recognition.journal import Journal
-from tests.fuzz.targets import SIDE, _packed, pictures
+from tests.fuzz.targets import SIDE, _checkpoint_seeds, _packed, join, pictures, read_checkpoint, split
 from tests.recognition.data.test_datasets import write_rec
 
 LIMIT_S = 1.0
@@ -115,6 +115,21 @@ def test_an_arcface_checkpoint_that_calls_os_system_runs_nothing(tmp_path: Path)
     assert import_arcface_torch([str(old), str(tmp_path / "new"), "--config", "configs/base"]) == 1
     assert not (tmp_path / "mark").exists()
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+@pytest.mark.parametrize("is_torch", [False, True])
+def test_a_checkpoint_that_calls_os_system_runs_nothing(tmp_path: Path, number: int, is_torch: bool) -> None:
+    """Its checksums are right: whoever puts a pickle in the place of a file of tensors can write them too."""
+    buffer = io.BytesIO()
+    content = {"backbone.w": Malice(tmp_path / "mark")}
+    torch.save(content, buffer) if is_torch else pickle.dump(content, buffer)
+    parts = split(_checkpoint_seeds()[0], 4)
+    read_checkpoint(join(*parts), tmp_path)
+    parts[number] = buffer.getvalue()
+    message = refusal(CheckpointError, lambda: read_checkpoint(join(*parts), tmp_path))
+    assert "cannot be read as tensors" in message
+    assert not (tmp_path / "mark").exists()
 
 
 # --- packed sets

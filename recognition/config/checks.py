@@ -98,7 +98,7 @@ def check_config(config: Config, places: Mapping[str, str] | None = None) -> Non
     for key, (holds, expected) in RANGES.items():
         value = flat[key]
         if value is not None and not holds(value):
-            raise ConfigError(f"{_place(places, key)}{key}: found {_spell(value)}, expected {expected}")
+            raise ConfigError(f"{_place(places, key)}{key}: found {_spell(value)}, expected {expected}; correct it")
     for key, problem in _problems(config, _Changed(flat)):
         raise ConfigError(f"{_place(places, key)}{key}: {problem}")
 

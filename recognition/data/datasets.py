@@ -85,7 +85,7 @@ class RecDataset:
         return Origin(str(self.path), self._records.number(index), self._records.key(index))
 
     def fingerprint(self) -> dict[str, int | str]:
-        """Return counts, the checksum of the whole index, and that of some labels; a second for 42 million images."""
+        """Return counts, the checksum of the whole index (0.2 s for 42 million images), and that of some labels."""
         sample = np.linspace(0, len(self) - 1, min(len(self), _SAMPLE)).astype(np.int64)
         labels = [self._label(index) for index in sample.tolist()]
         index, num_bytes = self._records.index, int(self._records.index.bounds[-1])

@@ -129,11 +129,11 @@ def _enter(
 ) -> None:
     fields = line.split()
     if len(fields) != 3 or not all(field.isascii() and field.isdigit() and len(field) < 11 for field in fields):
-        raise DataError(f"{place}: {line.strip()!r}; expected 'set TAB class id TAB new class id'")
+        raise DataError(f"{place}: {line.strip()!r}; expected 'set TAB class id TAB new class id'; mend the line")
     set_number, label, new = map(int, fields)
     if set_number >= len(rows) or label >= num_classes[set_number]:
         known = f"class {label} of set {set_number}"
-        raise DataError(f"{place}: there is no {known}; expected sets below {len(rows)} and classes they have")
+        raise DataError(f"{place}: there is no {known}; expected sets below {len(rows)} and their classes; mend it")
     if new >= MAX_CLASSES:
         raise DataError(f"{place}: new class id {new}; expected one below {MAX_CLASSES}")
     for column, value in zip(rows[set_number], (label, new, number)):
