@@ -57,7 +57,7 @@ def approximate_neighbours(
     measured on `num_sampled` random rows, on `device`: how many of their exact k nearest above the threshold are edges.
     `memory_bytes` bounds everything but the matrix; DataError when index and neighbours do not fit it. Needs faiss.
     """
-    faiss = _import_faiss()
+    faiss = import_faiss()
     num_rows = len(embeddings)
     num_lists = num_lists or max(1, min(int(4 * math.sqrt(num_rows)), num_rows // _TRAIN_PER_LIST))
     index_bytes = _index_bytes(embeddings.shape, num_lists, storage, memory_bytes)
@@ -101,7 +101,8 @@ def graph_recall(
     return num_found / num_true if num_true else 1.0
 
 
-def _import_faiss() -> Any:
+def import_faiss() -> Any:
+    """Return the faiss module; ConfigError says how to get it."""
     logging.getLogger("faiss").setLevel(logging.WARNING)  # it tells of every library it tries to load
     try:
         import faiss

@@ -122,6 +122,7 @@ import sys
 import numpy as np, torch
 from benchmarks.peak_memory import peak, start_watching
 from recognition.clustering.graph import pairs_above
+from recognition.clustering.neighbours import nearest_neighbours
 from recognition.clustering.whispers import chinese_whispers
 
 cpu = torch.device("cpu")
@@ -135,6 +136,9 @@ for memory_bytes in map(int, sys.argv[1:]):
     chinese_whispers(graph)
     print(after_graph - before, peak(cpu) - before, graph.num_edges)
     del graph
+before = start_watching(cpu)
+nearest_neighbours(rows, 40, memory_bytes=int(sys.argv[1]))
+print(peak(cpu) - before)
 """
 
 
@@ -142,10 +146,11 @@ def test_memory_stays_within_what_was_stated() -> None:
     stated, ample = 54 * 2**20, 2**30
     command = [sys.executable, "-c", MEASURE, str(stated), str(ample)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    (graph_bytes, all_bytes, num_edges), (ample_bytes, _, as_many) = (
+    (graph_bytes, all_bytes, num_edges), (ample_bytes, _, as_many), (nearest_bytes,) = (
         map(int, line.split()) for line in done.stdout.splitlines()
     )
     assert num_edges == as_many > 800_000
     assert graph_bytes < stated
     assert all_bytes < stated  # whispers come after the search has let go of its tiles
+    assert nearest_bytes < stated
     assert ample_bytes > 1.1 * stated, "with more allowed it takes more: the test can tell"
