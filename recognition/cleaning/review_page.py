@@ -1,0 +1,86 @@
+"""The review page: a folder that a browser opens by itself, without a server. Torch-free.
+
+Its HTML, CSS and scripts (in page/) are copied as they are; everything that comes from the data reaches it in data.js
+and identities.js, and is only ever shown as text. They are scripts because a page opened as a file cannot fetch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+import json
+from collections.abc import Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from recognition.cleaning.borderline import Decision, Survey
+from recognition.cleaning.sheets import COLUMNS, TILES, Plan, draw_sheet
+from recognition.parallel import ordered_map
+
+INDEX, DATA, IDENTITIES, SHEETS = "index.html", "data.js", "identities.js", "sheets"
+_NEAR = 4
+
+
+def own_identities(found: Survey) -> set[str]:
+    """Return the identities whose centre faces the rows do not bring with them: those that a picture would leave."""
+    return {row.identity for row in found.rows if row.to is not None}
+
+
+def page_data(found: Survey, centres: Mapping[str, tuple[str, ...]], *, title: str) -> tuple[dict[str, Any], Plan]:
+    """Return the content of data.js and the plan of the sheets that its tile numbers refer to.
+
+    A row is [picture, identity, decision, to or null, reason, score, doubt, step, tile, tiles of the centre of its
+    identity, tiles of the centre of `to`, the identities it might belong to]. The key is a hash of all the rows.
+    """
+    plan = Plan()
+    rows = [_row(row, centres, found, plan) for row in found.rows]
+    key = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+    data = {
+        "version": 1,
+        "key": key,
+        "title": title,
+        "kinds": dict(found.kinds),
+        "num_identities": len(found.identities),
+        "sheet_columns": COLUMNS,
+        "sheet_tiles": TILES,
+        "rows": rows,
+    }
+    return data, plan
+
+
+def write_page(folder: Path, data: Mapping[str, Any], identities: Iterable[str]) -> None:
+    """Write everything but the sheets into `folder`."""
+    template = importlib.resources.files("recognition.cleaning") / "page"
+    for source in template.iterdir():
+        (folder / source.name).write_bytes(source.read_bytes())
+    (folder / DATA).write_text(_script("REVIEW_DATA", data), encoding="ascii")
+    (folder / IDENTITIES).write_text(_script("REVIEW_IDENTITIES", sorted(identities)), encoding="ascii")
+
+
+def write_sheets(folder: Path, faces: Path, plan: Plan, *, workers: int) -> Iterable[int]:
+    """Write the sheets into `folder` / SHEETS, yielding the number of pictures on each as it is done."""
+    (folder / SHEETS).mkdir()
+    drawn = ordered_map(partial(draw_sheet, faces), plan.sheets, workers=workers)
+    for number, (encoded, pictures) in enumerate(zip(drawn, plan.sheets)):
+        (folder / SHEETS / f"{number}.jpg").write_bytes(encoded)
+        yield len(pictures)
+
+
+def _row(row: Decision, centres: Mapping[str, tuple[str, ...]], found: Survey, plan: Plan) -> list[Any]:
+    beside = [picture for picture in row.beside if picture != row.picture]
+    left = [picture for picture in centres.get(row.identity, ()) if picture != row.picture]
+    own, target = (beside, []) if row.to is None else (left, beside)
+    tile, *others = plan.place([row.picture, *own, *target])
+    near = [name for name, _ in found.links.get(row.identity, {}).items()]
+    near = sorted(near, key=lambda name: (name != row.to, -found.links[row.identity][name], name))[:_NEAR]
+    return [
+        row.picture, row.identity, row.decision, row.to, row.reason, row.score, row.doubt, row.step,
+        tile, others[: len(own)], others[len(own) :], near,
+    ]  # fmt: skip
+
+
+def _script(name: str, content: Any) -> str:
+    """Return a script that sets a global. Names are hostile: everything outside ASCII is escaped, and so is <."""
+    text = json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    return f'"use strict";\nwindow.{name} = {text};\n'
