@@ -3,14 +3,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup align demo demo-short test lint bench
+.PHONY: help setup align browser demo demo-short test faults fuzz lint bench
 
 help:
 	@echo "make demo    render faces, train on two processes, verify on people never seen"
 	@echo "make test    the whole test suite (CPU only, under 10 minutes on 2 cores)"
+	@echo "make faults  kill, stop, starve and damage real jobs; a table of what came of it (20 minutes on 2 cores)"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   the benchmarks at sizes that fit a laptop"
+	@echo "make fuzz    a million hostile inputs over every reader of untrusted files (RUNS=...)"
 	@echo "make setup   only create .venv"
+	@echo "make browser .venv with what drives the browser of the review page's tests (and Debian's chromium: apt-get)"
 	@echo "make align   .venv with what the detectors need: dlib's models, MTCNN's weights, onnxruntime"
 
 setup: $(VENV)/.ready
@@ -27,8 +30,17 @@ align: setup
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[align]"
 	$(BIN)/python data_tools/fetch_weights.py
 
+browser: setup
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[browser]"
+
 test: setup
 	$(BIN)/python -m pytest -q
+
+# docs/faults.md. Broken off, it goes on where it was; FAULTS=--overwrite begins anew.
+FAULTS ?=
+
+faults: setup
+	$(BIN)/python tests/faults/run.py $(FAULTS)
 
 lint: setup
 	$(BIN)/ruff check .
@@ -63,3 +75,10 @@ demo-short:
 bench: setup
 	$(BIN)/python benchmarks/head.py
 	$(BIN)/python benchmarks/data.py
+
+# Guided by coverage; findings go to work_dirs/fuzz (docs/safety.md).
+RUNS ?= 1000000
+
+fuzz: setup
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[fuzz]"
+	$(BIN)/python -m tests.fuzz.run --runs $(RUNS)

@@ -10,6 +10,7 @@ A run writes work_dirs/<config>/: config.yaml, train.log, logs/, metrics.jsonl, 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import logging
 import os
 import shlex
@@ -34,7 +35,9 @@ from recognition.errors import ConfigError, DataError
 from recognition.files import write_text
 from recognition.plan import Plan, find_inputs, make_plan, render_plan
 from recognition.training.build import build_parts
+from recognition.training.interrupts import Stopped, ignore_save_requests
 from recognition.training.meters import attach_log_files
+from recognition.training.start import find_start, mark_launcher, resumes
 from recognition.training.trainer import Trainer
 from recognition.training.wandb_run import require_wandb
 
@@ -59,8 +62,13 @@ def _run(args: argparse.Namespace) -> None:
             _check(config)
         return
     folder = Path(config.output or Path("work_dirs") / Path(args.config).stem)
-    with join_world(config.device) as world:
-        _train(config, world, folder, args)
+    ignore_save_requests()
+    try:
+        with join_world(config.device, timeout_s=config.train.timeout_s) as world:
+            _train(config, world, folder, args)
+    except Stopped as stopped:
+        logger.warning("%s; resume=true goes on from there", stopped)
+        raise SystemExit(stopped.status) from None
 
 
 def _check(config: Config) -> None:
@@ -71,30 +79,27 @@ def _check(config: Config) -> None:
 
 
 def _train(config: Config, world: World, folder: Path, args: argparse.Namespace) -> None:
-    _refuse_finished(folder, config)
+    is_resumed = resumes(folder, config, world)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         attach_log_files(folder, rank=world.rank, is_main=world.is_main, quiet=args.quiet)
     except OSError as err:
         raise DataError(f"{folder}: cannot be written ({err.strerror}); set output=... to a writable folder") from err
+    checkpoint = None
+    if is_resumed:
+        config, checkpoint = find_start(folder, dataclasses.replace(config, resume=True), world)
+    elif world.is_main:
+        mark_launcher(folder)
     inputs = find_inputs(config)
     dataset = open_dataset(config.data)
     logger.info("%s", render_plan(_plan(config, dataset, world.size), inputs))
     validators = build_validators(config, world, quiet=args.quiet)
     parts = build_parts(config, dataset.num_classes, world)
-    loader = build_loader(config, dataset, world)
+    loader = build_loader(config, dataset, world, folder)
     if world.is_main:
         write_text(folder / "config.yaml", _provenance() + dump_config(config))
-    Trainer(config, parts, loader, world=world, folder=folder, validators=validators).fit()
-
-
-def _refuse_finished(folder: Path, config: Config) -> None:
-    """Keep a run that someone may still want from being overwritten by a second one of the same name."""
-    if not config.resume and (folder / "model.pt").exists():
-        raise ConfigError(
-            f"{folder}: holds a finished run; expected a new folder; set output=..., continue it with resume=true, "
-            "or remove it"
-        )
+    trainer = Trainer(config, parts, loader, world=world, folder=folder, validators=validators, start=checkpoint)
+    trainer.fit()
 
 
 def _plan(config: Config, dataset: Dataset | None, world_size: int) -> Plan:

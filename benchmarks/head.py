@@ -36,6 +36,7 @@ from benchmarks.materialised import MaterialisedHead
 from benchmarks.peak_memory import peak, start_watching
 from recognition.cli import make_parser, run_command
 from recognition.config.schema import HeadConfig
+from recognition.console import progress
 from recognition.distributed.collectives import barrier, gather_objects
 from recognition.distributed.world import World, join_world
 from recognition.heads.sharded_softmax import ShardedSoftmax
@@ -180,7 +181,7 @@ def measure_time(world: World, specs: list[Spec], steps: int) -> list[tuple[list
     """Return (seconds of steps, of their forwards, of this process, losses) per spec, the specs taking turns."""
     runners = [Runner(spec, world) for spec in specs]
     taken: list[list[tuple[float, float, float, float]]] = [[] for _ in specs]
-    for _ in range(steps + 1):
+    for _ in progress(range(steps + 1), total=steps + 1, unit="step", label="steps", quiet=not world.is_main):
         for runner, rows in zip(runners, taken, strict=True):
             rows.append(runner.step())
     # The first step allocates and faults its pages in.
@@ -214,6 +215,8 @@ def run_ranks(ranks: int, device: str, function: Any, specs: list[Spec], steps: 
             process.start()
         sender.close()
         results: list[list[Any]] = receiver.recv()
+        for process in processes:
+            process.join(30)  # let them clean up after themselves
         return results
     except EOFError:
         raise RuntimeError("a rank died, most likely for want of memory") from None

@@ -26,7 +26,8 @@ import numpy as np
 from data_tools.pair_list import parse_folds, read_pair_list
 from recognition.cli import make_parser, positive_int, run_command
 from recognition.console import Stopwatch, count, duration, progress
-from recognition.data.images import decode_rgb, encode_jpeg
+from recognition.data.images import decode_rgb, encode_jpeg, read_image_file
+from recognition.data.photos import MAX_PIXELS
 from recognition.detection.alignment import align
 from recognition.errors import ConfigError, DataError
 from recognition.files import staged_folder
@@ -108,12 +109,9 @@ def _report(args: argparse.Namespace, photos: Sequence[Photo], num_other: int, s
 
 def _align_one(photos: Path, folder: Path, size: int, photo: Photo) -> None:
     source, target = photos / photo.path, folder / photo.path
+    encoded = read_image_file(source)
     try:
-        encoded = source.read_bytes()
-    except OSError as err:
-        raise DataError(f"{source}: cannot be read ({err.strerror or err}); expected every photo of the list") from err
-    try:
-        face = align(decode_rgb(encoded, place=str(source)), photo.landmarks, size)
+        face = align(decode_rgb(encoded, place=str(source), max_pixels=MAX_PIXELS), photo.landmarks, size)
     except cv2.error as err:
         raise DataError(f"{source}: cannot be aligned ({err.err}); check its landmarks") from err
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +23,8 @@ import cv2
 from data_tools.pair_list import PicturePair, parse_folds, read_pair_list
 from recognition.cli import make_parser, positive_int, run_command
 from recognition.console import Stopwatch, count, duration, progress
-from recognition.data.images import decode_rgb, encode_jpeg
+from recognition.data.image_list import Folder
+from recognition.data.images import decode_rgb, encode_jpeg, read_image_file
 from recognition.data.pairs_bin import write_pairs
 from recognition.errors import DataError
 from recognition.files import refuse_existing
@@ -85,10 +87,13 @@ def _run(args: argparse.Namespace) -> None:
 
 def _find_pictures(pairs: Sequence[PicturePair], images: Path) -> list[Path]:
     """Return the two paths of every pair in turn."""
+    folder = Folder(images)
     found: dict[str, Path | None] = {}
     for name in (name for pair in pairs for name in (pair.first, pair.second)):
         if name not in found:
-            found[name] = _find_picture(images, name)
+            if folder.path(name) is None:
+                raise DataError(f"{name!r} in the list of pairs leads out of {images}; expected a path below it")
+            found[name] = _find_picture(folder, name)
     missing = [name for name, path in found.items() if path is None]
     if missing:
         named = ", ".join(missing[:MAX_NAMED]) + (", ..." if len(missing) > MAX_NAMED else "")
@@ -99,17 +104,14 @@ def _find_pictures(pairs: Sequence[PicturePair], images: Path) -> list[Path]:
     return [path for pair in pairs for name in (pair.first, pair.second) if (path := found[name]) is not None]
 
 
-def _find_picture(images: Path, name: str) -> Path | None:
+def _find_picture(folder: Folder, name: str) -> Path | None:
     """Return the file of a name as it stands in the pairs; LFW's names carry no suffix, but some hold a dot."""
-    candidates = [images / f"{name}{suffix}" for suffix in ("", *SUFFIXES)]
-    return next((path for path in candidates if path.is_file()), None)
+    candidates = (folder.path(f"{name}{suffix}") for suffix in ("", *SUFFIXES))
+    return next((Path(path) for path in candidates if path is not None and os.path.isfile(path)), None)
 
 
 def _read_picture(path: Path, size: int | None) -> bytes:
-    try:
-        encoded = path.read_bytes()
-    except OSError as err:
-        raise DataError(f"{path}: cannot be read ({err.strerror or err}); check its permissions") from err
+    encoded = read_image_file(path)
     rgb = decode_rgb(encoded, place=str(path))
     height, width = rgb.shape[:2]
     if height != width and size is not None:

@@ -28,7 +28,7 @@ import cv2
 from recognition.cli import make_parser, non_negative_int, positive_int, run_command
 from recognition.console import Stopwatch, count, duration, progress
 from recognition.data.image_list import FolderList, ImageList, ListedImage, LstFile
-from recognition.data.images import decode_rgb, encode_jpeg
+from recognition.data.images import decode_rgb, encode_jpeg, read_image_file
 from recognition.data.set_writer import ImageSetWriter, output_paths, property_text
 from recognition.errors import DataError
 from recognition.files import refuse_existing, staged
@@ -118,12 +118,10 @@ def open_source(source: Path, root: Path | None, *, layout: str, skip_bad: bool)
 def prepare(listed: ListedImage, *, size: int | None, quality: int | None) -> Prepared:
     """Read and decode one image; its bytes are kept unless it has to be resized or `quality` is given."""
     try:
-        content = Path(listed.path).read_bytes()
+        content = read_image_file(listed.path)
         rgb = decode_rgb(content, place=listed.place)
     except DataError as err:
         return Prepared(listed, problem=str(err))
-    except OSError as err:
-        return Prepared(listed, problem=f"{listed.place}: cannot be read ({err.strerror})")
     height, width = rgb.shape[:2]
     if size is not None and (height, width) != (size, size):
         if height != width:

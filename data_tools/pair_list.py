@@ -8,6 +8,10 @@ from pathlib import Path
 
 from recognition.errors import ConfigError, DataError
 
+_MAX_FOLDS = 1000
+MAX_FILE_BYTES = 1 << 26
+"""Largest list that is read: over a million pairs."""
+
 
 @dataclass(frozen=True)
 class PicturePair:
@@ -33,6 +37,8 @@ def read_pair_list(path: Path, *, folds: Collection[int] | None = None) -> list[
     Raises DataError naming the line that is neither form, and when LFW's header disagrees with the lines.
     """
     try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise DataError(f"{path}: over {MAX_FILE_BYTES >> 20} MiB; expected a list of pairs; split it")
         lines = [line.rstrip("\r\n") for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as err:
         reason = err.strerror if isinstance(err, OSError) else "not text"
@@ -41,7 +47,7 @@ def read_pair_list(path: Path, *, folds: Collection[int] | None = None) -> list[
     if not numbered:
         raise DataError(f"{path}: holds no pairs; expected LFW's pairs.txt or lines `path path 0|1`")
     head = numbered[0][1]
-    if len(head) <= 2 and all(field.isdigit() for field in head):
+    if len(head) <= 2 and all(_is_number(field) for field in head):
         return _read_lfw(path, head, numbered[1:], folds)
     if folds is not None:
         raise DataError(f"{path}: has no LFW header `folds pairs`; expected one for --folds; leave --folds out")
@@ -53,7 +59,7 @@ def parse_folds(text: str) -> list[int]:
     folds: list[int] = []
     for part in text.split(","):
         first, dash, last = part.partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
+        if not _is_number(first) or (dash and not _is_number(last)) or int(last or first) > _MAX_FOLDS:
             raise ConfigError(f"--folds {text}: {part!r} is no fold; expected numbers such as 5, 1-4 or 1,3-5")
         folds += range(int(first), int(last if dash else first) + 1)
     return folds
@@ -84,10 +90,10 @@ def _alternating(pairs: list[PicturePair]) -> list[PicturePair]:
 
 
 def _lfw_pair(path: Path, line: int, fields: list[str], fold: int) -> PicturePair:
-    if len(fields) == 3 and fields[1].isdigit() and fields[2].isdigit():
+    if len(fields) == 3 and _is_number(fields[1]) and _is_number(fields[2]):
         name, first, second = fields
         return PicturePair(_lfw_picture(name, first), _lfw_picture(name, second), True, fold)
-    if len(fields) == 4 and fields[1].isdigit() and fields[3].isdigit():
+    if len(fields) == 4 and _is_number(fields[1]) and _is_number(fields[3]):
         name, first, other, second = fields
         return PicturePair(_lfw_picture(name, first), _lfw_picture(other, second), False, fold)
     raise DataError(f"{path}:{line}: found {' '.join(fields)!r}; expected `name i j` or `name1 i name2 j`; mend it")
@@ -101,6 +107,10 @@ def _labelled(path: Path, line: int, fields: list[str]) -> PicturePair:
     if len(fields) != 3 or fields[2] not in ("0", "1"):
         raise DataError(f"{path}:{line}: found {' '.join(fields)[:100]!r}; expected `path path 0|1`; mend the line")
     return PicturePair(fields[0], fields[1], fields[2] == "1")
+
+
+def _is_number(field: str) -> bool:
+    return field.isascii() and field.isdigit() and len(field) < 10
 
 
 def _split(line: str) -> list[str]:

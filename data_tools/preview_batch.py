@@ -28,7 +28,8 @@ from recognition.config.loader import load_config
 from recognition.config.schema import Config
 from recognition.console import count
 from recognition.data.augment import Augmenter, flip_mask, recipe
-from recognition.data.batches import BatchFiller, BatchLayout
+from recognition.data.bad_records import Replacements
+from recognition.data.batches import BatchFiller, BatchLayout, Request
 from recognition.data.datasets import open_dataset
 from recognition.data.images import encode_jpeg
 from recognition.data.preprocess import to_network
@@ -72,10 +73,13 @@ def first_images(config: Config, num_images: int, step: int) -> tuple[Tensor, Te
     dataset = open_dataset(config.data)
     num_images = min(num_images, len(dataset))
     sampler = GlobalBatchSampler(len(dataset), seed=config.seed, batch_size=num_images)
-    sampler.start_at(0, step % sampler.steps_per_epoch)
+    step %= sampler.steps_per_epoch
+    sampler.start_at(0, step)
     layout = BatchLayout(num_images, dataset.image_size)
     batch = layout.view(torch.empty(layout.num_bytes, dtype=torch.uint8))
-    BatchFiller(dataset, 1).fill_(batch, next(iter(sampler)))
+    replacements = Replacements(config.seed, len(dataset)) if config.data.on_bad_record == "skip" else None
+    request = Request(next(iter(sampler)), 0, sampler.first_position(step))
+    BatchFiller(dataset, 1, replacements).fill_(batch, request)
     return batch.images, batch.indices
 
 

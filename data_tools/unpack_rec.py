@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the root, so that no file here shadows the library
@@ -46,7 +46,9 @@ def unpack(args: argparse.Namespace) -> None:
     """Run the command."""
     watch = Stopwatch()
     records = ImageRecords(args.rec)
-    chosen = range(len(records)) if args.keys is None else _positions(records, parse_keys(args.keys))
+    chosen: Sequence[int] = range(len(records))
+    if args.keys is not None:
+        chosen = _positions(records, parse_keys(args.keys, most=len(records.index)))
     if args.out.exists() and any(args.out.iterdir()) and not (args.resume or args.overwrite):
         raise DataError(f"{args.out}: is not empty; expected a new folder; pass --resume to go on or --overwrite")
     width = len(str(records.num_classes - 1))
@@ -62,8 +64,8 @@ def unpack(args: argparse.Namespace) -> None:
     _report(args, len(chosen), len(identities), num_kept, watch.seconds)
 
 
-def parse_keys(text: str) -> list[int]:
-    """Return the keys named by `5,10-19` or, one or a range a line, by the file behind an @."""
+def parse_keys(text: str, *, most: int) -> list[int]:
+    """Return the keys named by `5,10-19` or, one or a range a line, by the file behind an @; `most` at most."""
     place, items = "--keys", text.split(",")
     if text.startswith("@"):
         place = text[1:]
@@ -71,14 +73,21 @@ def parse_keys(text: str) -> list[int]:
             items = Path(place).read_text(encoding="utf-8").split()
         except (OSError, UnicodeDecodeError) as err:
             raise DataError(f"{place}: cannot be read ({err}); expected one key or range a line") from err
-    return [key for item in items for key in _span(item.strip(), place)]
+    keys: list[int] = []
+    for item in items:
+        span = _span(item.strip(), place)
+        if len(keys) + len(span) > most:
+            raise DataError(f"{place}: {item!r} makes over {most:,} keys; expected no more than the set has records")
+        keys += span
+    return keys
 
 
-def _span(item: str, place: str) -> Iterator[int]:
+def _span(item: str, place: str) -> range:
     first, dash, last = item.partition("-")
-    if not first.isdecimal() or (dash and not last.isdecimal()):
-        raise DataError(f"{place}: {item!r}; expected a key such as 5 or a range such as 10-19")
-    return iter(range(int(first), int(last or first) + 1))
+    ends = (first, last) if dash else (first, first)
+    if not all(end.isascii() and end.isdigit() and len(end) < 19 for end in ends):
+        raise DataError(f"{place}: {item[:60]!r}; expected a key such as 5 or a range such as 10-19")
+    return range(int(ends[0]), int(ends[1]) + 1)
 
 
 def _positions(records: ImageRecords, keys: list[int]) -> list[int]:

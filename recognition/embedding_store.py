@@ -8,12 +8,13 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from recognition.data.image_list import IMAGE_SUFFIXES
-from recognition.data.images import decode_rgb
+from recognition.data.images import decode_rgb, read_image_file
 from recognition.data.photos import list_photos
 from recognition.data.records import ImageRecords
 from recognition.errors import DataError
@@ -23,6 +24,7 @@ from recognition.journal import check_settings
 BLOCK = 64
 """Images of a block, the unit of work and of resuming."""
 
+_MAX_LINE_BYTES = 2**16
 _VECTORS, _KEYS, _ABOUT, _WORK, _DONE = "embeddings.npy", "keys.jsonl", "embeddings.json", ".embed", "done.bin"
 
 
@@ -68,10 +70,7 @@ class FolderImages:
     def read(self, i: int) -> np.ndarray:
         """Return the image; DataError names the file."""
         path = self._root / self._names[i]
-        try:
-            return decode_rgb(path.read_bytes(), place=str(path))
-        except OSError as err:
-            raise DataError(f"{path}: cannot be read ({err.strerror or err}); check the folder") from err
+        return decode_rgb(read_image_file(path), place=str(path))
 
 
 class RecImages:
@@ -133,15 +132,33 @@ def read_embeddings(folder: Path) -> Embeddings:
         state = "unfinished embeddings" if (folder / _WORK).is_dir() else "no embeddings"
         raise DataError(f"{folder}: holds {state}; expected the output of embed_faces.py; run it to its end")
     try:
-        about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
+        about = _read_about(folder / _ABOUT)
         vectors = np.load(folder / _VECTORS, mmap_mode="r", allow_pickle=False)
-        with open(folder / _KEYS, encoding="utf-8") as handle:
-            keyed = [Keyed(*json.loads(line)) for line in handle]
-    except (OSError, ValueError, TypeError) as err:
-        raise DataError(f"{folder}: cannot be read ({err}); expected embeddings; run embed_faces.py again") from err
-    if vectors.ndim != 2 or len(vectors) != len(keyed):
-        raise DataError(f"{folder}: {vectors.shape} vectors for {len(keyed):,} keys; expected one each; embed again")
+        with open(folder / _KEYS, "rb") as handle:
+            keyed = [_parse_key(line) for line in iter(lambda: handle.readline(_MAX_LINE_BYTES), b"")]
+    # Besides errors of reading and parsing, what numpy's header reader passes on from Python's own parsers.
+    except (OSError, ValueError, TypeError, EOFError, SyntaxError, RecursionError, MemoryError, TokenError) as err:
+        reason = " ".join(str(err).split())
+        raise DataError(f"{folder}: cannot be read ({reason}); expected embeddings; run embed_faces.py again") from err
+    if vectors.ndim != 2 or vectors.dtype != np.float32 or len(vectors) != len(keyed):
+        found = f"{vectors.dtype} {vectors.shape} vectors for {len(keyed):,} keys"
+        raise DataError(f"{folder}: {found}; expected float32, one each; embed again")
     return Embeddings(vectors, [k.key for k in keyed], np.array([k.label for k in keyed], np.int64), about)
+
+
+def _read_about(path: Path) -> dict[str, Any]:
+    with open(path, "rb") as handle:
+        about = json.loads(handle.read(_MAX_LINE_BYTES))
+    if not isinstance(about, dict):
+        raise ValueError(f"{path.name} is no JSON object")
+    return about
+
+
+def _parse_key(line: bytes) -> Keyed:
+    key, label = json.loads(line)
+    if not isinstance(key, str) or type(label) is not int or not 0 <= label < 2**63:
+        raise ValueError(f"{line[:60]!r} is no key and label")
+    return Keyed(key, label)
 
 
 class EmbeddingStore:

@@ -67,9 +67,18 @@ class Journal:
         for line in self._handle:
             if not line.endswith(b"\n"):
                 break
-            self._offsets[json.loads(line)["key"]] = end
+            self._offsets[self._key(line, end)] = end
             end += len(line)
         return end
+
+    def _key(self, line: bytes, offset: int) -> str:
+        try:
+            return str(json.loads(line)["key"])
+        except (ValueError, KeyError, TypeError, RecursionError) as err:
+            raise DataError(
+                f"{self._path}: at byte {offset}: {line[:60]!r}; expected a line this command wrote; pass --overwrite "
+                "to begin anew"
+            ) from err
 
 
 def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:

@@ -27,6 +27,7 @@ TORCH_FREE = [
     "recognition.data.recordio", "recognition.data.records", "recognition.data.pairs_bin", "recognition.data.images",
     "data_tools.pack_rec", "data_tools.check_rec", "data_tools.pack_bin", "data_tools.make_pairs",
     "data_tools.unpack_rec", "data_tools.convert_rec", "data_tools.merge_rec", "data_tools.shuffle_rec",
+    "data_tools.review_faces",
 ]  # fmt: skip
 
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from recognition.backbones import BACKBONES, build_backbone
+from recognition.backbones.torch_file import RefusedFileError, check_torch_file, is_plain
 from recognition.errors import CheckpointError
 from recognition.files import staged
 
@@ -111,7 +112,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     for wrapper in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
-    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+    if not isinstance(content, Mapping) or not content or not all(is_plain(value) for value in content.values()):
         raise CheckpointError(
             f"{path}: holds a {type(content).__name__} that is no state dict; expected names and tensors; "
             "save the backbone's state_dict()"
@@ -126,6 +127,7 @@ def read_torch_file(path: Path, *, expected: str, written: str, mmap: bool = Fal
     be read as `expected`, which is `written`.
     """
     try:
+        check_torch_file(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols, on the way to the error
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
@@ -141,6 +143,8 @@ def plain_key(key: str) -> str:
 
 def _reason(err: Exception) -> str:
     """Return one short line of what torch.load had to say, without its advice to load the file regardless."""
+    if isinstance(err, RefusedFileError):
+        return str(err)
     forbidden = re.search(r"GLOBAL (\S+)", str(err))
     if forbidden:
         return f"its pickle asks for {forbidden[1]}"

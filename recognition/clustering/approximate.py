@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -58,8 +59,8 @@ def approximate_neighbours(
     """
     faiss = _import_faiss()
     num_rows = len(embeddings)
-    index_bytes = _index_bytes(embeddings.shape, storage, memory_bytes)
     num_lists = num_lists or max(1, min(int(4 * math.sqrt(num_rows)), num_rows // _TRAIN_PER_LIST))
+    index_bytes = _index_bytes(embeddings.shape, num_lists, storage, memory_bytes)
     generator = np.random.default_rng(seed)
     index = _build(faiss, embeddings, num_lists, storage, generator, progress=progress)
     index.nprobe = min(num_probes, num_lists)
@@ -101,6 +102,7 @@ def graph_recall(
 
 
 def _import_faiss() -> Any:
+    logging.getLogger("faiss").setLevel(logging.WARNING)  # it tells of every library it tries to load
     try:
         import faiss
     except ImportError as err:
@@ -111,12 +113,17 @@ def _import_faiss() -> Any:
     return faiss
 
 
-def _index_bytes(shape: tuple[int, ...], storage: Storage, memory_bytes: int) -> int:
-    """Return the bytes of the index: numbers and ids of every row; DataError when they exceed half of the memory."""
+def _index_bytes(shape: tuple[int, ...], num_lists: int, storage: Storage, memory_bytes: int) -> int:
+    """Return the bytes of the index: numbers and ids of every row; DataError when they exceed half of the memory.
+
+    So do the rows the groups are learnt from, which are held twice before there is an index.
+    """
     num_bytes = shape[0] * (shape[1] * _BYTES[storage] + 8)
-    if num_bytes > memory_bytes // 2:
+    training_bytes = 2 * min(shape[0], _TRAIN_PER_LIST * num_lists) * shape[1] * 4
+    needed = max(num_bytes, training_bytes)
+    if needed > memory_bytes // 2:
         raise DataError(
-            f"an index of {shape[0]:,} rows of {shape[1]} {storage} numbers: takes {size(num_bytes)}; expected at most "
+            f"an index of {shape[0]:,} rows of {shape[1]} {storage} numbers: takes {size(needed)}; expected at most "
             f"half of the {size(memory_bytes)} allowed; allow more memory or store smaller numbers"
         )
     return num_bytes

@@ -8,9 +8,14 @@ import torch
 from recognition.errors import DataError
 
 
-def unit_block(embeddings: np.ndarray, rows: range | np.ndarray, device: torch.device | str = "cpu") -> torch.Tensor:
-    """Return the chosen rows as a float32 tensor [n, D] of rows of length one on `device`."""
-    return torch.from_numpy(unit_rows(embeddings, rows)).to(device)
+def unit_block(
+    embeddings: np.ndarray,
+    rows: range | np.ndarray,
+    device: torch.device | str = "cpu",
+    dtype: type[np.floating] = np.float32,
+) -> torch.Tensor:
+    """Return the chosen rows as a tensor [n, D] of rows of length one on `device`."""
+    return torch.from_numpy(unit_rows(embeddings, rows, dtype)).to(device)
 
 
 def unit_rows(embeddings: np.ndarray, rows: range | np.ndarray, dtype: type[np.floating] = np.float32) -> np.ndarray:

@@ -17,6 +17,10 @@ def _at_least(low: float) -> Range:
     return lambda value: value >= low, f"at least {low}"
 
 
+def _within(low: int, high: int) -> Range:
+    return lambda value: low <= value <= high, f"between {low} and {high:,}"
+
+
 def _above(low: float) -> Range:
     return lambda value: value > low, f"above {low}"
 
@@ -37,16 +41,17 @@ AUGMENTATIONS = ("crop", "misalign", "shift", "low_resolution", "blur", "color",
 
 RANGES: Mapping[str, Range] = {
     "seed": (lambda value: 0 <= value < 2**63, "between 0 and 2^63 - 1"),
-    "data.num_classes": _at_least(2),
-    "data.num_image": _at_least(1),
-    "data.image_size": _at_least(16),
-    "data.num_workers": _at_least(0),
-    "data.num_threads": _at_least(1),
+    "data.num_classes": _within(2, 2**32),
+    "data.num_image": _within(1, 2**48),
+    "data.image_size": _within(16, 4096),
+    "data.num_workers": _within(0, 512),
+    "data.num_threads": _within(1, 512),
     "data.shuffle_block": _at_least(1),
     "data.images_per_identity": _at_least(2),
     "data.flip": _share(),
+    "data.max_bad_records": _at_least(1),
     **{f"augment.{name}": _share() for name in AUGMENTATIONS},
-    "backbone.embedding_size": _at_least(1),
+    "backbone.embedding_size": _within(1, 2**16),
     "backbone.dropout": _below_one(),
     "head.margins": (
         lambda m: m[0] > 0 and 0 <= m[1] < math.pi and 0 <= m[2] <= 2,
@@ -55,6 +60,7 @@ RANGES: Mapping[str, Range] = {
     "head.scale": _above(0),
     "head.block_size": _at_least(1),
     "head.sample_rate": _share(),
+    "head.lr_factor": _above(0),
     "head.sub_centers": _at_least(1),
     "head.interclass_filtering_threshold": _share(),
     "optim.lr": _above(0),
@@ -65,14 +71,17 @@ RANGES: Mapping[str, Range] = {
     "optim.warmup_epoch": _at_least(0),
     "optim.clip_norm": _at_least(0),
     "optim.betas": _each(_below_one(), "two numbers, each at least 0 and below 1"),
-    "train.batch_size": _at_least(1),
+    "train.batch_size": _within(1, 2**20),
     "train.num_epoch": _at_least(1),
     "train.gradient_accumulation": _at_least(1),
     "train.max_refused_steps": _at_least(1),
+    "train.timeout_s": _above(0),
     "validation.every_steps": _at_least(1),
     "validation.batch_size": _at_least(1),
     "checkpoint.every_epochs": _at_least(1),
+    "checkpoint.every_steps": _at_least(1),
     "checkpoint.keep": _at_least(1),
+    "checkpoint.max_failures": _at_least(1),
     "log.every_steps": _at_least(1),
     "log.wandb": (lambda name: bool(name.strip()), "the name of a project, or null"),
 }
@@ -106,6 +115,11 @@ class _Changed:
 
 def _problems(config: Config, changed: _Changed) -> Iterator[tuple[str, str]]:
     yield from _data_problems(config)
+    if config.data.on_bad_record == "raise" and "data.max_bad_records" in changed:
+        yield (
+            "data.max_bad_records",
+            "would be ignored with data.on_bad_record raise; set data.on_bad_record: skip or remove this key",
+        )
     yield from _head_problems(config, changed)
     yield from _optim_problems(config, changed)
     if not config.validation.val_targets:

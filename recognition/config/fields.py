@@ -13,13 +13,16 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from recognition.config.arcface_keys import COUNTERPARTS
 from recognition.config.schema import Config
-from recognition.config.yaml_nodes import ListValue, MappingValue, ScalarValue, Value
+from recognition.config.yaml_nodes import CONTROL, ListValue, MappingValue, ScalarValue, Value
 from recognition.errors import ConfigError
 from recognition.registry import nearest
 
 T = TypeVar("T")
 _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*)")
 _NUMBER = re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
+_LONGEST_NUMBER = 40  # characters; Python refuses to parse an integer of over 4300 digits
+_LONGEST_TEXT = 4096
+_SHOWN = 80
 _LEADING_ZERO = re.compile(r"[-+]?0[0-9]+")
 
 
@@ -125,17 +128,20 @@ def _tuple(value: Value, kinds: tuple[Any, ...], place: str) -> tuple[Any, ...]:
 def _literal(value: ScalarValue, choices: tuple[str, ...], place: str) -> str:
     if value.text in choices:
         return value.text
-    found = f"{place}: found {value.text!r}, expected one of {', '.join(choices)}"
-    hint = nearest(value.text, choices)
+    found = f"{place}: found {value.text[:_SHOWN]!r}, expected one of {', '.join(choices)}"
+    hint = nearest(value.text[:_SHOWN], choices)
     raise ConfigError(found + (hint if "did you mean" in hint else ""))
 
 
 def _scalar(value: ScalarValue, kind: Any, place: str) -> Any:
     if kind is str and not value.is_null:
+        if len(value.text) > _LONGEST_TEXT or CONTROL.search(value.text):
+            found = repr(value.text[:_SHOWN])
+            raise ConfigError(f"{place}: found {found}, expected one line of at most {_LONGEST_TEXT} characters")
         return value.text
     if kind is bool and value.plain and value.text in ("true", "false", "True", "False"):
         return value.text.lower() == "true"
-    if kind is int and value.plain and _INTEGER.fullmatch(value.text):
+    if kind is int and value.plain and len(value.text) <= _LONGEST_NUMBER and _INTEGER.fullmatch(value.text):
         return int(value.text)
     if kind is float and value.plain and _NUMBER.fullmatch(value.text) and not _LEADING_ZERO.fullmatch(value.text):
         number = float(value.text)
@@ -160,7 +166,8 @@ def _found(value: Value) -> str:
         return f"a list of {len(value.items)}"
     if value.is_null:
         return "nothing"
-    return value.text if value.plain and _is_typed(value.text) else repr(value.text)
+    text = value.text[:_SHOWN]
+    return text if value.plain and _is_typed(value.text) else repr(text)
 
 
 def _describe(kind: Any) -> str:

@@ -23,6 +23,7 @@ __all__ = ["dump_config", "find_config", "flatten", "load_config"]
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 """The folder that holds recognition/ and, in a checkout, configs/."""
+_LONGEST_CHAIN = 20
 
 
 def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
@@ -43,7 +44,7 @@ def find_config(path: str) -> Path:
     """Return the file that `path` means, with or without `.yaml`: here, else in the folder that holds recognition/."""
     for folder in (Path(), ROOT):
         for candidate in (folder / path, folder / f"{path}.yaml"):
-            if candidate.is_file():
+            if _is_file(candidate):
                 return candidate
     neighbours = {file.stem for folder in (Path(), ROOT) for file in (folder / path).parent.glob("*.yaml")}
     hint = nearest(Path(path).stem, neighbours) if neighbours else "; expected a YAML file"
@@ -68,6 +69,8 @@ def _load_chain(path: Path, followers: tuple[Path, ...]) -> MappingValue:
     place = tree.places["base"]
     base = _base_path(tree.entries["base"], path, place)
     chain = (*followers, path)
+    if len(chain) > _LONGEST_CHAIN:
+        raise ConfigError(f"{place}: base: a chain of over {_LONGEST_CHAIN} files; expected a few; merge some")
     if any(base.resolve() == visited.resolve() for visited in chain):
         spelled = " -> ".join(file.name for file in (*chain, base))
         raise ConfigError(f"{place}: base: the chain returns to itself ({spelled}); remove one of them")
@@ -79,10 +82,18 @@ def _base_path(value: Value, path: Path, place: str) -> Path:
     if not isinstance(value, ScalarValue) or value.is_null:
         raise ConfigError(f"{place}: base: expected one file name, relative to this file")
     for candidate in (path.parent / value.text, path.parent / f"{value.text}.yaml"):
-        if candidate.is_file():
+        if _is_file(candidate):
             return candidate
     names = [file.name for file in path.parent.glob("*.yaml")]
-    raise ConfigError(f"{place}: base: no file {value.text!r} beside this one{nearest(value.text, names)}")
+    text = value.text[:80]
+    raise ConfigError(f"{place}: base: no file {text!r} beside this one{nearest(text, names)}")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name no file can have
+        return False
 
 
 def _load_file(path: Path) -> MappingValue:

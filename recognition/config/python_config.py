@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recognition.config.yaml_nodes import MAX_BYTES
+from recognition.config.yaml_nodes import CONTROL, MAX_BYTES
 from recognition.errors import ConfigError
 
 _OPERATORS: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
@@ -29,6 +29,7 @@ _OPERATORS: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
 _SIGNS: Mapping[type[ast.unaryop], Callable[[Any], Any]] = {ast.USub: operator.neg, ast.UAdd: operator.pos}
 _LARGEST_EXPONENT = 64  # 9 ** 9 ** 9 would not return
 _LARGEST_NUMBER = 2**63
+_MOST_VALUES = 10_000  # names of tuples of names double with every line
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,11 @@ def read_python_config(path: Path) -> dict[str, Setting]:
     except (ValueError, RecursionError, MemoryError) as err:
         raise ConfigError(f"{path}: not valid Python: {err or 'nested too deeply'}") from err
     reader = _Reader(path, source)
-    for statement in tree.body:
-        reader.read(statement)
+    try:
+        for statement in tree.body:
+            reader.read(statement)
+    except RecursionError as err:
+        raise ConfigError(f"{path}: nested too deeply; expected an arcface_torch config") from err
     if not reader.has_config:
         raise ConfigError(f"{path}: found no 'config = edict()'; expected an arcface_torch config")
     return reader.settings
@@ -75,6 +79,8 @@ class _Reader:
         self.settings: dict[str, Setting] = {}
         self.has_config = False
         self._names: dict[str, Any] = {}
+        self._sizes: dict[int, int] = {}  # values in a tuple, by its id
+        self._kept: list[Any] = []  # the tuples themselves, so that no id is used twice
         self._path = path
         self._source = source
 
@@ -111,9 +117,16 @@ class _Reader:
         if isinstance(node, ast.Constant) and isinstance(node.value, (int, float, str, type(None))):
             if isinstance(node.value, int) and node.value > _LARGEST_NUMBER:
                 raise self._error(node, "a number of at most 2^63")
+            if isinstance(node.value, str) and CONTROL.search(node.value):
+                raise self._error(node, "a text of one line")
             return node.value
         if isinstance(node, (ast.Tuple, ast.List)):
-            return tuple(self._evaluate(item) for item in node.elts)
+            value = tuple(self._evaluate(item) for item in node.elts)
+            self._sizes[id(value)] = 1 + sum(self._sizes.get(id(item), 1) for item in value)
+            self._kept.append(value)
+            if self._sizes[id(value)] > _MOST_VALUES:
+                raise self._error(node, f"at most {_MOST_VALUES:,} values")
+            return value
         if isinstance(node, ast.UnaryOp) and type(node.op) in _SIGNS:
             return _SIGNS[type(node.op)](self._number(node.operand))
         if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:

@@ -39,6 +39,11 @@ class DataConfig:
     """Images of one person that stand together in a batch, for losses on pairs; absent: images are independent."""
     flip: float = 0.5
     """Probability of a horizontal flip, drawn per image from f(seed, epoch, image)."""
+    on_bad_record: Literal["raise", "skip"] = "raise"
+    """What a record that cannot be read does: end the run, or be replaced by another image and listed in the run
+    folder's bad_records.jsonl."""
+    max_bad_records: int = 100
+    """With "skip": records of the whole run, over all ranks, that may be listed before it ends all the same."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,9 @@ class HeadConfig:
     sample_rate: float = 1.0
     """Share of the classes used in a step (PartialFC); positives are always used, and 0 means positives only."""
     negatives: Literal["random", "nearest"] = "random"
+    lr_factor: float = 1.0
+    """The centres' learning rate as a multiple of optim.lr. Without momentum a step is 1 / (1 - optim.momentum) times
+    shorter in the long run; this is where to make up for it."""
     centers_format: Literal["float32", "bf16"] = "float32"
     momentum_format: Literal["float32", "bf16", "int8", "none"] = "float32"
     sub_centers: int = 1
@@ -134,6 +142,8 @@ class TrainConfig:
     compile: bool = False
     max_refused_steps: int = 20
     """Stop after this many refused steps in a row."""
+    timeout_s: float = 600.0
+    """How long a rank waits for the others before the run ends with an error."""
 
 
 @dataclass(frozen=True)
@@ -149,10 +159,15 @@ class ValidationConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """What is kept."""
+    """When a checkpoint is written, beside those that signals ask for, and which are kept."""
 
     every_epochs: int = 1
+    every_steps: int | None = None
+    """On top of `every_epochs`."""
     keep: int = 3
+    """The newest; the one with the best mean validation accuracy stays as well."""
+    max_failures: int = 3
+    """Saves in a row that may fail, on a full disk for example, before the run ends."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ wants, which closes YAML 1.1's guesses. Tags are refused, so no constructor ever
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Union
@@ -17,6 +18,8 @@ from recognition.errors import ConfigError
 MAX_BYTES = 256 * 1024
 MAX_VALUES = 10_000
 MAX_DEPTH = 20
+CONTROL = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]")
+"""Characters that no path and no name has: controls, line ends, and halves of a pair, which UTF-8 cannot write."""
 _LONGEST_KEY = 80
 _NULLS = ("", "~", "null", "Null", "NULL")
 _IMPLIED_TAGS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:seq", "tag:yaml.org,2002:map")
@@ -62,18 +65,42 @@ def parse_yaml(text: str, name: str) -> Value:
     Raises ConfigError for damaged YAML, tags, a duplicate key, or aliases that expand beyond MAX_VALUES.
     """
     try:
-        node = yaml.compose(text, Loader=yaml.BaseLoader)
+        node = yaml.compose(text, Loader=_BoundedLoader)
     except yaml.MarkedYAMLError as err:
         mark = err.problem_mark or err.context_mark
         place = f"{name}:{mark.line + 1}" if mark else name
         raise ConfigError(f"{place}: not valid YAML: {err.problem or err.context}") from err
     except yaml.YAMLError as err:
         raise ConfigError(f"{name}: not valid YAML: {' '.join(str(err).split())}") from err
-    except RecursionError as err:
-        raise ConfigError(f"{name}: nested too deeply; expected at most {MAX_DEPTH} levels") from err
+    except _TooMuchError as err:
+        raise ConfigError(f"{name}: {err}") from err
     if node is None:
         return MappingValue({}, {}, f"{name}:1")
     return _Converter(name).convert(node, depth=0)
+
+
+class _TooMuchError(Exception):
+    """A document has more in it than any config."""
+
+
+class _BoundedLoader(yaml.BaseLoader):
+    """Stops at once when a document has too many values or levels; the library parses about 30,000 a second."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._num_nodes = self._depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self._num_nodes += 1
+        self._depth += 1
+        if self._num_nodes > 2 * MAX_VALUES or self._depth > MAX_DEPTH + 2:
+            found = f"nested too deeply; expected at most {MAX_DEPTH} levels"
+            if self._depth <= MAX_DEPTH + 2:
+                found = f"has more than {MAX_VALUES:,} values; expected a YAML config"
+            raise _TooMuchError(found)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
 
 class _Converter:

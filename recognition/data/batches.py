@@ -15,8 +15,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from recognition.data.bad_records import BadRecord, Replacements
 from recognition.data.datasets import Dataset
 from recognition.data.permutation import IntArray
+from recognition.errors import DataError
+
+
+class Request(NamedTuple):
+    """A batch to be filled: its images, which stand at `first`, `first` + 1, ... in the epoch's order of all ranks."""
+
+    indices: IntArray  # [B]
+    epoch: int
+    first: int
 
 
 class Batch(NamedTuple):
@@ -86,30 +96,56 @@ class SharedSlots:
 class BatchFiller:
     """Reads and decodes whole batches in `num_threads` threads; decoding releases the GIL, so they do run at once."""
 
-    def __init__(self, dataset: Dataset, num_threads: int) -> None:
+    def __init__(self, dataset: Dataset, num_threads: int, replacements: Replacements | None = None) -> None:
         self._dataset = dataset
         self._num_threads = num_threads
+        self._replacements = replacements
         self._threads = ThreadPoolExecutor(num_threads, "decode") if num_threads > 1 else None
 
-    def fill_(self, batch: Batch, indices: IntArray) -> None:
-        """Write the images at `indices` [B] into `batch`; raises the error of the first bad one of a thread's part."""
-        batch.indices.numpy()[:] = indices
-        fill = self._row_filler(batch, indices.tolist())
+    def fill_(self, batch: Batch, request: Request) -> list[BadRecord]:
+        """Write the images asked for into `batch` and return those that cannot be read, others in their places.
+
+        Without replacements the error of the first bad one of a thread's part is raised.
+        """
+        batch.indices.numpy()[:] = request.indices
+        fill = self._row_filler(batch, request)
+        num_rows = len(request.indices)
         if self._threads is None:
-            fill(range(len(indices)))
-            return
-        parts = [range(start, len(indices), self._num_threads) for start in range(self._num_threads)]
-        for _ in self._threads.map(fill, parts):
-            pass
+            return fill(range(num_rows))
+        parts = [range(start, num_rows, self._num_threads) for start in range(self._num_threads)]
+        return [bad for found in self._threads.map(fill, parts) for bad in found]
 
-    def _row_filler(self, batch: Batch, indices: list[int]) -> Callable[[range], None]:
+    def _row_filler(self, batch: Batch, request: Request) -> Callable[[range], list[BadRecord]]:
         dataset, pixels, labels = self._dataset, batch.images.numpy(), batch.labels.numpy()
+        indices = request.indices.tolist()
 
-        def fill(rows: range) -> None:
+        def fill(rows: range) -> list[BadRecord]:
+            bad: list[BadRecord] = []
             for row in rows:
-                pixels[row], labels[row] = dataset[indices[row]]
+                try:
+                    pixels[row], labels[row] = dataset[indices[row]]
+                except DataError as err:
+                    if self._replacements is None:
+                        raise
+                    bad += self._replace_(batch, row, request, err)
+            return bad
 
         return fill
+
+    def _replace_(self, batch: Batch, row: int, request: Request, error: DataError) -> list[BadRecord]:
+        """Write the first readable replacement into a row of `batch` and return what could not be read on the way."""
+        assert self._replacements is not None, "a bad record without a policy for it"
+        index, bad = int(request.indices[row]), []
+        for candidate in self._replacements(request.epoch, request.first + row):
+            bad.append(BadRecord(*self._dataset.origin(index), str(error)))
+            try:
+                batch.images.numpy()[row], batch.labels.numpy()[row] = self._dataset[candidate]
+            except DataError as err:
+                index, error = candidate, err
+                continue
+            batch.indices.numpy()[row] = candidate
+            return bad
+        raise DataError(f"{len(bad)} records in a row cannot be read, the last one: {error}") from error
 
 
 def _anonymous_file(num_bytes: int) -> int:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 from recognition.config.schema import Config
+from recognition.data.bad_records import LIST_NAME, BadRecordList
 from recognition.data.datasets import Dataset
 from recognition.data.loader import BatchLoader
 from recognition.data.loader_size import choose_workers, num_cores
@@ -14,8 +16,8 @@ from recognition.distributed.world import World, declared_local_size
 logger = logging.getLogger(__name__)
 
 
-def build_loader(config: Config, dataset: Dataset, world: World) -> BatchLoader:
-    """Return this rank's loader; its processes start at once."""
+def build_loader(config: Config, dataset: Dataset, world: World, folder: Path) -> BatchLoader:
+    """Return this rank's loader; its processes start at once. Bad records are listed in the run `folder`."""
     num_workers = choose_workers(
         config.data.num_workers, cores=num_cores(), ranks_here=declared_local_size(),
         on_gpu=world.device.type == "cuda",
@@ -30,6 +32,9 @@ def build_loader(config: Config, dataset: Dataset, world: World) -> BatchLoader:
         num_threads=config.data.num_threads,
         device=world.device,
         order=build_order(config, dataset),
+        bad_records=BadRecordList(folder / LIST_NAME, budget=config.data.max_bad_records)
+        if config.data.on_bad_record == "skip"
+        else None,
     )
 
 

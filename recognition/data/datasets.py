@@ -1,12 +1,13 @@
 """Labelled pictures behind an index: packed records, folders of identities, or made up on the spot.
 
 Every dataset has `num_classes`, `image_size` S, a length, `dataset[i] -> (uint8 [S, S, 3] RGB, label)`, `place(i)`,
-the words by which an error names image i, `labels()` and `read_ahead(spans)`. Labels and sizes
-are checked here, on the CPU, so that nothing behind the loader has to.
+the words by which an error names image i, `origin(i)`, the same as file, record and key, `labels()` and
+`read_ahead(spans)`. Labels and sizes are checked here, on the CPU, so that nothing behind the loader has to.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TypeAlias
 
@@ -14,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from recognition.config.schema import DataConfig
+from recognition.data.bad_records import Origin
 from recognition.data.hashing import derive_key
 from recognition.data.identity_map import IdentityMap, offset_identities, read_identity_map, same_identities
 from recognition.data.image_list import FolderList
-from recognition.data.images import decode_rgb
+from recognition.data.images import decode_square, read_image_file
 from recognition.data.permutation import IntArray
 from recognition.data.records import ImageRecords
 from recognition.data.sources import data_paths
@@ -68,12 +70,15 @@ class RecDataset:
         record = self._records.read(index)
         try:
             # Spelling the place takes as long as reading; it is put in front of an error once there is one.
-            return _checked(decode_rgb(record.image, place=""), self.image_size, ""), record.label
+            return decode_square(record.image, self.image_size, place=""), record.label
         except DataError as err:
             raise DataError(f"{self.place(index)}{err}") from err
 
     def place(self, index: int) -> str:
         return self._records.place(index)
+
+    def origin(self, index: int) -> Origin:
+        return Origin(str(self.path), self._records.number(index), self._records.key(index))
 
     def labels(self) -> IntArray:
         """Return all labels [n]; reads a page of the file for each."""
@@ -89,6 +94,7 @@ class FolderDataset:
 
     def __init__(self, root: Path, image_size: int) -> None:
         self.image_size = image_size
+        self._root = root
         images = FolderList(root)
         self.num_classes = len(images.identities)
         self._paths, self._labels = zip(*((image.path, image.label) for image in images))
@@ -97,15 +103,14 @@ class FolderDataset:
         return len(self._paths)
 
     def __getitem__(self, index: int) -> tuple[Picture, int]:
-        place = self._paths[index]
-        try:
-            encoded = Path(place).read_bytes()
-        except OSError as err:
-            raise DataError(f"{place}: cannot be read ({err.strerror}); check that the file is still there") from err
-        return _checked(decode_rgb(encoded, place=place), self.image_size, place), self._labels[index]
+        path = self._paths[index]
+        return decode_square(read_image_file(path), self.image_size, place=path), self._labels[index]
 
     def place(self, index: int) -> str:
         return str(self._paths[index])
+
+    def origin(self, index: int) -> Origin:
+        return Origin(str(self._root), index, os.path.relpath(self._paths[index], self._root))
 
     def labels(self) -> IntArray:
         return np.array(self._labels, dtype=np.int64)
@@ -135,6 +140,10 @@ class JoinedDataset:
     def place(self, index: int) -> str:
         number, within = self._find(index)
         return self._datasets[number].place(within)
+
+    def origin(self, index: int) -> Origin:
+        number, within = self._find(index)
+        return self._datasets[number].origin(within)
 
     def labels(self) -> IntArray:
         parts = [self._identities.whole(number, dataset.labels()) for number, dataset in enumerate(self._datasets)]
@@ -173,6 +182,9 @@ class SyntheticDataset:
     def place(self, index: int) -> str:
         return f"synthetic image {index}"
 
+    def origin(self, index: int) -> Origin:
+        return Origin("synthetic", index, index)
+
     def labels(self) -> IntArray:
         return np.arange(self._num_images) % self.num_classes
 
@@ -187,12 +199,13 @@ def _identities(spelled: str, num_classes: list[int]) -> IdentityMap:
 
 
 def _open_path(path: Path, image_size: int) -> RecDataset | FolderDataset:
-    is_packed = path.is_file() or (path / "train.rec").exists() or Path(f"{path}.rec").is_file()
+    is_packed = any(map(os.path.isfile, (path, path / "train.rec"))) or os.path.isfile(f"{path}.rec")
     if is_packed:
         return RecDataset(path, image_size)
-    if path.is_dir() and any(entry.is_dir() for entry in path.iterdir()):
+    is_folder = os.path.isdir(path)
+    if is_folder and any(entry.is_dir() for entry in path.iterdir()):
         return FolderDataset(path, image_size)
-    found = "has neither train.rec nor folders of identities" if path.is_dir() else "does not exist"
+    found = "has neither train.rec nor folders of identities" if is_folder else "does not exist"
     raise DataError(
         f"{path}: {found}; expected a folder with train.rec, a .rec file or a folder of identity folders; set data.rec"
     )
@@ -208,16 +221,6 @@ def _stated(config: DataConfig, key: str) -> int:
 def _check_stated(key: str, stated: int | None, found: int, source: str) -> None:
     if stated is not None and stated != found:
         raise ConfigError(f"data.{key}: the config states {stated}, {source} has {found}; correct it or leave it out")
-
-
-def _checked(picture: Picture, image_size: int, place: str) -> Picture:
-    height, width, _ = picture.shape
-    if not height == width == image_size:
-        raise DataError(
-            f"{place}: image is {width}x{height} pixels; expected {image_size}x{image_size}; align the images to that "
-            "size or set data.image_size"
-        )
-    return picture
 
 
 def _stream(*key: int) -> np.random.Generator:

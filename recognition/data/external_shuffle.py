@@ -32,6 +32,7 @@ def shuffle_images(
 
     Each image is counted twice, once for each pass. Temporary files as large as the set stand in `scratch`.
     """
+    records.index.check_extents(records.path)
     images = np.asarray(records.parts.images)
     order = Permutation(len(images), seed, 0)
     num_bytes = int(records.index.bounds[-1]) + _RECORD_OVERHEAD * len(images)

@@ -21,6 +21,19 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
 _MAX_LINE_BYTES = 2**16
 
 
+class Folder:
+    """Names of files below a folder, for names that come from a list anybody may have written."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._real_root = os.path.join(os.path.realpath(root), "")
+
+    def path(self, name: str) -> str | None:
+        """Return the path of `name`; None when it leads out of the folder, as an absolute path, by `..` or a link."""
+        path = os.path.join(self._root, name)
+        return path if "\0" not in name and os.path.realpath(path).startswith(self._real_root) else None
+
+
 class ListedImage(NamedTuple):
     """One image file: `name` is its path below the root, `place` how messages call it."""
 
@@ -93,7 +106,7 @@ class LstFile:
     def __init__(self, path: Path, root: Path, *, by_label: bool) -> None:
         self.path = path
         self.root = root
-        self._real_root = os.path.join(os.path.realpath(root), "")
+        self._folder = Folder(root)
         labels, offsets, numbers = array("q"), array("q"), array("q")
         with open(path, "rb") as handle:
             offset = 0
@@ -117,8 +130,8 @@ class LstFile:
             for offset, number in self._lines.tolist():
                 handle.seek(offset)
                 label, name = parse_lst_line(handle.readline(_MAX_LINE_BYTES), f"{self.path}:{number}")
-                path = os.path.join(self.root, name)
-                if not os.path.realpath(path).startswith(self._real_root):
+                path = self._folder.path(name)
+                if path is None:
                     raise DataError(f"{self.path}:{number}: {name!r} leads out of {self.root}; give the right --root")
                 yield ListedImage(path, label, os.path.relpath(path, self.root), path)
 

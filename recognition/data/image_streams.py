@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recognition.data.image_list import FolderList
+from recognition.data.images import read_image_file
 from recognition.data.records import ImageRecords
 from recognition.errors import DataError
 
@@ -83,11 +85,7 @@ class FolderStream:
 
     def __iter__(self) -> Iterator[StreamedImage]:
         for listed in self._images:
-            try:
-                content = Path(listed.path).read_bytes()
-            except OSError as err:
-                raise DataError(f"{listed.place}: cannot be read ({err.strerror}); check its permissions") from err
-            yield StreamedImage(listed.label, content, listed.name, (), listed.place)
+            yield StreamedImage(listed.label, read_image_file(listed.path), listed.name, (), listed.place)
 
 
 class TarStream:
@@ -120,7 +118,9 @@ class TarStream:
                     yield _sample(shard, key, sample)
                     sample = {}
                 key = this
-                sample[f".{kind.lower()}"] = content()
+                suffix = f".{kind.lower()}"
+                # Other things beside the image, such as its .json, are not read.
+                sample[suffix] = content() if suffix in (*_IMAGE_SUFFIXES, ".cls") else b""
             if sample:
                 yield _sample(shard, key, sample)
 
@@ -137,7 +137,8 @@ def _members(shard: Path) -> Iterator[tuple[tarfile.TarInfo, _Content]]:
                 if member.isreg():
                     yield member, _Content(tar, member, shard)
                 tar.members.clear()  # type: ignore[attr-defined]  # which would grow with the shard
-    except (tarfile.TarError, OSError) as err:
+    # What tarfile raises on damaged headers besides its own errors.
+    except (tarfile.TarError, OSError, ValueError, OverflowError, EOFError, RecursionError, struct.error) as err:
         raise DataError(f"{shard}: not a whole .tar ({err}); expected an uncompressed WebDataset shard") from err
 
 
@@ -153,7 +154,11 @@ class _Content:
             raise DataError(f"{self._shard}: {found}; expected an image or a label")
         handle = self._tar.extractfile(self._member)
         assert handle is not None, "a regular member has content"
-        return handle.read()
+        try:
+            return handle.read()
+        except (tarfile.TarError, OSError) as err:
+            found = f"{self._member.name}: cannot be read ({err})"
+            raise DataError(f"{self._shard}: {found}; expected a whole .tar; fetch it again") from err
 
 
 def _sample(shard: Path, key: str, sample: dict[str, bytes]) -> StreamedImage:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import struct
+from pathlib import Path
 
 import cv2
 import numpy as np
 
 from recognition.errors import DataError
 
-MAX_PIXELS = 1 << 26
-"""Largest picture that is decoded: 67 megapixels, 201 MB as RGB. A few bytes of PNG can claim 4 gigapixels."""
+MAX_PIXELS = 1 << 24
+"""Largest picture of a set that is decoded: 4096 x 4096, 50 MB as RGB. A few bytes of PNG can claim 4 gigapixels."""
+MAX_FILE_BYTES = 1 << 27
+"""Largest image file that is read."""
+_MAX_SCANS = 100  # a progressive JPEG has about ten; each is a pass over all pixels, for as few as ten bytes
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _JPEG_SIGNATURE = b"\xff\xd8"
@@ -35,6 +41,43 @@ def decode_rgb(encoded: bytes, *, place: str, max_pixels: int = MAX_PIXELS) -> n
         raise DataError(
             f"{place}: the header claims {width} x {height} pixels; expected at most {max_pixels:,}; scale it down"
         )
+    return _decode(encoded, place)
+
+
+def decode_square(encoded: bytes, side: int, *, place: str) -> np.ndarray:
+    """Decode a JPEG or PNG of `side` x `side` pixels into uint8 RGB; another size is a DataError, undecoded."""
+    height, width = image_size(encoded, place=place)
+    if not height == width == side:
+        raise DataError(
+            f"{place}: image is {width}x{height} pixels; expected {side}x{side}; align the images to that size or set "
+            "data.image_size"
+        )
+    return _decode(encoded, place)
+
+
+def read_image_file(path: str | Path) -> bytes:
+    """Return the bytes of an image file; DataError unless it is a plain file of at most MAX_FILE_BYTES.
+
+    A pipe or a device under an image's name would keep its reader waiting, or never end.
+    """
+    try:
+        # Not waiting for a writer, should it be a pipe.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0) as handle:
+            status = os.fstat(handle.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise DataError(f"{path}: is no plain file; expected a JPEG or PNG; remove it")
+            if status.st_size > MAX_FILE_BYTES:
+                raise DataError(f"{path}: {status.st_size:,} bytes; expected at most {MAX_FILE_BYTES:,}; remove it")
+            return handle.read()
+    except OSError as err:
+        raise DataError(
+            f"{path}: cannot be read ({err.strerror or err}); expected an image file; check that it is still there"
+        ) from err
+
+
+def _decode(encoded: bytes, place: str) -> np.ndarray:
+    if encoded.startswith(_JPEG_SIGNATURE) and encoded.count(b"\xff\xda") > _MAX_SCANS:
+        raise _damaged(place, f"is a JPEG of more than {_MAX_SCANS} scans")
     try:
         rgb = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR_RGB)
     except cv2.error as err:

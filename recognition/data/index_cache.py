@@ -12,13 +12,13 @@ import mmap
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from recognition.console import Stopwatch, count, duration, size
-from recognition.data.layouts import Layout
+from recognition.data.layouts import Layout, LayoutName
 from recognition.data.record_index import RecordIndex, check_rows, load_index, parse_index_blocks, recover_index
 from recognition.files import staged
 
@@ -97,14 +97,18 @@ def _write_head(temporary: Path, head: dict[str, Any]) -> None:
 def _read(path: Path, stamp: list[int], find_layout: FindLayout) -> tuple[RecordIndex, Layout] | None:
     """Return what the cache holds, None when it is missing, damaged or made for other files."""
     try:
+        if not path.is_file():
+            return None
         with open(path, "rb") as handle:
             head = json.loads(handle.read(_HEAD_BYTES))
         if head["format"] != _FORMAT or head["stamp"] != stamp:
             return None
         rows = _map_rows(path, mmap.ACCESS_READ)
+        if len(rows) < 2 or rows[-1, 1] != stamp[2]:
+            return None
         index = RecordIndex(rows[:-1, 0], rows[:, 1], is_shared=True)
         layout = _parse_layout(head["layout"], len(index)) if head["layout"] is not None else None
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
+    except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError):
         return None
     return index, layout or find_layout(index)
 
@@ -129,9 +133,19 @@ def _describe(layout: Layout) -> dict[str, Any] | None:
 
 
 def _parse_layout(description: dict[str, Any], num_records: int) -> Layout:
-    images, identities = (range(*map(int, description[kind])) for kind in ("images", "identities"))
-    if not 0 <= images.start < images.stop <= num_records:
-        raise ValueError("images outside the records")
-    return Layout(description["name"], images, identities, description["header"])
+    images, identities = (_parse_slots(description[kind], num_records) for kind in ("images", "identities"))
+    name, header = description["name"], description["header"]
+    if not images or name not in get_args(LayoutName):
+        raise ValueError("no layout of images")
+    if header is not None and not (type(header) is int and 0 <= header < num_records):
+        raise ValueError("the header is no record")
+    return Layout(name, images, identities, header)
+
+
+def _parse_slots(span: Any, num_records: int) -> range:
+    start, stop = span
+    if type(start) is not int or type(stop) is not int or not 0 <= start <= stop <= num_records:
+        raise ValueError("no range of records")
+    return range(start, stop)
 
 

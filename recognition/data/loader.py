@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import time
-import weakref
 from collections import deque
 from collections.abc import Iterator
 
 import torch
 
-from recognition.console import size
-from recognition.data.batches import Batch, BatchLayout
+from recognition.data.bad_records import BadRecordList, BadRecordPolicy, Replacements
+from recognition.data.batches import Batch, BatchLayout, Request
 from recognition.data.datasets import Dataset
 from recognition.data.loader_size import num_cores, starvation_advice
 from recognition.data.orders import Order
@@ -20,8 +18,7 @@ from recognition.data.permutation import IntArray
 from recognition.data.sampler import GlobalBatchSampler
 from recognition.data.workers import BatchSource, InlineSource, WorkerSource
 from recognition.distributed.world import World, declared_local_size
-
-logger = logging.getLogger(__name__)
+from recognition.page_lock import lock_pages
 
 __all__ = ["Batch", "BatchLoader"]
 
@@ -31,27 +28,31 @@ class BatchLoader:
 
     `num_workers` processes read and decode, each in `num_threads` threads; 0 does it in this process. They live as long
     as the loader, across epochs. `wait_s` is the total time the consumer has spent waiting for batches.
-    A damaged image or label raises DataError in the consumer, with the words it would have had without workers.
+    A damaged image or label raises DataError in the consumer, with the words it would have had without workers; with
+    `bad_records` it is replaced by another and listed there, until the list's budget is exceeded.
     """
 
     def __init__(
         self, dataset: Dataset, *, seed: int, batch_size: int, world: World, num_workers: int, device: torch.device,
-        num_threads: int = 1, order: Order | None = None,
+        num_threads: int = 1, order: Order | None = None, bad_records: BadRecordList | None = None,
     ) -> None:
         self._sampler = GlobalBatchSampler(
             len(dataset), seed=seed, batch_size=batch_size, rank=world.rank, world_size=world.size, order=order
         )
         self._dataset = dataset
+        self.num_images = len(dataset)
         self._read_ahead: list[range] = []
         self.num_workers = num_workers
         self.num_threads = num_threads
         self.steps_per_epoch = self._sampler.steps_per_epoch
         self.wait_s = 0.0
         layout = BatchLayout(batch_size, dataset.image_size)
+        self._bad_records = bad_records
+        policy = None if bad_records is None else BadRecordPolicy(Replacements(seed, len(dataset)), bad_records.add)
         self._source: BatchSource = (
-            WorkerSource(dataset, layout, num_workers=num_workers, num_threads=num_threads)
+            WorkerSource(dataset, layout, num_workers=num_workers, num_threads=num_threads, policy=policy)
             if num_workers
-            else InlineSource(dataset, layout, num_threads)
+            else InlineSource(dataset, layout, num_threads=num_threads, policy=policy)
         )
         on_cuda = device.type == "cuda"
         self._hand_over = _CopyToCuda(self._source, layout, device) if on_cuda else _Copy(self._source, layout)
@@ -82,6 +83,11 @@ class BatchLoader:
             ranks_here=declared_local_size(),
         )
 
+    @property
+    def num_bad_records(self) -> int:
+        """How many records of the set could not be read so far, on any rank and in any restart of the run."""
+        return 0 if self._bad_records is None else len(self._bad_records)
+
     def worker_pids(self) -> list[int]:
         """Return the processes that decode; none when this one does."""
         return self._source.pids()
@@ -92,7 +98,7 @@ class BatchLoader:
 
     def _submit(self, waiting: Iterator[tuple[int, IntArray]]) -> None:
         for step, indices in itertools.islice(waiting, self._source.num_free):
-            self._source.submit(indices)
+            self._source.submit(Request(indices, self._sampler.epoch, self._sampler.first_position(step)))
             spans = self._sampler.about_to_read(step + 1)
             if spans != self._read_ahead:
                 self._read_ahead = spans
@@ -129,8 +135,7 @@ class _CopyToCuda:
         self._sent: deque[tuple[torch.Tensor, torch.cuda.Event, int]] = deque()
         self._in_flight: deque[tuple[torch.cuda.Event, int]] = deque()
         for memory in source.memory:
-            if _lock_pages(memory):
-                weakref.finalize(self, _unlock_pages, memory)
+            lock_pages(memory, self)
 
     def reset(self) -> None:
         while self._sent:
@@ -167,15 +172,3 @@ class _CopyToCuda:
             event, slot = self._in_flight.popleft()
             event.synchronize()
             self._source.release(slot)
-
-
-def _lock_pages(memory: torch.Tensor) -> bool:
-    """Page-lock memory that torch did not allocate, for copies that run beside the computation."""
-    error = int(torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), memory.nbytes, 0))
-    if error:
-        logger.warning("cannot page-lock %s of batches (CUDA error %d); copies will wait", size(memory.nbytes), error)
-    return not error
-
-
-def _unlock_pages(memory: torch.Tensor) -> None:
-    torch.cuda.cudart().cudaHostUnregister(memory.data_ptr())

@@ -20,8 +20,10 @@ import numpy as np
 from recognition.errors import DataError
 from recognition.files import staged
 
-MAX_FILE_BYTES = 4 << 30
-"""Largest pack that is read; the field's largest holds 12,000 images in about 70 MB."""
+MAX_FILE_BYTES = 1 << 30
+"""Largest pack that is read; the field's largest holds 14,000 images in about 80 MB."""
+MAX_OPCODES = 4_000_000
+"""Longest pickle that is run; an image takes about ten opcodes, and each may leave an object of a hundred bytes."""
 
 # Left out on purpose: dicts and sets (hashing nested tuples takes exponential time), persistent ids, extension codes.
 _OPCODE_NAMES = """
@@ -64,11 +66,13 @@ def read_pairs(path: Path) -> Pairs:
     _check_opcodes(content, path)
     try:
         found = _PairsUnpickler(io.BytesIO(content), encoding="bytes").load()
+        return _validated(found, path)
+    except DataError:
+        raise
     except _RefusedError as err:
         raise DataError(f"{path}: {err}; expected only bytes, flags and uint8 arrays; do not use this file") from err
     except Exception as err:  # a hostile pickle can end in almost any exception; none may pass as anything else
         raise _not_a_pack(path, f"the pickle is damaged ({type(err).__name__})") from err
-    return _validated(found, path)
 
 
 def write_pairs(path: Path, images: Sequence[bytes], is_same: Sequence[bool] | np.ndarray) -> None:
@@ -141,16 +145,22 @@ class _Array:
         array._fill(raw, dtype)
         return array
 
+    def __len__(self) -> int:
+        width = int(self.dtype.code[-1])
+        if len(self.raw) % width:
+            raise _RefusedError("the pickle holds a numpy array that is cut off")
+        return len(self.raw) // width
+
     def values(self) -> list[int]:
         order = "<" if self.dtype.code[-1] != "1" else "|"
         return np.frombuffer(self.raw, np.dtype(order + self.dtype.code)).astype(np.int64).tolist()
 
 
 def _scalar(dtype: object, raw: object) -> object:
-    values = _Array.from_buffer(raw, dtype).values() if isinstance(raw, bytes) and len(raw) <= 8 else []
-    if len(values) != 1:
+    array = _Array.from_buffer(raw, dtype)
+    if len(array) != 1:
         raise _RefusedError("the pickle holds a numpy scalar of unknown form")
-    return values[0]
+    return array.values()[0]
 
 
 class _PairsUnpickler(pickle.Unpickler):
@@ -198,7 +208,9 @@ def _check_opcodes(content: bytes, path: Path) -> None:
     """Refuse what costs memory or time before anything runs: a store into slot 2^31 makes it fill 32 GB."""
     num_stored = 0
     try:
-        for opcode, argument, position in pickletools.genops(content):
+        for number, (opcode, argument, position) in enumerate(pickletools.genops(content)):
+            if number == MAX_OPCODES:
+                raise _not_a_pack(path, f"the pickle has over {MAX_OPCODES:,} opcodes")
             if opcode.name not in _OPCODES:
                 raise _not_a_pack(path, f"the pickle uses {opcode.name} at byte {position}")
             if opcode.name in _PUT_OPCODES:
@@ -213,15 +225,15 @@ def _validated(found: object, path: Path) -> Pairs:
     if not (isinstance(found, (tuple, list)) and len(found) == 2 and isinstance(found[0], (list, tuple))):
         raise _not_a_pack(path, "the pickle holds something else")
     images, flags = found
-    flags = flags.values() if isinstance(flags, _Array) else flags
-    if not isinstance(flags, (list, tuple)):
+    if not isinstance(flags, (list, tuple, _Array)):
         raise _not_a_pack(path, "the flags are not a list")
     if len(images) % 2:
         raise _not_a_pack(path, f"{len(images):,} images, an odd number")
     if len(images) != 2 * len(flags):
         raise _not_a_pack(path, f"{len(images):,} images for {len(flags):,} pairs")
-    if not flags:
+    if not len(flags):
         raise _not_a_pack(path, "no pairs")
+    flags = flags.values() if isinstance(flags, _Array) else flags
     for index, flag in enumerate(flags):
         if not isinstance(flag, int) or flag not in (0, 1):
             raise _not_a_pack(path, f"the flag of pair {index} is neither true nor false")

@@ -10,9 +10,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from recognition.data.images import MAX_PIXELS, decode_rgb, image_size
+from recognition.data.images import decode_rgb, image_size
 from recognition.errors import DataError
 
+MAX_PIXELS = 1 << 26
+"""Largest photo that is decoded: 67 megapixels, 201 MB as RGB."""
 PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".pgm", ".ppm", ".pnm", ".bmp"})
 _PNM_HEADER = re.compile(rb"P[2356](?:\s|#[^\n]*\n)+(\d{1,9})(?:\s|#[^\n]*\n)+(\d{1,9})\s")
 
@@ -73,7 +75,9 @@ def _other_size(encoded: bytes) -> tuple[int, int] | None:
     if encoded[:4] == b"RIFF" and encoded[8:12] == b"WEBP" and len(encoded) >= 30:
         return _webp_size(encoded)
     if encoded[:2] == b"BM" and len(encoded) >= 26:
-        width, height = struct.unpack_from("<ii", encoded, 18)
+        # The first BMPs, with a header of 12 bytes, have 16-bit sides.
+        is_first = encoded[14:18] == b"\x0c\0\0\0"
+        width, height = struct.unpack_from("<HH" if is_first else "<ii", encoded, 18)
         return abs(height), abs(width)  # a negative height means rows from the top
     if header := _PNM_HEADER.match(encoded[:4096]):
         return int(header[2]), int(header[1])

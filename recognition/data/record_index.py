@@ -39,6 +39,25 @@ class RecordIndex:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def extent(self, slot: int, num_bytes: int) -> tuple[int, int]:
+        """Return where record `slot` begins and the next one does; DataError unless both lie in a .rec of `num_bytes`.
+
+        A parsed index has been checked as a whole; a mapped one may have been written by anybody, and checking 42
+        million entries in every process would cost more than checking those that are read.
+        """
+        start, stop = int(self.bounds[slot]), int(self.bounds[slot + 1])
+        if not 0 <= start < stop <= num_bytes:
+            raise DataError(
+                f"its entry [{start}, {stop}) is no place in a file of {num_bytes} bytes; expected one inside; remove "
+                "the .idx.cache to have it made anew"
+            )
+        return start, stop
+
+    def check_extents(self, place: Path) -> None:
+        """Raise DataError unless the records follow each other from byte 0 on, for readers that go by the bounds."""
+        if self.bounds[0] < 0 or not is_increasing(self.bounds):
+            raise DataError(f"{place}: its .idx.cache is damaged: offsets do not rise; remove the cache")
+
 
 def recover_index(rec: Path, idx: Path) -> RecordIndex:
     """Return the index of `rec` from a scan of its records, with a warning that `idx` is missing."""

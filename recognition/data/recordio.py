@@ -19,6 +19,8 @@ PART_BYTES = 8  # magic and length before each part
 HEADER_BYTES = 24  # IRHeader: flag u32, label f32, id u64, id2 u64
 MARKER_BYTES = PART_BYTES + HEADER_BYTES + 2 * 4  # insightface's identity records and key 0: two labels, no image
 WHOLE, FIRST, MIDDLE, LAST = range(4)
+MAX_CLASSES = 2**32  # an exact class id is a u32
+MAX_LABELS = 2**16  # of one image: Python spends 32 bytes on each of a payload's four
 
 EXACT_FLOAT = 2**24  # float32 holds every integer up to here, and skips some above
 EXACT_MARK = 0x4C424C45  # "ELBL" in the upper half of id2: the lower half is the exact class id
@@ -100,8 +102,8 @@ def pack_image(label: int, image: bytes, *, record_id: int, extra: tuple[float, 
 
     With `extra`, even an empty one, the class id is the first of a list of labels.
     """
-    if not 0 <= label < 2**32:
-        raise DataError(f"class id {label} is outside [0, {2**32})")
+    if not 0 <= label < MAX_CLASSES:
+        raise DataError(f"class id {label} is outside [0, {MAX_CLASSES})")
     id2 = EXACT_MARK << 32 | label if label > EXACT_FLOAT else 0
     labels = float(label) if extra is None else (float(label), *extra)
     return pack_payload(labels, image, record_id=record_id, id2=id2)
@@ -115,6 +117,8 @@ def parse_header(payload: bytes) -> Header:
     if flag == 0:
         return Header(0, (label,), record_id, id2, HEADER_BYTES)
     size = HEADER_BYTES + 4 * flag
+    if size <= len(payload) and flag > MAX_LABELS:
+        raise DataError(f"a header with {flag} labels; expected at most {MAX_LABELS}")
     if size > len(payload):
         raise DataError(f"a header with {flag} labels in a payload of {len(payload)} bytes")
     return Header(flag, struct.unpack_from(f"<{flag}f", payload, HEADER_BYTES), record_id, id2, size)
@@ -139,6 +143,8 @@ def class_id(header: Header) -> int:
     # Also false for NaN; infinity is not an integer.
     if not (label >= 0 and label.is_integer()):
         raise DataError(f"label {label!r}; expected a whole number from 0 on")
+    if label >= MAX_CLASSES:
+        raise DataError(f"label {label!r}; expected a class id below {MAX_CLASSES}")
     return int(label)
 
 

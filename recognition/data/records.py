@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import weakref
@@ -67,6 +68,10 @@ class ImageRecords:
         """Return the key of image `i` in the index."""
         return int(self.index.keys[self._slots[i]])
 
+    def number(self, i: int) -> int:
+        """Return which record of the file image `i` is, in the order of the file."""
+        return int(self._slots[i])
+
     def place(self, i: int) -> str:
         """Return how messages name image `i`: file, key and offset."""
         return self.place_of(self._slots[i])
@@ -95,15 +100,20 @@ class ImageRecords:
 
     def read_extent(self, slot: int) -> tuple[bytes, int]:
         """Return the payload of record `slot` of the index, image or not, and the byte at which the record ends."""
-        bounds = self.index.bounds
         try:
-            return read_record(self._descriptor, int(bounds[slot]), int(bounds[slot + 1]))
+            return read_record(self._descriptor, *self.index.extent(slot, self._size))
         except DataError as err:
             raise _at(self.place_of(slot), err) from err
+        except OSError as err:
+            problem = f"cannot be read ({err.strerror}); expected a readable file; check its disk or mount"
+            raise DataError(f"{self.place_of(slot)}: {problem}") from err
 
     def labels(self) -> npt.NDArray[np.int64]:
         """Return the class id of every image, not yet compared with num_classes; touches one page of the file each."""
-        words = np.memmap(self.path, dtype="<u4", mode="r", shape=(self._size() // 4,))
+        try:
+            words = np.memmap(self.path, dtype="<u4", mode="r", shape=(self._size // 4,))
+        except (OSError, ValueError) as err:
+            raise DataError(f"{self.path}: cannot be mapped ({err}); expected the file that was opened") from err
         found = np.empty(len(self), dtype=np.int64)
         for start in range(0, len(self), _LABEL_BLOCK):
             slots = np.asarray(self._slots[start : start + _LABEL_BLOCK])
@@ -120,7 +130,8 @@ class ImageRecords:
         for span in spans:
             start = int(self.index.bounds[self._slots[span.start]])
             stop = int(self.index.bounds[self._slots[span.stop - 1] + 1])
-            os.posix_fadvise(self._descriptor, start, stop - start, os.POSIX_FADV_WILLNEED)
+            with contextlib.suppress(OSError, OverflowError):  # only a wish, and a mapped index may say anything
+                os.posix_fadvise(self._descriptor, start, max(0, stop - start), os.POSIX_FADV_WILLNEED)
 
     def _open(self) -> None:
         try:
@@ -128,6 +139,7 @@ class ImageRecords:
         except OSError as err:
             raise DataError(f"{self.path}: cannot be read ({err.strerror}); check its permissions") from err
         self._close = weakref.finalize(self, os.close, self._descriptor)
+        self._size = os.fstat(self._descriptor).st_size
 
     def _open_index(self) -> None:
         self.index, self.parts = open_index(self.path, self.path.with_suffix(".idx"), self._find_layout)
@@ -159,9 +171,6 @@ class ImageRecords:
     def place_of(self, slot: int) -> str:
         """Return how messages name record `slot` of the index."""
         return f"{self.path}: record {self.index.keys[slot]} at offset {self.index.bounds[slot]}"
-
-    def _size(self) -> int:
-        return int(self.index.bounds[-1])
 
     def _find_num_classes(self) -> tuple[int, str]:
         """Return the number of classes and what it was taken from."""
@@ -225,8 +234,10 @@ def _plain_labels(
 
     Not possible, and left to the careful way, for split records, damaged ones, and labels that are not whole numbers.
     """
+    if len(words) < 9:  # not even one record with a label
+        return np.zeros(len(offsets), np.int64), np.zeros(len(offsets), np.bool_)
     at = offsets // 4
-    is_inside = at + 9 <= len(words)
+    is_inside = (at >= 0) & (at + 9 <= len(words)) & (offsets % 4 == 0)
     at = np.where(is_inside, at, 0)
     # magic | cflag, length | flag | label | id (two words) | id2 (two words) | the first of several labels
     flag = words[at + 2]

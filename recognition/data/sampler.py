@@ -51,8 +51,12 @@ class GlobalBatchSampler:
     def __iter__(self) -> Iterator[IntArray]:
         order = self.order.epoch(self.epoch)
         for step in range(self.start_step, self.steps_per_epoch):
-            first = step * self.global_batch + self.rank * self.batch_size
+            first = self.first_position(step)
             yield order(np.arange(first, first + self.batch_size))
+
+    def first_position(self, step: int) -> int:
+        """Return where in the epoch's order this rank's part of batch `step` begins."""
+        return step * self.global_batch + self.rank * self.batch_size
 
     def about_to_read(self, step: int) -> list[range]:
         """Return the neighbouring images that the steps from `step` on will need, for reading ahead; mostly none."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from pathlib import Path
 
 from recognition.config.schema import DataConfig
@@ -16,11 +17,11 @@ def data_paths(config: DataConfig) -> list[Path]:
     paths: list[Path] = []
     for spelled in (config.rec, *config.more_rec):
         if spelled is not None:
-            expanded = str(Path(spelled).expanduser())
+            expanded = os.path.expanduser(spelled)
             paths += [Path(match) for match in sorted(glob.glob(expanded)) or [expanded]]
     return paths
 
 
 def is_there(path: Path) -> bool:
     """Return whether `path` is a set, or the path of one without its suffix."""
-    return path.exists() or Path(f"{path}.rec").is_file()
+    return os.path.exists(path) or os.path.isfile(f"{path}.rec")

@@ -12,19 +12,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import cv2
 import torch
 
-from recognition.data.batches import BatchFiller, BatchLayout, SharedSlots
+from recognition.data.bad_records import BadRecord, BadRecordPolicy, Replacements
+from recognition.data.batches import BatchFiller, BatchLayout, Request, SharedSlots
 from recognition.data.datasets import Dataset
-from recognition.data.permutation import IntArray
 from recognition.errors import ArcShardError, DataError
 
 # Long enough for a cold network file system; without a limit a stuck read stops every rank for good.
 TIMEOUT_S = 300.0
 _BATCHES_PER_WORKER = 3  # one being filled, two waiting: a worker never waits for the consumer's answer
+
+Answer: TypeAlias = list[BadRecord] | Exception
 
 
 class BatchSource(Protocol):
@@ -46,14 +48,17 @@ class BatchSource(Protocol):
     def num_pending(self) -> int:
         """How many were asked for and not yet received."""
 
-    def submit(self, indices: IntArray) -> None:
+    def submit(self, request: Request) -> None:
         """Ask for a batch."""
 
     def is_ready(self) -> bool:
         """Whether `receive` would return without waiting."""
 
     def receive(self) -> int:
-        """Return the slot of the oldest batch asked for; it stays untouched until released. Raises its error."""
+        """Return the slot of the oldest batch asked for; it stays untouched until released. Raises its error.
+
+        What was replaced in it goes to the policy the source was made with.
+        """
 
     def release(self, slot: int) -> None:
         """Let a received slot be filled anew."""
@@ -74,15 +79,18 @@ class BatchSource(Protocol):
 class InlineSource:
     """Fills a batch in this process, at the moment it is received."""
 
-    def __init__(self, dataset: Dataset, layout: BatchLayout, num_threads: int) -> None:
+    def __init__(
+        self, dataset: Dataset, layout: BatchLayout, *, num_threads: int, policy: BadRecordPolicy | None = None
+    ) -> None:
         # One on its way to a device, one being filled.
         self.slots = [torch.empty(layout.num_bytes, dtype=torch.uint8) for _ in range(2)]
         self.memory = self.slots
         self._layout = layout
         self._views = [layout.view(slot) for slot in self.slots]
-        self._filler = BatchFiller(dataset, num_threads)
+        self._policy = policy
+        self._filler = BatchFiller(dataset, num_threads, policy.replacements if policy else None)
         self._free = deque(range(len(self._views)))
-        self._asked: deque[IntArray] = deque()
+        self._asked: deque[Request] = deque()
 
     @property
     def num_free(self) -> int:
@@ -92,15 +100,16 @@ class InlineSource:
     def num_pending(self) -> int:
         return len(self._asked)
 
-    def submit(self, indices: IntArray) -> None:
-        self._asked.append(indices)
+    def submit(self, request: Request) -> None:
+        self._asked.append(request)
 
     def is_ready(self) -> bool:
         return False
 
     def receive(self) -> int:
-        indices = self._asked.popleft()
-        self._filler.fill_(self._views[self._free[0]], indices)
+        bad = self._filler.fill_(self._views[self._free[0]], self._asked.popleft())
+        if bad and self._policy:
+            self._policy.note(bad)
         return self._free.popleft()
 
     def release(self, slot: int) -> None:
@@ -136,7 +145,11 @@ class WorkerSource:
     a clean server process. It imports torch once, and each worker is then a cheap fork of it.
     """
 
-    def __init__(self, dataset: Dataset, layout: BatchLayout, *, num_workers: int, num_threads: int) -> None:
+    def __init__(
+        self, dataset: Dataset, layout: BatchLayout, *, num_workers: int, num_threads: int,
+        policy: BadRecordPolicy | None = None,
+    ) -> None:
+        self._policy = policy
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["torch", "cv2", "recognition.data.workers"])
         shared = SharedSlots(num_workers * _BATCHES_PER_WORKER, layout)
@@ -146,8 +159,10 @@ class WorkerSource:
         for number in range(num_workers):
             ours, theirs = context.Pipe()
             process = context.Process(
-                target=_serve, args=(theirs, dataset, shared, num_threads), name=f"loader worker {number}", daemon=True
-            )
+                target=_serve,
+                args=(theirs, dataset, shared, num_threads, policy.replacements if policy else None),
+                name=f"loader worker {number}", daemon=True,
+            )  # fmt: skip
             process.start()
             theirs.close()  # so that a worker's end is seen as the end of its pipe
             self._workers.append(_Worker(process, ours))
@@ -166,13 +181,13 @@ class WorkerSource:
     def num_pending(self) -> int:
         return len(self._pending)
 
-    def submit(self, indices: IntArray) -> None:
+    def submit(self, request: Request) -> None:
         worker = self._workers[self._num_submitted % len(self._workers)]
         slot = self._free.popleft()
         self._pending.append((worker, slot))
         self._num_submitted += 1
         with contextlib.suppress(BrokenPipeError):  # a dead worker is reported when its batch is received
-            worker.connection.send((slot, indices))
+            worker.connection.send((slot, request))
 
     def is_ready(self) -> bool:
         return bool(self._pending) and self._pending[0][0].connection.poll()
@@ -180,13 +195,19 @@ class WorkerSource:
     def receive(self) -> int:
         worker, slot = self._pending.popleft()
         try:
-            failure = self._answer(worker)
+            answer = self._answer(worker)
         except DataError:
             self.close()
             raise
-        if failure is not None:
+        if isinstance(answer, Exception):
             self._free.append(slot)
-            raise failure
+            raise answer
+        if answer and self._policy:
+            try:
+                self._policy.note(answer)
+            except DataError:
+                self._free.append(slot)
+                raise
         return slot
 
     def release(self, slot: int) -> None:
@@ -206,15 +227,15 @@ class WorkerSource:
     def pids(self) -> list[int]:
         return [worker.process.pid for worker in self._workers if worker.process.pid is not None]
 
-    def _answer(self, worker: _Worker) -> Exception | None:
-        """Wait for the oldest answer of `worker`: None for a filled slot, else why it is not."""
+    def _answer(self, worker: _Worker) -> Answer:
+        """Wait for the oldest answer of `worker`: what was replaced in the slot, or why it is not filled."""
         ready = wait([worker.connection, worker.process.sentinel], TIMEOUT_S)
         if not ready:
             raise DataError(
                 f"{worker.process.name}: no batch in {TIMEOUT_S:.0f} s; expected one; look for a stalled disk or mount"
             )
         with contextlib.suppress(EOFError, ConnectionError):
-            answer: Exception | None = worker.connection.recv()
+            answer: Answer = worker.connection.recv()
             return answer
         worker.process.join(5)
         raise DataError(
@@ -223,19 +244,21 @@ class WorkerSource:
         )
 
 
-def _serve(connection: Connection, dataset: Dataset, shared: SharedSlots, num_threads: int) -> None:
+def _serve(
+    connection: Connection, dataset: Dataset, shared: SharedSlots, num_threads: int, replacements: Replacements | None
+) -> None:
     """Fill the slots asked for until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the trainer decides what follows
     torch.set_num_threads(1)
     cv2.setNumThreads(1)  # workers and threads share the cores among themselves; OpenCV would start a pool in each
-    filler = BatchFiller(dataset, num_threads)
+    filler = BatchFiller(dataset, num_threads, replacements)
     batches = [shared.layout.view(slot) for slot in shared.slots]
     with contextlib.suppress(EOFError, ConnectionError, BrokenPipeError):
         while True:
-            slot, indices = connection.recv()
-            answer: Exception | None = None
+            slot, request = connection.recv()
+            answer: Answer
             try:
-                filler.fill_(batches[slot], indices)
+                answer = filler.fill_(batches[slot], request)
             except ArcShardError as err:
                 answer = err
             except Exception:

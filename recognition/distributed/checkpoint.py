@@ -3,7 +3,8 @@
     checkpoints/step_00001200/manifest.json            what is where, and everything that is not a tensor
                               replicated.safetensors   what all ranks hold alike: backbone and its optimizer
                               rows_0.safetensors ...   one file a rank: its rows of centres and momentum
-    checkpoints/latest                                 name of the newest complete folder
+                              local_0.safetensors ...  one file a rank: what it alone holds, BatchNorm's statistics
+    checkpoints/latest, best                           names of two of the folders, for people and their scripts
 
 Nothing in it needs unpickling. A folder appears under its name only when every file in it is complete and synced, so a
 killed save leaves a `.part` folder that the next save removes, and never a torn checkpoint.
@@ -11,262 +12,224 @@ killed save leaves a `.part` folder that the next save removes, and never a torn
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import shutil
-import zlib
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from torch import Tensor
 
-from recognition.distributed.collectives import gather_objects
+from recognition.distributed.collectives import gather_objects, on_all_ranks
+from recognition.distributed.manifest import NAME, REPLICATED, Manifest, local_file, read_manifest, rows_file
+from recognition.distributed.shards import class_range
+from recognition.distributed.tensor_file import check_tensor_file, open_tensor_file
 from recognition.distributed.world import World
 from recognition.errors import CheckpointError
-from recognition.files import share_file, sync_file, write_text
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
-_REPLICATED = "replicated.safetensors"
-_CHUNK = 1 << 22
+_FOLDER = re.compile(r"step_(\d{8,16})")
+_PIECE_BYTES = 64 << 20  # read at a time, so that a resume needs no second copy of a rank's rows
 
 
 @dataclass(frozen=True)
 class Snapshot:
     """What one rank hands to a checkpoint.
 
-    `replicated` is equal on all ranks; `rows` holds this rank's rows, grouped by class, of the classes `classes`.
-    `meta` is JSON-ready and equal on all ranks.
+    `replicated` is equal on all ranks; `rows` holds this rank's rows, grouped by class, of the classes `classes`;
+    `local` is this rank's own. `meta` is JSON-ready and equal on all ranks. `score`: the larger, the better.
     """
 
     step: int
-    replicated: Mapping[str, torch.Tensor]
-    rows: Mapping[str, torch.Tensor]
+    replicated: Mapping[str, Tensor]
+    rows: Mapping[str, Tensor]
+    local: Mapping[str, Tensor]
     classes: range
     num_classes: int
-    meta: Mapping[str, object]
+    meta: Mapping[str, Any]
+    score: float | None = None
 
 
-def save_checkpoint(folder: Path, snapshot: Snapshot, *, world: World, keep: int) -> Path:
-    """Write a checkpoint below `folder` and return its path; all ranks call it and all of them wait.
-
-    The newest `keep` checkpoints stay. Raises CheckpointError on every rank alike when one of them cannot write; the
-    checkpoints before it are untouched. Collectives: two gathers of small objects.
-    """
-    name = f"step_{snapshot.step:08d}"
-    part = folder / f".{name}.part"
-    error = _attempt(lambda: _clean(folder, part)) if world.is_main else None
-    _raise_alike([error], world)
-    try:
-        written = _write_rank_files(part, snapshot, world)
-        outcome: dict | str = written
-    except (OSError, SafetensorError) as err:
-        outcome = f"{part}: rank {world.rank} cannot write ({err}); check space and permissions"
-    outcomes = gather_objects(outcome, world)
-    _raise_failures(outcomes)
-    error = _attempt(lambda: _publish(folder, name, part, snapshot, outcomes, keep)) if world.is_main else None
-    _raise_alike([error], world)
-    return folder / name
+def folder_name(step: int) -> str:
+    """Return the name of the checkpoint of `step`."""
+    return f"step_{step:08d}"
 
 
-def write_checkpoint(folder: Path, snapshots: Iterable[Snapshot]) -> Path:
-    """Write the checkpoint of a run of several ranks from one process: one snapshot a rank, taken one at a time.
-
-    For runs of other programs. Every checkpoint below `folder` stays; CheckpointError when it cannot be written.
-    """
-    part: Path | None = None
-    outcomes: list[dict] = []
-    try:
-        for rank, snapshot in enumerate(snapshots):
-            name = f"step_{snapshot.step:08d}"
-            part = folder / f".{name}.part"
-            if rank == 0:
-                _clean(folder, part)
-            outcomes.append(_write_rank_files(part, snapshot, World(rank, rank + 1, 0, torch.device("cpu"))))
-        assert part is not None, "a checkpoint of no ranks"
-        _publish(folder, name, part, snapshot, outcomes, 1 + sum(1 for _ in folder.glob("step_*")))
-    except (OSError, SafetensorError) as err:
-        raise CheckpointError(f"{folder}: cannot be written ({err}); check space and permissions") from err
-    finally:
-        if part is not None:
-            shutil.rmtree(part, ignore_errors=True)
-    return folder / name
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Return the published checkpoints below `folder`, the newest first; whether they are whole is not looked at."""
+    steps = {path: int(match[1]) for path in folder.glob("step_*") if (match := _FOLDER.fullmatch(path.name))}
+    return sorted(steps, key=lambda path: steps[path], reverse=True)
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """Return the newest complete checkpoint below `folder`, or None when there is none."""
+    """Return the newest published checkpoint below `folder`, or None when there is none."""
+    return next(iter(list_checkpoints(folder)), None)
+
+
+def choose_checkpoint(folder: Path, world: World) -> Checkpoint | None:
+    """Return the newest checkpoint below `folder` that is whole, the same on all ranks; None when there is none at all.
+
+    A torn or altered one is refused by name in a warning and set aside under another name, and the one before is
+    taken. Raises CheckpointError when none is left. Every file is read by one rank at least. Collectives: one gather of
+    small objects, and one for every checkpoint looked at.
+    """
+    names = gather_objects([path.name for path in list_checkpoints(folder)] if world.is_main else [], world)[0]
+    problem: CheckpointError | None = None
+    for name in names:
+        try:
+            return _open_alike(folder / name, world)
+        except CheckpointError as err:
+            problem = err
+            if world.is_main:
+                _set_aside(folder / name, err)
+    if problem is not None:
+        raise CheckpointError(f"{folder}: none of {len(names)} checkpoints is whole; the last: {problem}")
+    return None
+
+
+def _open_alike(path: Path, world: World) -> Checkpoint:
+    def open_whole() -> Manifest:
+        checkpoint = Checkpoint(path)
+        checkpoint.verify(world)
+        return checkpoint.manifest
+
+    manifests = on_all_ranks(open_whole, world)
+    if any(manifest != manifests[0] for manifest in manifests):
+        raise CheckpointError(f"{path / NAME}: the ranks see different files; expected one folder that all nodes share")
+    return Checkpoint(path)
+
+
+def _set_aside(path: Path, problem: CheckpointError) -> None:
+    """Keep a refused checkpoint for people to look at, where it is never again taken for a good one."""
+    logger.warning("checkpoint refused: %s; the one before it is used", problem)
+    aside = path.with_name(f"refused_{path.name}")
     try:
-        named = folder / (folder / "latest").read_text(encoding="utf-8").strip()
-    except OSError:
-        named = None
-    if named is not None and named.parent == folder and (named / "manifest.json").is_file():
-        return named
-    complete = sorted(path.parent for path in folder.glob("step_*/manifest.json"))
-    return complete[-1] if complete else None
+        path.rename(aside)
+    except OSError as err:
+        logger.warning("%s: cannot be renamed to %s (%s); remove it", path, aside.name, err.strerror or err)
 
 
 class Checkpoint:
-    """A complete checkpoint, open for reading by any number of ranks.
+    """A published checkpoint, open for reading by any number of ranks; what is wrong with it is a CheckpointError.
 
-    Raises CheckpointError when a file is missing, torn, altered or of another format.
+    The manifest is checked when it is opened; `verify` checks the files, and must come before they are read.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        manifest = _read_manifest(path / "manifest.json")
-        self.step: int = manifest["step"]
-        self.num_classes: int = manifest["num_classes"]
-        self.meta: dict = manifest["meta"]
-        self.world_size: int = manifest["world_size"]
-        self._shards: list[dict] = manifest["shards"]
-        for name, facts in manifest["files"].items():
-            _check_file(path / name, facts)
-        for shard in self._shards:
-            if shard["file"] not in manifest["files"]:
-                raise CheckpointError(f"{path}: {shard['file']!r} is not one of its files; choose an older checkpoint")
+        self.manifest = read_manifest(path / NAME)
+        if path.name != folder_name(self.manifest.step):
+            raise CheckpointError(f"{path / NAME}: is of step {self.manifest.step}; expected the step of its folder")
 
-    def replicated(self) -> dict[str, torch.Tensor]:
+    @property
+    def step(self) -> int:
+        return self.manifest.step
+
+    @property
+    def num_classes(self) -> int:
+        return self.manifest.num_classes
+
+    @property
+    def world_size(self) -> int:
+        return self.manifest.world_size
+
+    @property
+    def meta(self) -> Mapping[str, Any]:
+        return self.manifest.meta
+
+    def verify(self, world: World) -> None:
+        """Check length and checksum of the files that this rank reads, and on rank 0 those that nobody reads."""
+        own = self._files_of(world.rank, world.size)
+        if world.is_main:
+            read = set().union(*(self._files_of(rank, world.size) for rank in range(world.size)))
+            own |= self.manifest.files.keys() - read
+        for name in sorted(own):
+            check_tensor_file(self.path / name, self.manifest.files[name])
+
+    def _files_of(self, rank: int, size: int) -> set[str]:
+        classes = class_range(self.num_classes, rank, size)
+        rows = {rows_file(number) for number, shard in enumerate(self.manifest.shards) if _overlap(shard, classes)}
+        local = {local_file(number) for number in range(self.world_size) if size != self.world_size or number == rank}
+        return {REPLICATED} | rows | local
+
+    def replicated(self) -> dict[str, Tensor]:
         """Return the tensors that all ranks hold alike, on the CPU."""
-        with safe_open(self.path / _REPLICATED, framework="pt") as handle:
-            return {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118  (not a dict)
+        return self._read(REPLICATED)
 
-    def rows(self, name: str, classes: range) -> torch.Tensor:
+    def local(self, world: World) -> dict[str, Tensor]:
+        """Return what this rank alone held, or on another number of ranks the mean over those that wrote it."""
+        if world.size == self.world_size:
+            return self._read(local_file(world.rank))
+        sums: dict[str, Tensor] = {}
+        dtypes: dict[str, torch.dtype] = {}
+        for rank in range(self.world_size):
+            for name, tensor in self._read(local_file(rank)).items():
+                dtypes[name] = tensor.dtype
+                known = sums.setdefault(name, torch.zeros_like(tensor, dtype=torch.float64))
+                if known.shape != tensor.shape:
+                    raise CheckpointError(f"{self.path / local_file(rank)}: {name!r} is {list(tensor.shape)}")
+                known += tensor
+        # float64: the sum of equal float32 values is exact, so its mean is the value itself.
+        return {name: (total / self.world_size).to(dtypes[name]) for name, total in sums.items()}
+
+    def rows(self, name: str, classes: range) -> Tensor:
         """Return the rows of tensor `name` that belong to `classes`, whichever ranks wrote them."""
-        parts: list[torch.Tensor] = []
-        for shard in self._shards:
-            start, stop = max(classes.start, shard["start"]), min(classes.stop, shard["stop"])
-            if start >= stop and not (len(classes) == 0 and not parts):
-                continue
-            with safe_open(self.path / shard["file"], framework="pt") as handle:
-                if name not in handle.keys():  # noqa: SIM118
-                    raise CheckpointError(
-                        f"{self.path / shard['file']}: holds no rows named {name!r}; the head's state format differs; "
-                        "resume with the run's own config.yaml"
-                    )
-                rows = handle.get_slice(name)
-                per_class = rows.get_shape()[0] // max(1, shard["stop"] - shard["start"])
-                low = (start - shard["start"]) * per_class
-                parts.append(rows[low : low + max(0, stop - start) * per_class])
-        return torch.cat(parts)
+        return torch.cat([piece for _, piece in self._pieces(name, classes)])
+
+    def read_rows_(self, name: str, classes: range, out: Tensor) -> None:
+        """Fill `out` with the rows of `classes`, a piece at a time; dtype and shape must be its own."""
+        filled = 0
+        for place, piece in self._pieces(name, classes):
+            if piece.dtype != out.dtype or piece.shape[1:] != out.shape[1:] or filled + len(piece) > len(out):
+                raise CheckpointError(
+                    f"{place}: {name!r} is {piece.dtype} {[filled + len(piece), *piece.shape[1:]]}; expected "
+                    f"{out.dtype} {list(out.shape)}; resume with the run's own config.yaml"
+                )
+            out[filled : filled + len(piece)].copy_(piece)
+            filled += len(piece)
+        if filled != len(out):
+            raise CheckpointError(
+                f"{self.path}: {name!r} has {filled} rows for {len(classes)} classes; expected {len(out)}"
+            )
+
+    def _pieces(self, name: str, classes: range) -> Iterator[tuple[Path, Tensor]]:
+        for rank, shard in enumerate(self.manifest.shards):
+            both = _overlap(shard, classes)
+            if both or (not classes and rank == 0):
+                yield from self._pieces_of(self.path / rows_file(rank), name, shard, both)
+
+    def _pieces_of(self, path: Path, name: str, shard: range, wanted: range) -> Iterator[tuple[Path, Tensor]]:
+        with open_tensor_file(path) as handle:
+            if name not in handle.keys():  # noqa: SIM118  (not a dict)
+                raise CheckpointError(
+                    f"{path}: holds no rows named {name!r}; the head's state format differs; resume with the run's own "
+                    "config.yaml"
+                )
+            rows = handle.get_slice(name)
+            shape = rows.get_shape()
+            if not shape or shape[0] % max(1, len(shard)) or (not len(shard) and shape[0]):
+                raise CheckpointError(f"{path}: {name!r} is {shape}; expected rows for {len(shard)} classes")
+            per_class = shape[0] // max(1, len(shard))
+            low, high = ((end - shard.start) * per_class if wanted else 0 for end in (wanted.start, wanted.stop))
+            step = max(1, _PIECE_BYTES // max(1, 8 * _product(shape[1:])))
+            for start in range(low, max(high, low + 1), step):
+                yield path, rows[start : min(start + step, high)]
+
+    def _read(self, name: str) -> dict[str, Tensor]:
+        with open_tensor_file(self.path / name) as handle:
+            return {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
 
 
-def _attempt(action) -> str | None:
-    try:
-        action()
-    except OSError as err:
-        return f"{err.filename or 'checkpoint'}: cannot be written ({err.strerror or err}); check space and permissions"
-    return None
+def _overlap(a: range, b: range) -> range:
+    start = max(a.start, b.start)
+    return range(start, max(start, min(a.stop, b.stop)))
 
 
-def _raise_alike(own: list[str | None], world: World) -> None:
-    _raise_failures(gather_objects(own[0], world))
-
-
-def _raise_failures(outcomes: list) -> None:
-    for outcome in outcomes:
-        if isinstance(outcome, str):
-            raise CheckpointError(outcome)
-
-
-def _clean(folder: Path, part: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for stale in folder.glob(".step_*.part"):
-        shutil.rmtree(stale)
-    part.mkdir()
-
-
-def _write_rank_files(part: Path, snapshot: Snapshot, world: World) -> dict:
-    """Write this rank's files and return their facts for the manifest."""
-    part.mkdir(exist_ok=True)  # on another node with its own view of a shared folder
-    rows_name = f"rows_{world.rank}.safetensors"
-    files = {rows_name: _save(part / rows_name, snapshot.rows)}
-    if world.is_main:
-        files[_REPLICATED] = _save(part / _REPLICATED, snapshot.replicated)
-    shard = {"file": rows_name, "start": snapshot.classes.start, "stop": snapshot.classes.stop}
-    return {"files": files, "shard": shard}
-
-
-def _save(path: Path, tensors: Mapping[str, torch.Tensor]) -> dict:
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
-    share_file(path)  # safetensors makes it 0600, and a run folder is often shared
-    sync_file(path)
-    return {"bytes": path.stat().st_size, "crc32": _crc32(path)}
-
-
-def _publish(folder: Path, name: str, part: Path, snapshot: Snapshot, outcomes: list[dict], keep: int) -> None:
-    manifest = {
-        "format": FORMAT,
-        "step": snapshot.step,
-        "num_classes": snapshot.num_classes,
-        "world_size": len(outcomes),
-        "shards": [outcome["shard"] for outcome in outcomes],
-        "files": {file: facts for outcome in outcomes for file, facts in outcome["files"].items()},
-        "meta": dict(snapshot.meta),
-    }
-    write_text(part / "manifest.json", json.dumps(manifest, indent=1))
-    _sync_folder(part)
-    target = folder / name
-    if target.exists():
-        shutil.rmtree(target)  # a resumed run reached the same step again
-    os.rename(part, target)
-    _sync_folder(folder)
-    write_text(folder / "latest", name + "\n")
-    for old in sorted(folder.glob("step_*"))[:-keep]:
-        shutil.rmtree(old)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _crc32(path: Path) -> int:
-    value = 0
-    with open(path, "rb") as handle:
-        while chunk := handle.read(_CHUNK):
-            value = zlib.crc32(chunk, value)
-    return value
-
-
-def _read_manifest(path: Path) -> dict:
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as err:
-        raise CheckpointError(f"{path}: cannot be read ({err}); choose another checkpoint") from err
-    expected = {
-        "format": int,
-        "step": int,
-        "num_classes": int,
-        "world_size": int,
-        "shards": list,
-        "files": dict,
-        "meta": dict,
-    }
-    for key, kind in expected.items():
-        if not isinstance(manifest, dict) or not isinstance(manifest.get(key), kind):
-            raise CheckpointError(f"{path}: {key!r} is missing or not {kind.__name__}; choose another checkpoint")
-    if manifest["format"] != FORMAT:
-        raise CheckpointError(f"{path}: format {manifest['format']}; expected {FORMAT}; use the version that wrote it")
-    for name in manifest["files"]:
-        if Path(name).name != name:
-            raise CheckpointError(f"{path}: names {name!r}, a file outside its folder; choose another checkpoint")
-    return manifest
-
-
-def _check_file(path: Path, facts: Mapping[str, int]) -> None:
-    try:
-        found = path.stat().st_size
-        if found != facts["bytes"]:
-            raise CheckpointError(f"{path}: {found} bytes; expected {facts['bytes']}; choose an older checkpoint")
-        if _crc32(path) != facts["crc32"]:
-            raise CheckpointError(f"{path}: its checksum differs from the manifest's; choose an older checkpoint")
-    except OSError as err:
-        raise CheckpointError(f"{path}: cannot be read ({err.strerror}); choose an older checkpoint") from err
+def _product(shape: list[int]) -> int:
+    result = 1
+    for length in shape:
+        result *= length
+    return result

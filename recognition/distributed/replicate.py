@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -27,10 +28,11 @@ _SYNC_BUFFERS = (
     else "broadcast_buffers"
 )
 
+
 def replicate(module: nn.Module, world: World) -> nn.Module:
     """Wrap `module` so that backward averages its gradients over ranks; with one rank return it as it is.
 
-    Rank 0's weights are copied to all ranks. Buffers stay each rank's own (see `equalize_buffers`). With gradient
+    Rank 0's weights are copied to all ranks. Buffers stay each rank's own (see `averaged_buffers`). With gradient
     accumulation, hold back all but the last backward by the wrapper's `no_sync()`. Gradients come out as None.
     """
     if world.size == 1:
@@ -76,13 +78,12 @@ def holding_back(replica: nn.Module) -> contextlib.AbstractContextManager:
     return replica.no_sync() if isinstance(replica, DistributedDataParallel) else contextlib.nullcontext()
 
 
-def equalize_buffers(module: nn.Module, world: World) -> None:
+def average_buffers_(module: nn.Module, world: World) -> None:
     """Replace every floating-point buffer of `module`, in place, by its mean over ranks.
 
-    Without sync_bn each rank keeps BatchNorm statistics of its own images; afterwards all ranks are one model. Buffers
-    that are equal already keep their bits. Collective: one sum.
+    Buffers that are equal already keep their bits. Collective: one sum.
     """
-    buffers = [buffer for buffer in module.buffers() if buffer.is_floating_point()]
+    buffers = _float_buffers(module)
     if world.size == 1 or not buffers:
         return
     # float64: the sum of equal float32 values is exact, so its mean is the value itself.
@@ -90,6 +91,27 @@ def equalize_buffers(module: nn.Module, world: World) -> None:
     all_reduce_sum_(means, world).div_(world.size)
     for buffer, mean in zip(buffers, means.split([buffer.numel() for buffer in buffers])):
         buffer.copy_(mean.view_as(buffer))
+
+
+@contextlib.contextmanager
+def averaged_buffers(module: nn.Module, world: World) -> Iterator[None]:
+    """Within, the buffers are their mean over ranks, and all ranks one model; afterwards each has its own bits again.
+
+    Without sync_bn each rank keeps BatchNorm statistics of its own images, and looking at the model must not change
+    the training. Collective: one sum.
+    """
+    buffers = _float_buffers(module)
+    own = [buffer.clone() for buffer in buffers]
+    average_buffers_(module, world)
+    try:
+        yield
+    finally:
+        for buffer, before in zip(buffers, own):
+            buffer.copy_(before)
+
+
+def _float_buffers(module: nn.Module) -> list[Tensor]:
+    return [buffer for buffer in module.buffers() if buffer.is_floating_point()]
 
 
 def convert_sync_bn(module: nn.Module) -> nn.Module:

@@ -8,14 +8,25 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
-from collections.abc import Iterator
+import re
+import socket
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
 import torch.distributed as dist
 
-from recognition.errors import ConfigError
+from recognition.errors import ArcShardError, ConfigError
+
+# gloo raises plain RuntimeErrors; these are its words, and those of torch's store.
+_IS_SILENT = re.compile(r"[Tt]imed out|[Tt]imeout")
+_OF_A_COLLECTIVE = re.compile(r"gloo|Connection closed by peer|Connection reset|Broken pipe|Timed out waiting|NCCL")
+
+
+class LostRanksError(ArcShardError):
+    """Another rank has ended or stands still; this one cannot go on alone."""
 
 
 @dataclass(frozen=True)
@@ -34,24 +45,69 @@ class World:
 
 
 @contextlib.contextmanager
-def join_world(device: Literal["auto", "cpu", "cuda"] = "auto", *, timeout_s: float = 1800.0) -> Iterator[World]:
+def join_world(device: Literal["auto", "cpu", "cuda"] = "auto", *, timeout_s: float = 600.0) -> Iterator[World]:
     """Join the process group that torchrun describes, or form a world of one without a launcher.
 
-    gloo on CPU, NCCL on CUDA (with gloo beside it for CPU tensors). Raises ConfigError when CUDA is asked for and
-    absent or when there are fewer GPUs than processes on this node.
+    gloo on CPU, NCCL on CUDA (with gloo beside it for CPU tensors); a collective waits `timeout_s` for the others.
+    Raises ConfigError when CUDA is asked for and absent or when there are fewer GPUs than processes on this node, and
+    LostRanksError when another rank does not come or is lost on the way.
     """
     rank = int(os.environ.get("RANK", "0"))
     size = int(os.environ.get("WORLD_SIZE", "1"))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     chosen = choose_device(device, local_rank)
-    if size > 1:
-        backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=datetime.timedelta(seconds=timeout_s))
+    world = World(rank, size, local_rank, chosen)
     try:
-        yield World(rank, size, local_rank, chosen)
+        with naming_lost_ranks(world, lambda: "at start-up"):
+            if size > 1:
+                _join(world, datetime.timedelta(seconds=timeout_s))
+            yield world
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _join(world: World, timeout: datetime.timedelta) -> None:
+    store, _, _ = next(iter(dist.rendezvous("env://", world.rank, world.size, timeout=timeout)))
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        # torchrun's store outlives a restart, and with it the addresses of dead processes: whoever comes first would
+        # read the one that the other has not replaced yet.
+        store = dist.PrefixStore(f"start {declared_restart()}", store)
+    backend = "cpu:gloo,cuda:nccl" if world.device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=world.rank, world_size=world.size, timeout=timeout)
+
+
+@contextlib.contextmanager
+def naming_lost_ranks(world: World, where: Callable[[], str]) -> Iterator[None]:
+    """Turn the error of a collective whose other ranks are gone or silent into one line; `where` says how far it is."""
+    try:
+        yield
+    except RuntimeError as err:
+        if world.size == 1 or not (isinstance(err, dist.DistError) or _OF_A_COLLECTIVE.search(str(err))):
+            raise
+        is_silent = _IS_SILENT.search(str(err)) is not None
+        found = "waited in vain for the other ranks" if is_silent else "lost the connection to another rank"
+        raise LostRanksError(
+            f"rank {world.rank}: {found} {where()}; expected all {world.size}; one has died or is stopped: see the "
+            "ends of logs/rank*.log, then resume"
+        ) from err
+
+
+def declared_restart() -> int:
+    """Return how often torchrun has started this run again after a failure; 0 the first time and without torchrun."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
+def launcher_name() -> str:
+    """Return what tells the process that started this one from any other: its host, id and time of start.
+
+    It is the same through all of torchrun's restarts of a run, and another for every torchrun.
+    """
+    parent = os.getppid()
+    started = ""
+    with contextlib.suppress(OSError, IndexError):  # only Linux has it
+        started = Path(f"/proc/{parent}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
+    return f"{socket.gethostname()} {parent} {started}".strip()
 
 
 def declared_size() -> int:

@@ -9,7 +9,21 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from recognition.errors import ConfigError
+
 Kind = Literal["float32", "bf16"]
+
+
+def check_products(kind: Kind, device: torch.device) -> None:
+    """Raise ConfigError where this torch has no product of bfloat16 matrices into float32.
+
+    A bfloat16 result would not do: a logit of 60 would be off by an eighth.
+    """
+    if kind == "bf16" and device.type == "cuda" and "dtype" not in torch.ops.aten.mm.overloads():
+        raise ConfigError(
+            f"head.products: found 'bf16' with torch {torch.__version__}, expected torch 2.8 or newer for it on CUDA; "
+            "update torch or set head.products=float32"
+        )
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ from recognition.distributed.world import World
 from recognition.errors import ConfigError
 from recognition.heads.block_loop import BlockLoop, Descent, GradientSink, StateUpdate, load_kernels
 from recognition.heads.margins import make_margin
-from recognition.heads.products import product_precision
+from recognition.heads.products import check_products, product_precision
 from recognition.heads.sampling import Active, Targets, random_scores, sample_classes
 from recognition.heads.state import CenterState
 
@@ -75,6 +75,7 @@ class ShardedSoftmax(nn.Module):
     ) -> None:
         super().__init__()
         _check(config)
+        check_products(config.products, world.device)
         self.world = world
         self.config = config
         self.class_range = class_range(num_classes, world.rank, world.size)
@@ -108,9 +109,10 @@ class ShardedSoftmax(nn.Module):
             self.register_buffer("centers", self._state.centers, persistent=False)
 
     def begin_step(self, *, step: int, lr: float, loss_scale: float | Tensor = 1.0) -> None:
-        """Announce a training step: its number, the centres' learning rate, the factor the loss will be scaled by."""
+        """Announce a training step: its number, the run's learning rate (the centres' is `lr_factor` times that), and
+        the factor the loss will be scaled by."""
         assert self._pending is None, "the step before was deferred and not finished; call finish_step"
-        self._step = _Step(step, lr, loss_scale)
+        self._step = _Step(step, lr * self.config.lr_factor, loss_scale)
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Return the mean loss over the images of all ranks (0-dim, equal on all ranks).

@@ -10,12 +10,14 @@ from torch import nn
 from recognition.config.schema import OptimConfig
 
 
-def make_optimizer(parameters: Iterable[nn.Parameter], optim: OptimConfig, *, decay_all: bool) -> torch.optim.Optimizer:
+def make_optimizer(
+    parameters: Iterable[nn.Parameter], optim: OptimConfig, *, decay_all: bool, lr_factor: float = 1.0
+) -> torch.optim.Optimizer:
     """Return SGD or AdamW over `parameters`, with every state tensor in place before the first step.
 
     The fused kernels are used on CPU and CUDA alike, because they take a refusal (`refuse`) as a tensor: no value
     travels to the host. `decay_all` applies weight decay to every parameter, as the published SGD recipes do;
-    otherwise vectors (norms, biases, PReLU slopes) are left out.
+    otherwise vectors (norms, biases, PReLU slopes) are left out. `set_lr` gives it the run's rate times `lr_factor`.
     """
     groups = _decay_groups([p for p in parameters if p.requires_grad], optim.weight_decay, decay_all)
     optimizer: torch.optim.Optimizer
@@ -23,14 +25,16 @@ def make_optimizer(parameters: Iterable[nn.Parameter], optim: OptimConfig, *, de
         optimizer = torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, fused=True)
     else:
         optimizer = torch.optim.SGD(groups, lr=optim.lr, momentum=optim.momentum, fused=True)
+    for group in optimizer.param_groups:
+        group["lr_factor"] = lr_factor
     _prime_state(optimizer)
     return optimizer
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give every group the rate of this step."""
+    """Give every group the rate of this step, times the factor it was made with."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group["lr_factor"]
 
 
 def step_unless(optimizer: torch.optim.Optimizer, refused: torch.Tensor) -> None:

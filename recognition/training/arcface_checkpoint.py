@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from recognition.backbones.torch_file import is_plain
 from recognition.backbones.weights import check_fit, plain_key, read_torch_file
 from recognition.config.schema import Config
 from recognition.distributed.shards import class_range
@@ -187,14 +188,15 @@ class _OptimizerState:
         value = self._of(number).get(kind)
         if kind == "step" and isinstance(value, int):
             value = torch.tensor(float(value))  # as torch before 1.12 kept it
-        return value if isinstance(value, Tensor) and _is_plain(value) else None
+        return value if is_plain(value) else None
 
 
 def _tensors(path: Path, content: Any, key: str) -> dict[str, Tensor]:
     found = _entry(path, content, key, Mapping)
     for name, tensor in found.items():
-        if not isinstance(name, str) or not isinstance(tensor, Tensor) or not _is_plain(tensor):
-            raise CheckpointError(f"{path}: {key}[{name!r}] is no plain tensor; expected torch.save's file")
+        if not isinstance(name, str) or not is_plain(tensor):
+            named = repr(name) if isinstance(name, str) else f"a {type(name).__name__}"
+            raise CheckpointError(f"{path}: {key}[{named}] is no plain tensor; expected torch.save's file")
     return dict(found)
 
 
@@ -210,11 +212,7 @@ def _entry(path: Path, content: Any, key: str, kind: type) -> Any:
 
 def _count(path: Path, content: Any, key: str) -> int:
     value: int = _entry(path, content, key, int)
-    if isinstance(value, bool) or value < 0:
-        raise CheckpointError(f"{path}: {key!r} is {value!r}; expected a count")
+    if isinstance(value, bool) or not 0 <= value < 2**53:
+        shown = value if abs(value) < 2**64 else "huge"
+        raise CheckpointError(f"{path}: {key!r} is {shown}; expected a count")
     return value
-
-
-def _is_plain(tensor: Tensor) -> bool:
-    is_dense = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
-    return is_dense and not tensor.is_complex()

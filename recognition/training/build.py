@@ -67,12 +67,12 @@ def build_parts(config: Config, num_classes: int, world: World) -> Parts:
         momentum=config.optim.momentum,
         weight_decay=config.optim.weight_decay,
     )
-    # From here on the ranks draw apart: dropout must not repeat itself on each of them.
-    torch.manual_seed(config.seed + 1 + world.rank)
     decay_all = config.optim.optimizer == "sgd"  # the published recipes decay every parameter
     head_optimizer = None
     if config.head.update == "autograd":
-        head_optimizer = make_optimizer(head.parameters(), config.optim, decay_all=True)
+        head_optimizer = make_optimizer(
+            head.parameters(), config.optim, decay_all=True, lr_factor=config.head.lr_factor
+        )
     return Parts(
         backbone=backbone,
         replica=replicate(_compiled(backbone, config), world),

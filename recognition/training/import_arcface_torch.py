@@ -22,7 +22,8 @@ from recognition.cli import make_parser, run_command
 from recognition.config.loader import load_config
 from recognition.config.schema import Config
 from recognition.console import count, progress
-from recognition.distributed.checkpoint import Snapshot, latest_checkpoint, write_checkpoint
+from recognition.distributed.checkpoint import Snapshot, latest_checkpoint
+from recognition.distributed.publish import write_checkpoint
 from recognition.distributed.shards import class_range
 from recognition.errors import CheckpointError, ConfigError
 from recognition.heads.state import CenterState
@@ -100,9 +101,15 @@ def _snapshots(shards: Sequence[ArcfaceShard], num_classes: int, config: Config)
             step=step,
             replicated=_replicated(first, config),
             rows=_rows(shard, classes, config, step),
+            local={},
             classes=classes,
             num_classes=num_classes,
-            meta={"state": state.as_dict(), "scaler": scaler.state(), "network": config.backbone.network},
+            meta={
+                "state": state.as_dict(),
+                "scaler": scaler.state(),
+                "network": config.backbone.network,
+                "global_batch": config.train.batch_size * config.train.gradient_accumulation * len(shards),
+            },
         )
 
 

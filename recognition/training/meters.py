@@ -16,6 +16,7 @@ from typing import IO
 import torch
 
 from recognition.console import duration, size
+from recognition.files import write_bytes
 from recognition.training.wandb_run import WandbRun
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,16 @@ class DeviceMeans:
         self._sums.clear()
         self._steps = 0
         return dict(zip(names, means))
+
+    def held(self) -> tuple[int, dict[str, float]]:
+        """Return how many steps were added and the sums over them. One host sync."""
+        sums = torch.stack(list(self._sums.values())).tolist() if self._sums else []
+        return self._steps, dict(zip(self._sums, sums))
+
+    def hold(self, steps: int, sums: Mapping[str, float], device: torch.device) -> None:
+        """Go on from what `held` gave."""
+        self._steps = steps
+        self._sums = {name: torch.tensor(value, dtype=torch.float32, device=device) for name, value in sums.items()}
 
 
 class Throughput:
@@ -78,20 +89,27 @@ class Throughput:
 
 
 class RunLog:
-    """Rank 0's records of a run: metrics.jsonl, TensorBoard and perhaps W&B; silent on the other ranks."""
+    """Rank 0's records of a run: metrics.jsonl, TensorBoard and perhaps W&B; silent on the other ranks.
 
-    def __init__(self, folder: Path, *, is_main: bool, tensorboard: bool, wandb: WandbRun | None = None) -> None:
+    Records of steps after `step`, where the run goes on, are those of a run that was cut off: they are taken out, so
+    that each curve is that of a run that was never disturbed.
+    """
+
+    def __init__(
+        self, folder: Path, *, is_main: bool, tensorboard: bool, wandb: WandbRun | None = None, step: int = -1
+    ) -> None:
         self._jsonl: IO[str] | None = None
         self._board = None
         self._wandb = wandb
         if not is_main:
             return
+        cut_records(folder / "metrics.jsonl", step)
         self._jsonl = open(folder / "metrics.jsonl", "a", encoding="utf-8", buffering=1)  # noqa: SIM115
         if tensorboard:
             # Imported here: it costs a second that the other ranks and --check need not pay.
             from torch.utils.tensorboard import SummaryWriter
 
-            self._board = SummaryWriter(str(folder / "tensorboard"))
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def write(self, step: int, kind: str, values: dict[str, float]) -> None:
         """Record `values` at `step` under `kind` ("train" or the name of a validation set)."""
@@ -133,6 +151,23 @@ class RunLog:
             self._board.close()
         if self._wandb is not None:
             self._wandb.close()
+
+
+def cut_records(path: Path, step: int) -> None:
+    """Keep the whole records up to `step` in the JSON lines at `path`, if there are any."""
+    if not path.is_file():
+        return
+    lines = path.read_bytes().splitlines(keepends=True)
+    kept = [line for line in lines if _step_of(line) <= step]
+    if len(kept) < len(lines):
+        write_bytes(path, b"".join(kept))
+
+
+def _step_of(line: bytes) -> float:
+    try:
+        return float(json.loads(line)["step"]) if line.endswith(b"\n") else math.inf
+    except (ValueError, KeyError, TypeError):
+        return math.inf  # cut short by a kill
 
 
 def peak_memory_bytes(device: torch.device) -> int:

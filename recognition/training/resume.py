@@ -3,77 +3,126 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from recognition.config.schema import Config
-from recognition.distributed.checkpoint import Checkpoint, Snapshot, save_checkpoint
-from recognition.distributed.replicate import equalize_buffers
+from recognition.distributed.checkpoint import Checkpoint, Snapshot
 from recognition.distributed.world import World
 from recognition.errors import CheckpointError
 from recognition.training.build import Parts
 from recognition.training.scaler import LossScaler
-from recognition.training.state import TrainState
+from recognition.training.state import TrainState, is_count, is_finite
+
+_BACKBONE = "backbone."
 
 
-def save_run(folder: Path, parts: Parts, scaler: LossScaler, state: TrainState, config: Config, world: World) -> Path:
-    """Write a checkpoint of `state.step` below `folder`; BatchNorm buffers are made equal over ranks first."""
-    equalize_buffers(parts.backbone, world)
-    snapshot = Snapshot(
+def snapshot_run(parts: Parts, state: TrainState, meta: Mapping[str, Any], *, has_own_buffers: bool) -> Snapshot:
+    """Return what this rank hands to a checkpoint of `state.step`: the live tensors, not copies.
+
+    `has_own_buffers`: BatchNorm's statistics are each rank's own (without sync_bn) and not equal on all of them.
+    """
+    backbone = _named(_BACKBONE, parts.backbone.state_dict())
+    own = {_BACKBONE + name for name, buffer in parts.backbone.named_buffers() if buffer.is_floating_point()}
+    local = own if has_own_buffers else set()
+    alike = {name: tensor for name, tensor in backbone.items() if name not in local}
+    return Snapshot(
         step=state.step,
-        replicated={**_named("backbone", parts.backbone.state_dict()), **_optimizer_tensors(parts)},
+        replicated={**alike, **_optimizer_tensors(parts)},
         rows={**parts.head.state_rows(), **_head_optimizer_rows(parts)},
+        local={name: tensor for name, tensor in backbone.items() if name in local},
         classes=parts.head.class_range,
         num_classes=parts.num_classes,
-        meta={"state": state.as_dict(), "scaler": scaler.state(), "network": config.backbone.network},
+        meta={"state": state.as_dict(), **meta},
+        score=state.accuracy,
     )
-    return save_checkpoint(folder, snapshot, world=world, keep=config.checkpoint.keep)
 
 
-def load_run(path: Path, parts: Parts, scaler: LossScaler, world: World) -> TrainState:
-    """Bring `parts` and `scaler` to where the checkpoint at `path` stands and return its state.
+def global_batch(config: Config, world: World) -> int:
+    """Return the images of an optimizer step."""
+    return config.train.batch_size * config.train.gradient_accumulation * world.size
+
+
+def order_settings(config: Config, num_images: int) -> dict[str, Any]:
+    """Return what decides which images a step sees; with other values the rest of an epoch is another."""
+    return {
+        "num_images": num_images,
+        "seed": config.seed,
+        "shuffle_block": config.data.shuffle_block,
+        "images_per_identity": config.data.images_per_identity,
+    }
+
+
+def load_run(checkpoint: Checkpoint, parts: Parts, scaler: LossScaler, *, order: Mapping[str, Any]) -> TrainState:
+    """Bring `parts` and `scaler` to where the checkpoint stands and return its state.
 
     Raises CheckpointError when the checkpoint is of another network, head or data set.
     """
-    checkpoint = Checkpoint(path)
+    path = checkpoint.path
     if checkpoint.num_classes != parts.num_classes:
         raise CheckpointError(
             f"{path}: holds {checkpoint.num_classes} classes; the data set has {parts.num_classes}; "
             "resume with the data set of the run"
         )
-    tensors = checkpoint.replicated()
-    _load_backbone(path, parts, tensors)
+    _check_order(checkpoint, order)
+    state = TrainState.of(checkpoint.meta.get("state"), str(path))
+    if state.step != checkpoint.step:
+        raise CheckpointError(f"{path}: its state is of step {state.step}; expected that of its folder")
+    held_scaler = _mapping(checkpoint, "scaler")
+    if not (is_finite(held_scaler.get("scale")) and is_count(held_scaler.get("good_steps"))):
+        raise CheckpointError(f"{path}: its loss scale is {dict(held_scaler)!r:.60}; expected a number and a count")
+    tensors = {**checkpoint.replicated(), **checkpoint.local(parts.head.world)}
+    live = {**_named(_BACKBONE, parts.backbone.state_dict()), **_optimizer_tensors(parts)}
+    _refuse_strangers(checkpoint, tensors, live)
+    classes = parts.head.class_range
     with torch.no_grad():
-        for name, tensor in _optimizer_tensors(parts).items():
-            tensor.copy_(_matching(path, tensors, name, tensor))
-        classes = parts.head.class_range
-        for name in parts.head.state_rows():
-            parts.head.load_rows(name, classes.start, checkpoint.rows(name, classes))
-        for name, tensor in _head_optimizer_rows(parts).items():
-            tensor.copy_(checkpoint.rows(name, classes))
-    scaler.load_state(checkpoint.meta["scaler"])
-    return TrainState(**checkpoint.meta["state"])
+        for name, tensor in live.items():
+            tensor.copy_(_matching(checkpoint, tensors, name, tensor))
+        for name, tensor in {**parts.head.state_rows(), **_head_optimizer_rows(parts)}.items():
+            checkpoint.read_rows_(name, classes, tensor)
+    scaler.load_state(held_scaler)
+    return state
 
 
-def _load_backbone(path: Path, parts: Parts, tensors: Mapping[str, torch.Tensor]) -> None:
-    prefix = "backbone."
-    own = {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    try:
-        parts.backbone.load_state_dict(own)
-    except RuntimeError as err:
-        reason = str(err).splitlines()[-1].strip()
-        raise CheckpointError(f"{path}: does not fit the network ({reason}); resume with the run's config") from err
+def _check_order(checkpoint: Checkpoint, order: Mapping[str, Any]) -> None:
+    was = checkpoint.meta.get("order")
+    if was is None:
+        return  # of another program: its epochs had an order of their own
+    was = _mapping(checkpoint, "order")
+    for name, value in order.items():
+        if was.get(name) != value:
+            raise CheckpointError(
+                f"{checkpoint.path}: {name} was {was.get(name)!r} and is {value!r}; expected no change, since images "
+                "of the epoch would be seen twice or never; resume as the run was begun, or start anew with init_from"
+            )
 
 
-def _named(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+def _mapping(checkpoint: Checkpoint, key: str) -> Mapping[str, Any]:
+    value = checkpoint.meta.get(key)
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{checkpoint.path}: {key!r} is missing from its manifest's meta")
+    return value
 
 
-def _optimizer_tensors(parts: Parts) -> dict[str, torch.Tensor]:
+def _refuse_strangers(checkpoint: Checkpoint, tensors: Mapping[str, Tensor], live: Mapping[str, Tensor]) -> None:
+    strangers = sorted(tensors.keys() - live.keys())
+    if strangers:
+        raise CheckpointError(
+            f"{checkpoint.path}: holds {strangers[0]!r} and {len(strangers) - 1} more tensors that this run has no "
+            "place for; resume with the run's own config.yaml"
+        )
+
+
+def _named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
+
+
+def _optimizer_tensors(parts: Parts) -> dict[str, Tensor]:
     """Return the live state that all ranks hold alike: the backbone optimizer's tensors under their parameters' names,
     and the step count of a head optimizer that has one."""
-    names: dict[torch.Tensor, str] = {p: name for name, p in parts.backbone.named_parameters()}
+    names: dict[Tensor, str] = {p: name for name, p in parts.backbone.named_parameters()}
     tensors = {
         f"optimizer.{names[parameter]}.{key}": tensor
         for parameter, state in parts.optimizer.state.items()
@@ -85,22 +134,23 @@ def _optimizer_tensors(parts: Parts) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def _head_optimizer_rows(parts: Parts) -> dict[str, torch.Tensor]:
+def _head_optimizer_rows(parts: Parts) -> dict[str, Tensor]:
     """Return the live per-row state of the head's own optimizer (head.update=autograd)."""
     return {f"optimizer.{key}": tensor for key, tensor in _head_state(parts) if tensor.ndim > 0}
 
 
-def _head_state(parts: Parts) -> list[tuple[str, torch.Tensor]]:
+def _head_state(parts: Parts) -> list[tuple[str, Tensor]]:
     if parts.head_optimizer is None:
         return []
     return [item for state in parts.head_optimizer.state.values() for item in state.items()]
 
 
-def _matching(path: Path, tensors: Mapping[str, torch.Tensor], name: str, like: torch.Tensor) -> torch.Tensor:
+def _matching(checkpoint: Checkpoint, tensors: Mapping[str, Tensor], name: str, like: Tensor) -> Tensor:
     found = tensors.get(name)
-    if found is None or found.shape != like.shape:
+    if found is None or found.shape != like.shape or found.dtype != like.dtype:
+        held = "absent" if found is None else f"{found.dtype} {list(found.shape)}"
         raise CheckpointError(
-            f"{path}: optimizer state {name!r} is {'absent' if found is None else tuple(found.shape)}; expected "
-            f"{tuple(like.shape)}; resume with the run's optimizer, or start anew with init_from"
+            f"{checkpoint.path}: {name!r} is {held}; expected {like.dtype} {list(like.shape)}; resume with the run's "
+            "own config.yaml, or start anew with init_from"
         )
     return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
 
@@ -36,7 +38,7 @@ class LossScaler:
         """Return what a checkpoint needs."""
         return {"scale": float(self.scale), "good_steps": int(self.good_steps)}
 
-    def load_state(self, state: dict[str, float]) -> None:
+    def load_state(self, state: Mapping[str, float]) -> None:
         """Continue where `state` left off."""
         if self.enabled:
             self.scale.fill_(state["scale"])

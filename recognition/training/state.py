@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from recognition.errors import CheckpointError
 
 
 @dataclass
@@ -14,9 +19,60 @@ class TrainState:
     images_seen: int = 0
     refused_steps: int = 0
     refused_in_a_row: int = 0
+    validated_step: int = -1
+    """The step of the last validation, -1 before the first."""
+    accuracy: float | None = None
+    """The mean over the validation sets then."""
     best: dict[str, float] = field(default_factory=dict)
     """The best accuracy per validation set."""
+    unreported_steps: int = 0
+    unreported_sums: dict[str, str] = field(default_factory=dict)
+    """Of the values of the steps since the last report; as text, since JSON has no NaN."""
 
     def as_dict(self) -> dict:
         """Return a JSON-ready copy."""
         return asdict(self)
+
+    @classmethod
+    def of(cls, values: Any, place: str) -> TrainState:
+        """Return the state that a checkpoint's JSON holds; CheckpointError when it is none."""
+        if not isinstance(values, Mapping):
+            raise CheckpointError(f"{place}: 'state' is missing from its meta; expected where the run stands")
+        for name, value in values.items():
+            if name not in _FIELDS or not _FIELDS[name](value):
+                raise CheckpointError(f"{place}: state {name!r:.40} is {value!r:.40}; expected that of a run")
+        return cls(**values)
+
+
+def is_count(value: Any) -> bool:
+    """Tell whether a value of a checkpoint is a whole number that a run can reach."""
+    return type(value) is int and 0 <= value < 1 << 62
+
+
+def is_finite(value: Any) -> bool:
+    """Tell whether a value of a checkpoint is a number."""
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _is_number_as_text(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and isinstance(float(value), float)
+    except ValueError:
+        return False
+
+
+def _all(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, Mapping) and all(holds(entry) for entry in value.values())
+
+
+_FIELDS: Mapping[str, Callable[[Any], bool]] = {
+    "step": is_count,
+    "images_seen": is_count,
+    "refused_steps": is_count,
+    "refused_in_a_row": is_count,
+    "validated_step": lambda value: value == -1 or is_count(value),
+    "accuracy": lambda value: value is None or is_finite(value),
+    "best": _all(is_finite),
+    "unreported_steps": is_count,
+    "unreported_sums": _all(_is_number_as_text),
+}

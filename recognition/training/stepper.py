@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,7 @@ from recognition.data.preprocess import to_network
 from recognition.distributed.collectives import all_reduce_sum_
 from recognition.distributed.replicate import holding_back
 from recognition.distributed.world import World
+from recognition.heads.rounding import mix
 from recognition.optim.groups import set_lr, step_unless
 from recognition.training.build import Parts
 from recognition.training.scaler import LossScaler
@@ -71,11 +72,42 @@ class Stepper:
         values = {"loss": torch.stack(losses).mean(), "grad_norm": norm, **self.parts.head.stats}
         return StepResult(refused, values)
 
+    def broken_state(self) -> list[str]:
+        """Return what of the state is not finite on this rank. Copies to the host."""
+        rows = self.parts.head.state_rows()
+        return _not_finite(
+            {
+                "the centres": [rows["centers"]],
+                "the centres' momentum": [tensor for name, tensor in rows.items() if name != "centers"],
+                "the backbone's weights": list(self.parts.backbone.parameters()),
+                "the backbone's buffers": self._buffers,
+                "the optimizers' state": [
+                    tensor
+                    for optimizer in self.parts.optimizers
+                    for state in optimizer.state.values()
+                    for tensor in state.values()
+                ],
+            }
+        )
+
+    def broken(self) -> list[str]:
+        """Return what of state and last step is not finite on this rank, causes first. Copies to the host."""
+        head = self.parts.head
+        suspects: dict[str, list[torch.Tensor]] = {
+            "the embeddings": [self.embeddings],
+            "the loss gradient": [self.scaler.scale],
+            "the centres' gradient": [p.grad for p in head.parameters() if p.grad is not None],
+            "the backbone's gradient": [p.grad for p in self.parts.backbone.parameters() if p.grad is not None],
+        }
+        return self.broken_state() + _not_finite(suspects)
+
     def _micro_step(self, batch: Batch, index: int, count: int, *, step: int, epoch: int, lr: float) -> torch.Tensor:
         flips = flip_mask(self.config.seed, epoch, batch.indices, self.config.data.flip)
         images = to_network(self.augment(batch.images, batch.indices, epoch), flips)
         # Gradients travel once per optimizer step, with the last micro-batch.
         is_last = index == count - 1
+        # Dropout draws from torch's own generators: as f(seed, step, rank) they need no place in a checkpoint.
+        torch.manual_seed(int(mix(torch.tensor(index), self.config.seed, step, self.world.rank)))
         with contextlib.nullcontext() if is_last else holding_back(self.parts.replica):
             with self._autocast():
                 embeddings = self.parts.replica(images)
@@ -107,3 +139,11 @@ class Stepper:
     def _restore_buffers_(self, kept: list[torch.Tensor], refused: torch.Tensor) -> None:
         for buffer, before in zip(self._buffers, kept):
             buffer.copy_(torch.where(refused > 0, before, buffer))
+
+
+def _not_finite(suspects: Mapping[str, Sequence[torch.Tensor]]) -> list[str]:
+    return [name for name, tensors in suspects.items() if not all(map(_is_finite, tensors))]
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    return bool(tensor.isfinite().all()) if tensor.is_floating_point() else True

@@ -4,38 +4,32 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-
-import numpy as np
-import torch
+from typing import Any
 
 from recognition.backbones.weights import save_backbone
 from recognition.config.schema import Config
 from recognition.data.loader import Batch, BatchLoader
-from recognition.distributed.checkpoint import latest_checkpoint
-from recognition.distributed.collectives import barrier
-from recognition.distributed.replicate import equalize_buffers
-from recognition.distributed.world import World
-from recognition.errors import ArcShardError
-from recognition.inference import Embedder
+from recognition.distributed.checkpoint import Checkpoint, Snapshot
+from recognition.distributed.collectives import barrier, gather_numbers, on_all_ranks
+from recognition.distributed.replicate import average_buffers_, averaged_buffers
+from recognition.distributed.saver import Saver
+from recognition.distributed.world import World, naming_lost_ranks
+from recognition.errors import ArcShardError, ConfigError
 from recognition.optim.schedule import Schedule
 from recognition.training.build import Parts
-from recognition.training.meters import DeviceMeans, RunLog, Throughput, peak_memory_bytes, report_line
-from recognition.training.resume import load_run, save_run
+from recognition.training.interrupts import Interrupts, Stopped
+from recognition.training.refusals import is_state_broken, stop_refusing
+from recognition.training.reports import Reports
+from recognition.training.resume import global_batch, load_run, order_settings, snapshot_run
+from recognition.training.start import CHECKPOINTS
 from recognition.training.state import TrainState
 from recognition.training.stepper import Stepper, StepResult
-from recognition.training.wandb_run import WandbRun
+from recognition.training.validating import Validator, validate
 
 logger = logging.getLogger(__name__)
-
-Embed = Callable[[np.ndarray], np.ndarray]
-Validator = Callable[[Embed], dict[str, float]]
-
-
-class TrainingError(ArcShardError):
-    """The run cannot go on; the last good checkpoint stays."""
 
 
 class Trainer:
@@ -50,6 +44,7 @@ class Trainer:
         world: World,
         folder: Path,
         validators: Mapping[str, Validator],
+        start: Checkpoint | None = None,
     ) -> None:
         self.config = config
         self.parts = parts
@@ -63,17 +58,27 @@ class Trainer:
             config.optim, steps_per_epoch=self.steps_per_epoch, num_epoch=config.train.num_epoch
         )
         self.stepper = Stepper(config, parts, world)
-        self.state = TrainState()
-        self.log = RunLog(
+        self.state = TrainState() if start is None else self._resumed(start)
+        self.reports = Reports(
+            config,
             folder,
-            is_main=world.is_main,
-            tensorboard=config.log.tensorboard,
-            wandb=WandbRun(config, folder) if world.is_main and config.log.wandb else None,
+            self.state,
+            is_resumed=start is not None,
+            stepper=self.stepper,
+            loader=loader,
+            world=world,
         )
-        self.means = DeviceMeans()
-        self.throughput = Throughput()
-        self._recent_refusals: list[torch.Tensor] = []
-        self._advised_epoch = -1
+        self.saver = Saver(
+            folder / CHECKPOINTS,
+            self._snapshot(),
+            world=world,
+            keep=config.checkpoint.keep,
+            max_failures=config.checkpoint.max_failures,
+        )
+        self.saver.saved_step = None if start is None else start.step
+        self.interrupts = Interrupts()
+        self._is_save_due = False
+        self._met = time.perf_counter()
 
     @property
     def total_steps(self) -> int:
@@ -81,18 +86,24 @@ class Trainer:
         return self.schedule.total_steps
 
     def fit(self) -> None:
-        """Train from where the run stands to its end: validate, step, report, save; then publish model.pt."""
-        self._resume()
-        if self.state.step == 0:
-            self.validate()
-        start_epoch, start_step = divmod(self.state.step, self.steps_per_epoch)
-        for epoch in range(start_epoch, self.config.train.num_epoch):
-            self._train_epoch(epoch, start_step if epoch == start_epoch else 0)
-            if (epoch + 1) % self.config.checkpoint.every_epochs == 0 or self.state.step == self.total_steps:
-                self.save()
-        self.validate()
-        self._publish_model()
-        self.log.close()
+        """Train from where the run stands to its end: step, report, validate, save; then publish model.pt.
+
+        Raises Stopped when a signal ended it in good order.
+        """
+        try:
+            with self.interrupts.listening(), naming_lost_ranks(self.world, self._where):
+                if self.state.validated_step < 0:
+                    self.validate()
+                start_epoch, start_step = divmod(self.state.step, self.steps_per_epoch)
+                for epoch in range(start_epoch, self.config.train.num_epoch):
+                    self._train_epoch(epoch, start_step if epoch == start_epoch else 0)
+                if self.state.validated_step < self.state.step:
+                    self.validate()
+                self._save_last()
+                self._publish_model()
+        finally:
+            self.saver.abandon()
+            self.reports.log.close()
 
     def train_step(self, batches: list[Batch], epoch: int) -> StepResult:
         """Take one optimizer step and account for it."""
@@ -100,116 +111,141 @@ class Trainer:
         result = self.stepper.step(batches, step=self.state.step, epoch=epoch, lr=lr)
         self.state.step += 1
         self.state.images_seen += sum(len(batch.labels) for batch in batches) * self.world.size
-        self.means.add(result.values)
-        self._recent_refusals.append(result.refused)
+        self.reports.add(result)
         return result
 
     def validate(self) -> dict[str, dict[str, float]]:
-        """Run every validator on all ranks and log the results; BatchNorm buffers are made equal first."""
-        if not self.validators:
-            return {}
-        equalize_buffers(self.parts.backbone, self.world)
-        embedder = Embedder(
-            self.parts.backbone,
-            device=self.world.device,
-            batch_size=self.config.validation.batch_size,
-            precision=self.config.train.precision,
-        )
-        results = {}
-        for name, validator in self.validators.items():
-            started = time.perf_counter()
-            values = validator(embedder.embed)
-            best = max(values["accuracy"], self.state.best.get(name, 0.0))
-            self.state.best[name] = best
-            logger.info(
-                "step %s  %s  accuracy %.4f ± %.4f  best %.4f  (%.1fs)",
-                f"{self.state.step:,}",
-                name,
-                values["accuracy"],
-                values["std"],
-                best,
-                time.perf_counter() - started,
-            )
-            self.log.write(self.state.step, name, values)
-            results[name] = values
-        self.parts.backbone.train()
-        self.throughput.restart()
-        return results
+        """Run every validator on all ranks and log the results; the training's own state keeps every bit."""
+        return validate(self.validators, self.parts, self.state, self.reports, self.config, self.world)
 
-    def save(self) -> Path:
-        """Write a checkpoint of this step; all ranks call it."""
+    def save(self) -> None:
+        """Begin a checkpoint of this step, unless it has one; all ranks call it. A thread does the rest."""
+        self._is_save_due = False
+        if self.saver.saved_step == self.state.step:
+            return
         started = time.perf_counter()
-        logger.info("step %s  saving a checkpoint", f"{self.state.step:,}")
-        path = save_run(
-            self.folder / "checkpoints", self.parts, self.stepper.scaler, self.state, self.config, self.world
-        )
-        logger.info("saved %s in %.1fs", path, time.perf_counter() - started)
-        self.throughput.restart()
-        return path
-
-    def _resume(self) -> None:
-        if not self.config.resume:
-            return
-        path = latest_checkpoint(self.folder / "checkpoints")
-        if path is None:
-            logger.info("resume: no checkpoint below %s yet, starting at step 0", self.folder)
-            return
-        self.state = load_run(path, self.parts, self.stepper.scaler, self.world)
+        self.saver.begin(self._snapshot())
         logger.info(
-            "resumed %s at step %s, lr %.6f", path, f"{self.state.step:,}", self.schedule.lr_at(self.state.step)
+            "step %s  checkpoint begun, training stood still for %.3fs",
+            f"{self.state.step:,}",
+            time.perf_counter() - started,
         )
+
+    def _resumed(self, start: Checkpoint) -> TrainState:
+        def load() -> TrainState:
+            return load_run(start, self.parts, self.stepper.scaler, order=self._order())
+
+        state = on_all_ranks(load, self.world)[0]
+        if self.config.backbone.sync_bn:
+            average_buffers_(self.parts.backbone, self.world)  # those of a run without it may differ
+        if state.step > self.total_steps:
+            raise ConfigError(
+                f"{start.path}: stands at step {state.step:,}; expected at most the {self.total_steps:,} steps of "
+                f"train.num_epoch={self.config.train.num_epoch}; raise it"
+            )
+        lr = self.schedule.lr_at(state.step)
+        logger.info("resumed %s at step %s, lr %.6f", start.path, f"{state.step:,}", lr)
+        return state
+
+    def _order(self) -> dict[str, Any]:
+        return order_settings(self.config, self.loader.num_images)
+
+    def _snapshot(self) -> Snapshot:
+        self.reports.settle()
+        meta = {
+            "scaler": self.stepper.scaler.state(),
+            "network": self.config.backbone.network,
+            "global_batch": global_batch(self.config, self.world),
+            "order": self._order(),
+        }
+        return snapshot_run(self.parts, self.state, meta, has_own_buffers=not self.config.backbone.sync_bn)
 
     def _train_epoch(self, epoch: int, start_step: int) -> None:
         self.parts.backbone.train()
-        self.throughput.restart()
+        self.reports.throughput.restart()
         batches = self.loader.epoch(epoch, start_step * self.accumulation)
         for _ in range(start_step, self.steps_per_epoch):
             waiting = time.perf_counter()
-            micro_batches = list(islice(batches, self.accumulation))
+            micro_batches, problem = _fetch(batches, self.accumulation)
             waited_s = time.perf_counter() - waiting
+            self._agree(problem)
             self.train_step(micro_batches, epoch)
-            self.throughput.add(len(micro_batches[0].labels) * len(micro_batches) * self.world.size, waited_s)
-            step = self.state.step
-            if step % self.config.log.every_steps == 0 or step == self.total_steps:
-                self._report(epoch)
-            if step % self.config.validation.every_steps == 0 and step < self.total_steps:
-                self.validate()
+            self.reports.throughput.add(len(micro_batches[0].labels) * len(micro_batches) * self.world.size, waited_s)
+            self._after_step(epoch)
 
-    def _report(self, epoch: int) -> None:
-        """Log the means since the last report. The one place of the step path that copies values to the host."""
-        refusals = torch.stack(self._recent_refusals).tolist()
-        self._recent_refusals.clear()
-        for refused in refusals:
-            self.state.refused_steps += refused > 0
-            self.state.refused_in_a_row = self.state.refused_in_a_row + 1 if refused else 0
-        values = {
-            **self.means.drain(),
-            "lr": self.schedule.lr_at(self.state.step - 1),
-            **self.throughput.drain(),
-            "memory_bytes": peak_memory_bytes(self.world.device),
-            "scale": float(self.stepper.scaler.scale),
-            "refused": self.state.refused_steps,
-            "epoch": epoch,
-        }
-        logger.info(report_line(self.state.step, self.total_steps, epoch, values))
-        advice = self.loader.advice(values["data_wait"], values["img_per_s"] / self.world.size)
-        if advice and epoch != self._advised_epoch:
-            self._advised_epoch = epoch
-            logger.warning("step %s: %s", f"{self.state.step:,}", advice)
-        self.log.write(self.state.step, "train", values)
-        if self.log.draws:
-            norms = torch.linalg.vector_norm(self.stepper.embeddings, dim=1)
-            self.log.histograms(self.state.step, {"embedding_norm": norms, **self.parts.head.rows})
-        if self.state.refused_in_a_row >= self.config.train.max_refused_steps:
-            raise TrainingError(
-                f"step {self.state.step}: {self.state.refused_in_a_row} steps in a row were refused for a non-finite "
-                f"value; expected fewer than train.max_refused_steps={self.config.train.max_refused_steps}; lower "
-                "optim.lr or use train.precision=bf16; the last good checkpoint is kept"
-            )
+    def _after_step(self, epoch: int) -> None:
+        step, checkpoint = self.state.step, self.config.checkpoint
+        if step % self.config.log.every_steps == 0 or step == self.total_steps:
+            self.reports.report(epoch, lr=self.schedule.lr_at(step - 1), total_steps=self.total_steps)
+            limit = self.config.train.max_refused_steps
+            if self.state.refused_in_a_row >= limit:
+                stop_refusing(self.stepper, self.state, limit=limit, world=self.world)
+        if step == self.total_steps:
+            return  # what comes last is not done twice
+        if step % self.config.validation.every_steps == 0:
+            self.validate()
+        by_epochs = step % (checkpoint.every_epochs * self.steps_per_epoch) == 0
+        by_steps = checkpoint.every_steps is not None and step % checkpoint.every_steps == 0
+        self._is_save_due |= by_epochs or by_steps
+        if self._is_save_due and not self._is_refusing():
+            self.save()
+
+    def _agree(self, problem: Exception | None) -> None:
+        """Learn what any rank has to tell before all of them enter a step, and act on it alike.
+
+        A rank whose next batch failed must not leave the others in the step's collectives. Collective: one gather of
+        four numbers between the hosts.
+        """
+        own = [problem is not None, self.interrupts.stop, self.interrupts.save, self.saver.is_working]
+        self.interrupts.save = False
+        failed, stop, save, working = zip(*gather_numbers([int(flag) for flag in own], self.world))
+        self._met = time.perf_counter()
+        self.saver.advance(any(working))
+        if any(stop):  # before a failure: when a job is cancelled, its loader's processes may be gone first
+            self._save_last()
+            raise Stopped(max(stop), self.state.step, self.saver.saved_step)
+        if any(failed):
+            self._raise_alike(problem)
+        if any(save) and not self._is_broken():
+            self.save()
+
+    def _raise_alike(self, problem: Exception | None) -> None:
+        if problem is not None and not isinstance(problem, ArcShardError):
+            logger.error("the next batch failed", exc_info=problem)
+
+        def fail() -> None:
+            if problem is not None:
+                raise problem
+
+        on_all_ranks(fail, self.world)
+
+    def _save_last(self) -> None:
+        """Save where the run stands, unless it stands badly, and wait until it is on the disk."""
+        if not self._is_broken():
+            self.save()
+        self.saver.finish()
+
+    def _is_broken(self) -> bool:
+        return self._is_refusing() and is_state_broken(self.stepper, self.state, self.world)
+
+    def _is_refusing(self) -> bool:
+        """Tell whether the last step was refused; what is saved then may be what brought it about. One host sync."""
+        return self.reports.count_refusals() > 0
 
     def _publish_model(self) -> None:
-        equalize_buffers(self.parts.backbone, self.world)
-        if self.world.is_main:
-            save_backbone(self.parts.backbone, self.folder / "model.pt")
-            logger.info("wrote %s", self.folder / "model.pt")
+        with averaged_buffers(self.parts.backbone, self.world):
+            if self.world.is_main:
+                save_backbone(self.parts.backbone, self.folder / "model.pt")
+                logger.info("wrote %s", self.folder / "model.pt")
         barrier(self.world)
+
+    def _where(self) -> str:
+        return f"at step {self.state.step:,}, {time.perf_counter() - self._met:.0f} s after they last met"
+
+
+def _fetch(batches: Iterator[Batch], count: int) -> tuple[list[Batch], Exception | None]:
+    """Return the next `count` batches, or the error that one of them is."""
+    try:
+        return list(islice(batches, count)), None
+    except Exception as err:  # any at all: the other ranks must hear of it
+        return [], err

@@ -224,7 +224,7 @@ def test_unreadable_files_are_named(write, tmp_path):
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("train.batch_size=0", "train.batch_size: found 0, expected at least 1"),
+        ("train.batch_size=0", "train.batch_size: found 0, expected between 1 and 1,048,576"),
         ("data.flip=1.5", "data.flip: found 1.5, expected between 0 and 1"),
         ("head.sample_rate=-0.1", "head.sample_rate: found -0.1, expected between 0 and 1"),
         ("head.scale=0", "head.scale: found 0, expected above 0"),
@@ -232,7 +232,7 @@ def test_unreadable_files_are_named(write, tmp_path):
         ("optim.lr=-1", "optim.lr: found -1, expected above 0"),
         ("optim.momentum=1", "optim.momentum: found 1, expected at least 0 and below 1"),
         ("optim.betas=[0.9, 1]", "optim.betas: found [0.9, 1], expected two numbers"),
-        ("data.num_classes=1", "data.num_classes: found 1, expected at least 2"),
+        ("data.num_classes=1", "data.num_classes: found 1, expected between 2 and 4,294,967,296"),
         ("seed=-1", "seed: found -1, expected between 0 and 2^63 - 1"),
     ],
 )

@@ -1,4 +1,5 @@
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ DATA = DataConfig("synthetic", num_classes=10, num_image=200, image_size=16, num
 
 def batches(**data):
     config = Config(data=dataclasses.replace(DATA, **data), train=TrainConfig(batch_size=20))
-    loader = build_loader(config, open_dataset(config.data), World(0, 1, 0, torch.device("cpu")))
+    loader = build_loader(config, open_dataset(config.data), World(0, 1, 0, torch.device("cpu")), Path())
     result = list(loader.epoch(0))
     loader.close()
     return result

@@ -117,6 +117,7 @@ CASES = [
     Case("scale-30", changes={"scale": 30.0}),
     Case("scale-100", changes={"scale": 100.0, "block_size": 4}),
     Case("deferred", changes={"update": "deferred"}),
+    Case("lr-factor", changes={"lr_factor": 3.0}),
     Case("autograd", changes={"update": "autograd"}),
     Case("autograd-exact", changes={"update": "autograd", "margin_gradient": "exact"}),
     Case("float32", dtype=torch.float32),

@@ -114,7 +114,7 @@ def test_steps_equal_the_float64_oracle(size: int, case: Case) -> None:
         steps,
         centers,
         case.problem,
-        lr=LR,
+        lr=LR * case.config.lr_factor,
         momentum=MOMENTUM,
         weight_decay=WEIGHT_DECAY,
         allowed=allowed_classes(case, ranks) if ranks[0]["sampled"] else None,

@@ -80,3 +80,10 @@ def test_set_lr_reaches_every_group() -> None:
     optimizer = make_optimizer(_model().parameters(), OptimConfig(), decay_all=False)
     set_lr(optimizer, 0.25)
     assert {group["lr"] for group in optimizer.param_groups} == {0.25}
+
+
+def test_set_lr_keeps_the_factor_of_an_optimizer() -> None:
+    optimizer = make_optimizer(_model().parameters(), OptimConfig(), decay_all=True, lr_factor=10.0)
+    set_lr(optimizer, 0.25)
+    set_lr(optimizer, 0.5)
+    assert {group["lr"] for group in optimizer.param_groups} == {5.0}

@@ -13,6 +13,7 @@ from recognition.data.datasets import open_dataset
 from recognition.data.loader import BatchLoader
 from recognition.distributed.world import World
 from recognition.training.build import build_parts
+from recognition.training.start import find_start
 from recognition.training.trainer import Trainer
 
 SMALL = [
@@ -26,6 +27,7 @@ def make_trainer(world: World, folder: str, overrides: list[str], validators: An
     """Build the trainer of a small synthetic run."""
     settings = dict(setting.split("=", 1) for setting in [*SMALL, *overrides])  # a later one wins
     config = load_config("configs/base.yaml", [f"{key}={value}" for key, value in settings.items()])
+    config, start = find_start(Path(folder), config, world) if config.resume else (config, None)
     dataset = open_dataset(config.data)
     parts = build_parts(config, dataset.num_classes, world)
     loader = BatchLoader(
@@ -37,7 +39,7 @@ def make_trainer(world: World, folder: str, overrides: list[str], validators: An
         device=world.device,
     )
     Path(folder).mkdir(parents=True, exist_ok=True)
-    return Trainer(config, parts, loader, world=world, folder=Path(folder), validators=validators or {})
+    return Trainer(config, parts, loader, world=world, folder=Path(folder), validators=validators or {}, start=start)
 
 
 def fit(world: World, folder: str, overrides: list[str]) -> tuple[list[float], dict[str, torch.Tensor]]:

@@ -1,0 +1,119 @@
+"""Tensors in safetensors' layout, streamed to disk with their checksum, and checked before they are read.
+
+The library's own writer makes one more copy of everything in memory; here the bytes go to the file from where they lie.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from recognition.console import size
+from recognition.errors import CheckpointError
+
+_CHUNK = 4 << 20
+_DTYPES = {
+    torch.float64: "F64", torch.int64: "I64", torch.float32: "F32", torch.int32: "I32", torch.bfloat16: "BF16",
+    torch.float16: "F16", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """What a manifest says of a file."""
+
+    num_bytes: int
+    crc32: int
+
+
+class Cancelled(Exception):
+    """The writer was told to stop: the run is ending with an error."""
+
+
+def arranged(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return the names in the order of the file: the widest elements first, so that each tensor begins aligned."""
+    return sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+
+
+def write_tensor_file(
+    path: Path, tensors: Mapping[str, Tensor], *, is_cancelled: Callable[[], bool] = lambda: False
+) -> FileFacts:
+    """Write contiguous CPU tensors to `path`, sync it, and return its facts; the checksum is taken as bytes go by.
+
+    Raises OSError when the file cannot be written, Cancelled when `is_cancelled` turns true.
+    """
+    order = arranged(tensors)
+    crc, written = 0, 0
+    with open(path, "wb", buffering=_CHUNK) as handle:
+        for chunk in _chunks(_header(tensors, order), tensors, order):
+            if is_cancelled():
+                raise Cancelled
+            crc = zlib.crc32(chunk, crc)
+            handle.write(chunk)
+            written += len(chunk)
+        handle.flush()
+        os.fsync(handle.fileno())
+    return FileFacts(written, crc)
+
+
+def check_tensor_file(path: Path, facts: FileFacts) -> None:
+    """Raise CheckpointError unless `path` is a plain file with the length and the checksum of `facts`."""
+    crc = 0
+    try:
+        status = os.lstat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise CheckpointError(f"{path}: is no plain file; expected one of {size(facts.num_bytes)}")
+        if status.st_size != facts.num_bytes:
+            raise CheckpointError(f"{path}: {status.st_size} bytes; expected {facts.num_bytes}; it is torn")
+        with open(path, "rb", buffering=0) as handle:
+            while chunk := handle.read(_CHUNK):
+                crc = zlib.crc32(chunk, crc)
+    except OSError as err:
+        raise CheckpointError(f"{path}: cannot be read ({err.strerror or err}); expected a whole file") from err
+    if crc != facts.crc32:
+        raise CheckpointError(f"{path}: its checksum differs from the manifest's; it was altered")
+
+
+@contextmanager
+def open_tensor_file(path: Path) -> Iterator[Any]:
+    """Open a file of tensors for reading by slices; whatever is wrong with it is a CheckpointError."""
+    try:
+        with safe_open(path, framework="pt") as handle:
+            yield handle
+    except (OSError, SafetensorError) as err:
+        raise CheckpointError(f"{path}: cannot be read as tensors ({err}); expected a safetensors file") from err
+
+
+def _header(tensors: Mapping[str, Tensor], order: list[str]) -> bytes:
+    entries, end = {}, 0
+    for name in order:
+        tensor = tensors[name]
+        start, end = end, end + tensor.nbytes
+        entries[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the data begin at a multiple of eight
+    return struct.pack("<Q", len(text)) + text
+
+
+def _chunks(header: bytes, tensors: Mapping[str, Tensor], order: list[str]) -> Iterator[memoryview]:
+    yield memoryview(header)
+    for name in order:
+        tensor = tensors[name]
+        assert tensor.is_contiguous() and tensor.device.type == "cpu", name
+        if not tensor.numel():
+            continue
+        content: memoryview = tensor.reshape(-1).view(torch.uint8).numpy().data
+        for start in range(0, len(content), _CHUNK):
+            yield content[start : start + _CHUNK]

@@ -1,0 +1,102 @@
+"""Where a run begins: anew, or from the newest whole checkpoint of its folder; decided on all ranks alike."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+from pathlib import Path
+
+from recognition.config.schema import Config
+from recognition.distributed.checkpoint import Checkpoint, choose_checkpoint, list_checkpoints
+from recognition.distributed.collectives import on_all_ranks
+from recognition.distributed.world import World, declared_restart, launcher_name
+from recognition.errors import CheckpointError, ConfigError
+from recognition.files import write_text
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINTS = "checkpoints"
+_LAUNCHER = ".launcher"
+
+
+def resumes(folder: Path, config: Config, world: World) -> bool:
+    """Tell whether the run goes on in `folder`: told to by `resume`, or started again by torchrun after a failure.
+
+    Raises ConfigError on every rank when the folder holds a run that this one does not continue. Collective: one
+    gather.
+    """
+
+    def decide() -> bool:
+        if not world.is_main:
+            return False
+        if config.resume or _is_restart_of(folder):
+            return True
+        _refuse_other_run(folder)
+        return False
+
+    return on_all_ranks(decide, world)[0]
+
+
+def mark_launcher(folder: Path) -> None:
+    """Note which launcher began the run in `folder`, so that its restarts know the checkpoints as their own."""
+    write_text(folder / _LAUNCHER, launcher_name() + "\n")
+
+
+def find_start(folder: Path, config: Config, world: World) -> tuple[Config, Checkpoint | None]:
+    """Return the checkpoint to go on from, if there is one, and the config with the global batch it was trained with.
+
+    Raises CheckpointError when there are checkpoints and none is whole.
+    """
+    checkpoint = choose_checkpoint(folder / CHECKPOINTS, world)
+    if checkpoint is None:
+        if on_all_ranks((folder / "model.pt").exists, world)[0]:
+            raise ConfigError(
+                f"{folder}: holds model.pt and no checkpoint; expected one to resume from; set output=... or remove it"
+            )
+        logger.info("resume: no checkpoint below %s yet, starting at step 0", folder)
+        return config, None
+    return hold_global_batch(config, checkpoint, world), checkpoint
+
+
+def hold_global_batch(config: Config, checkpoint: Checkpoint, world: World) -> Config:
+    """Return `config` with the images per rank that keep the checkpoint's global batch; refuse what does not divide."""
+    images = checkpoint.meta.get("global_batch")
+    if type(images) is not int or not 1 <= images < 1 << 40:
+        raise CheckpointError(f"{checkpoint.path}: its global batch is {images!r:.40}; expected a whole number")
+    accumulation = config.train.gradient_accumulation
+    each, rest = divmod(images, world.size * accumulation)
+    if rest or not each:
+        micro = f" x {accumulation} micro-batches" if accumulation > 1 else ""
+        raise ConfigError(
+            f"{checkpoint.path}: was trained with a global batch of {images:,}, which does not divide by {world.size} "
+            f"ranks{micro}; resume on a number of ranks that divides it"
+        )
+    if each == config.train.batch_size:
+        return config
+    logger.info(
+        "resume: train.batch_size is %d and not %d, to keep the global batch of %s on %d ranks",
+        each, config.train.batch_size, f"{images:,}", world.size,
+    )  # fmt: skip
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=each))
+
+
+def _is_restart_of(folder: Path) -> bool:
+    if declared_restart() == 0:
+        return False
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        return (folder / _LAUNCHER).read_text(encoding="utf-8").strip() == launcher_name()
+    return False
+
+
+def _refuse_other_run(folder: Path) -> None:
+    """Keep a run that someone may still want from being overwritten by a second one of the same name."""
+    if (folder / "model.pt").exists():
+        found = "a finished run"
+    elif list_checkpoints(folder / CHECKPOINTS):
+        found = "the checkpoints of a run"
+    else:
+        return
+    raise ConfigError(
+        f"{folder}: holds {found}; expected a new folder; set output=..., continue it with resume=true, or remove it"
+    )

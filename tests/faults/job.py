@@ -1,0 +1,31 @@
+"""train_v2 as torchrun starts it in the fault harness, with the fault that the harness names done from inside.
+
+    torchrun ... tests/faults/job.py CONFIG [KEY=VALUE ...]        as train_v2.py
+
+Only the first start is disturbed: what torchrun starts again is train_v2 as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[2])  # the root, so that no file here shadows the library
+
+import train_v2
+from tests.faults.inject import inject
+from tests.faults.launch import FAULT
+
+
+def main() -> int:
+    """Disturb this process as the environment says, then train."""
+    fault = json.loads(os.environ.get(FAULT, "null"))
+    if fault and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and int(os.environ["RANK"]) == fault["rank"]:
+        inject(fault)
+    return train_v2.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

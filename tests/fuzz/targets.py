@@ -1,0 +1,531 @@
+"""What is fuzzed: every reader of a file that may come from anywhere, with small valid files to start from.
+
+A target takes bytes, lays them out as the files its reader wants in a folder of its own, and reads everything a command
+would. Only the project's own errors may come out, each of one line; tests/fuzz/run.py drives them, and
+tests/fuzz/test_regressions.py repeats the inputs it found.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import pickle
+import tarfile
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from recognition.config.from_arcface_torch import convert, to_yaml
+from recognition.config.loader import dump_config, load_config
+from recognition.config.python_config import read_python_config
+from recognition.config.schema import Config
+from recognition.data import index_cache
+from recognition.data.datasets import RecDataset
+from recognition.data.identity_map import read_identity_map
+from recognition.data.image_list import LstFile
+from recognition.data.image_streams import TarStream
+from recognition.data.images import decode_rgb, encode_jpeg
+from recognition.data.pairs_bin import read_pairs, write_pairs
+from recognition.data.photos import decode_photo
+from recognition.data.record_index import load_index
+from recognition.data.recordio import class_id, parse_header, read_record
+from recognition.data.records import ImageRecords
+from recognition.data.set_writer import ImageSetWriter
+from recognition.errors import CheckpointError, ConfigError, DataError
+
+SEPARATOR = b"\n|||\n"
+SIDE = 16
+GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "mxnet"
+EXPECTED = (DataError, ConfigError, CheckpointError)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A reader under attack; `share` is its part of all inputs."""
+
+    read: Callable[[bytes, Path], None]
+    seeds: Callable[[], list[bytes]]
+    share: int
+    max_len: int = 4096
+
+
+@contextlib.contextmanager
+def only_ours() -> Iterator[None]:
+    """Let the project's own errors pass for an answer; anything else, or one of several lines, is a finding."""
+    try:
+        yield
+    except EXPECTED as err:
+        text = str(err)
+        if "\n" in text or not text.isprintable() or len(text) > 2000:
+            raise AssertionError(f"a message of {len(text)} characters that is no plain line: {text[:200]!r}") from err
+
+
+def join(*parts: bytes) -> bytes:
+    """Return several files as one input."""
+    return SEPARATOR.join(parts)
+
+
+def split(data: bytes, count: int) -> list[bytes]:
+    """Return the `count` files of an input; those that are missing are empty."""
+    parts = data.split(SEPARATOR, count - 1)
+    return parts + [b""] * (count - len(parts))
+
+
+def _image_seeds() -> list[bytes]:
+    ramp = np.arange(SIDE * SIDE * 3, dtype=np.uint8).reshape(SIDE, SIDE, 3)
+    kinds: list[tuple[str, np.ndarray, list[int]]] = [
+        (".jpg", ramp, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1]), (".jpg", ramp[..., 0], []), (".webp", ramp, []),
+        (".bmp", ramp, []), (".ppm", ramp, []), (".pgm", ramp[..., 0], []), (".png", ramp.astype(np.uint16) * 257, []),
+    ]  # fmt: skip
+    return pictures() + [cv2.imencode(suffix, image, flags)[1].tobytes() for suffix, image, flags in kinds]
+
+
+def pictures() -> list[bytes]:
+    """Return small pictures of the kinds that sets hold."""
+    ramp = np.arange(SIDE * SIDE * 3, dtype=np.uint8).reshape(SIDE, SIDE, 3)
+    return [encode_jpeg(ramp, 50), cv2.imencode(".png", ramp)[1].tobytes()]
+
+
+def _packed(layout: str) -> tuple[bytes, bytes, bytes]:
+    rec, idx, lst = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    writer = ImageSetWriter(rec, idx, lst, layout=layout)  # type: ignore[arg-type]
+    for number, image in enumerate([*pictures(), b"\x0a\x23\xd7\xce" * 3 + pictures()[0]]):
+        writer.add(number // 2, image, f"{number}.jpg", (0.5, 7.0) if layout == "multilabel" else ())
+    writer.finish()
+    return rec.getvalue(), idx.getvalue(), lst.getvalue()
+
+
+# --- packed sets
+
+
+def read_record_frames(data: bytes, folder: Path) -> None:
+    """Read one record after another, as a scan does, and its header."""
+    with _descriptor(data) as descriptor:
+        start = 0
+        while start < len(data):
+            payload, start = read_record(descriptor, start, len(data))
+            class_id(parse_header(payload))
+
+
+def read_packed_set(data: bytes, folder: Path) -> None:
+    """Open a .rec with its .idx and property, or without when they are empty, and read everything in it."""
+    idx, prop, rec = split(data, 3)
+    _write(folder, "train.rec", rec)
+    _write(folder, "train.idx", idx, unless_empty=True)
+    _write(folder, "property", prop, unless_empty=True)
+    dataset = RecDataset(folder / "train.rec", SIDE)
+    records = ImageRecords(folder / "train.rec")
+    for i in range(min(len(dataset), 6)):
+        with only_ours():
+            dataset[i]
+        with only_ours():
+            records.header(i)
+    dataset.read_ahead([range(len(dataset))])
+    dataset.labels()
+
+
+def read_index(data: bytes, folder: Path) -> None:
+    """Parse an .idx for a .rec of 64 KiB."""
+    rec = folder / "train.rec"
+    if not rec.exists():
+        rec.write_bytes(bytes(65536))
+    load_index(rec, _write(folder, "train.idx", data))
+
+
+def read_index_cache(data: bytes, folder: Path) -> None:
+    """Open a good set through a cache of its index that anybody may have written; STAMP stands for a right one."""
+    rec, idx, _ = _INSIGHTFACE
+    _write(folder, "train.rec", rec)
+    idx_path = _write(folder, "train.idx", idx)
+    os.utime(idx_path, ns=(0, 0))
+    head, rows = split(data, 2)
+    stamp = json.dumps([len(idx), 0, len(rec)]).encode()
+    _write(folder, "train.idx.cache", head.replace(b"STAMP", stamp)[:4096].ljust(4096) + rows)
+    before, index_cache.MIN_IDX_BYTES = index_cache.MIN_IDX_BYTES, 0
+    try:
+        records = ImageRecords(folder / "train.rec")
+        for i in range(min(len(records), 6)):
+            with only_ours():
+                records.read(i)
+        records.read_ahead([range(len(records))])
+        records.labels()
+    finally:
+        index_cache.MIN_IDX_BYTES = before
+
+
+def read_image(data: bytes, folder: Path) -> None:
+    """Decode a picture of a set, and the same as a photo."""
+    with only_ours():
+        decode_rgb(data, place="picture")
+    decode_photo(data, place="photo")
+
+
+def _packed_seeds() -> list[bytes]:
+    sets = [_packed(layout) for layout in ("insightface", "sequential", "multilabel")]
+    seeds = [join(idx, b"2,16,16\n", rec) for rec, idx, _ in sets] + [join(b"", b"", sets[1][0])]
+    golden = [(GOLDEN / f"split{suffix}").read_bytes() for suffix in (".idx", ".rec")]
+    return [*seeds, join(golden[0], b"", golden[1])]
+
+
+def _cache_seeds() -> list[bytes]:
+    rec, idx, _ = _INSIGHTFACE
+    rows = [[int(field) for field in line.split()] for line in idx.splitlines()]
+    table = np.array([*rows, [0, len(rec)]], dtype="<i8").tobytes()
+    layout = '{"name": "insightface", "images": [0, 3], "identities": [3, 5], "header": 5}'
+    heads = [f'{{"format": 1, "stamp": STAMP, "layout": {found}}}'.encode() for found in (layout, "null")]
+    return [join(head, table) for head in heads]
+
+
+# --- lists
+
+
+def read_lst(data: bytes, folder: Path) -> None:
+    """Go through a .lst in both orders."""
+    path = _write(folder, "train.lst", data)
+    with only_ours():
+        list(LstFile(path, folder, by_label=True))
+    list(LstFile(path, folder, by_label=False))
+
+
+def read_map(data: bytes, folder: Path) -> None:
+    """Read a file of identities for two sets."""
+    identities = read_identity_map(_write(folder, "map.txt", data), [5, 7])
+    for set_number, label in ((0, 0), (1, 6)):
+        with only_ours():
+            identities(set_number, label, "picture")
+    identities.whole(0, np.arange(5))
+
+
+def _map_seeds() -> list[bytes]:
+    whole = [b"%d\t%d\t%d\n" % (number, label, 2 * label) for number, size in ((0, 5), (1, 7)) for label in range(size)]
+    return [b"".join(whole), b"0\t1\t7\n1 6 7\n\n"]
+
+
+def read_pair_texts(data: bytes, folder: Path) -> None:
+    """Read a list of verification pairs, and the pictures' places."""
+    from data_tools.pack_bin import pack_bin
+    from data_tools.pair_list import read_pair_list
+
+    path = _write(folder, "pairs.txt", data)
+    (folder / "ada").mkdir(exist_ok=True)
+    _write(folder, "ada/ada_0001.jpg", pictures()[0])
+    pack_bin(read_pair_list(path), folder, folder / "out.bin")
+
+
+def read_tar(data: bytes, folder: Path) -> None:
+    """Go through a WebDataset shard."""
+    stream = TarStream([_write(folder, "shard.tar", data)])
+    with only_ours():
+        len(stream)
+    for _ in stream:
+        pass
+
+
+def _tar_seeds() -> list[bytes]:
+    seeds = []
+    for kind in (tarfile.USTAR_FORMAT, tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w", format=kind) as tar:
+            for name, content in (("a/0.jpg", pictures()[0]), ("a/0.cls", b"3"), ("x" * 120 + ".json", b"{}")):
+                if kind != tarfile.USTAR_FORMAT or len(name) < 100:
+                    member = tarfile.TarInfo(name)
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+        seeds.append(buffer.getvalue())
+    return seeds
+
+
+# --- pickles
+
+
+def read_bin(data: bytes, folder: Path) -> None:
+    """Read a verification pack as verify.py does, and decode a few of its pictures."""
+    from eval.protocols import decode_images, open_pair_set
+
+    path = _write(folder, "lfw.bin", data)
+    with only_ours():
+        pairs = read_pairs(path)
+        decode_images(pairs.images[:4], image_size=SIDE, place="lfw.bin")
+    open_pair_set(path, folds=2)
+
+
+def _bin_seeds() -> list[bytes]:
+    jpeg, png = pictures()
+    images = [jpeg, png, jpeg, b"four"]
+    arrays = [np.frombuffer(image, np.uint8) for image in images]
+    forms: list[tuple[object, object]] = [
+        (images, [True, False]),
+        (arrays, np.array([True, False])),
+        (arrays, [np.bool_(True), np.int64(0)]),
+    ]
+    seeds = [pickle.dumps(form, protocol) for form in forms for protocol in (0, 2, 3, 4, 5)]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "pairs.bin"
+        write_pairs(path, images, [True, False])
+        seeds.append(path.read_bytes())
+    array = b"cnumpy.core.multiarray\n_reconstruct\nq\x02cnumpy\nndarray\nq\x03K\x00\x85U\x01b\x87R"
+    python_2 = b"\x80\x02]q\x01(U\x03one" + array
+    return [*seeds, python_2, b"cos\nsystem\n(S'true'\ntR."]
+
+
+# --- configs
+
+
+def read_yaml(data: bytes, folder: Path) -> None:
+    """Load a config; `base: base` finds a good one beside it. What loads must come back from its own dump."""
+    _write(folder, "base.yaml", b"seed: 1\noptim: {lr: 0.2}\n")
+    config = load_config(str(_write(folder, "mine.yaml", data)))
+    again = load_config(str(_write(folder, "again.yaml", dump_config(config).encode())))
+    assert again == config, "a dumped config reads differently"
+
+
+def read_override(data: bytes, folder: Path) -> None:
+    """Lay an override from a command line over a good config."""
+    path = _write(folder, "base.yaml", b"seed: 1\n")
+    texts = data.decode("utf-8", "surrogateescape").split("\n")
+    load_config(str(path), texts[:4])
+
+
+def read_python(data: bytes, folder: Path) -> None:
+    """Convert a config of arcface_torch, and load what came out."""
+    path = _write(folder, "old.py", data)
+    converted = to_yaml(convert(read_python_config(path), "old.py"), path.name)
+    load_config(str(_write(folder, "new.yaml", converted.encode())))
+
+
+def _yaml_seeds() -> list[bytes]:
+    root = Path(__file__).resolve().parents[2] / "configs"
+    names = ("ms1mv3_r50.yaml", "wf42m_pfc02_r100.yaml", "demo.yaml")
+    texts = [(root / name).read_bytes().replace(b"base: base.yaml", b"base: base") for name in names]
+    tricks = [
+        b"a: &a [1, 2]\nb: [*a, *a]\n",
+        b"data: {rec: &x synthetic, num_classes: 5, num_image: 9}\n",
+        b"head:\n  margins: [1.0, 0.5, 0.0]\n  scale: 64\n",
+        b"optim: {lr: 5e-4, betas: [0.9, 0.99]}\n",
+        b"validation:\n  val_targets: ['lfw', \"cfp_fp\"]\nlog: {wandb: ~}\n",
+        b"--- !!python/name:os.system\n",
+        b"%YAML 1.1\n---\noutput: |\n  two\n  lines\n...\n",
+    ]
+    return texts + tricks
+
+
+def _python_seeds() -> list[bytes]:
+    head = b"from easydict import EasyDict as edict\nconfig = edict()\n"
+    return [
+        head + b"config.margin_list = (1.0, 0.5, 0.0)\nconfig.network = 'r50'\nconfig.lr = 0.02 * 8 / 2 ** 2\n"
+        b"config.val_targets = ['lfw', 'cfp_fp']\nconfig.fp16 = True\nconfig.resume = False\nconfig.output = None\n",
+        head + b"batch = 128\nconfig.batch_size = batch\nconfig.momentum = -(-0.9)\nconfig.num_epoch = config.lr\n",
+        head + b"x = (1, 2)\ny = (x, x)\nconfig.val_targets = y\nconfig.using_wandb = True\n",
+    ]
+
+
+# --- weights and checkpoints
+
+
+def read_weights(data: bytes, folder: Path) -> None:
+    """Read a .pt as a backbone's weights, and name the network it belongs to."""
+    from recognition.backbones.weights import infer_network, read_state_dict
+
+    state = read_state_dict(_write(folder, "model.pt", data))
+    with only_ours():
+        infer_network(state)
+
+
+def read_arcface_shard(data: bytes, folder: Path) -> None:
+    """Read a checkpoint_gpu_0.pt of arcface_torch."""
+    from recognition.training.arcface_checkpoint import check_shards, read_shard
+
+    network, config = _small_network()
+    path = _write(folder, "checkpoint_gpu_0.pt", data)
+    check_shards([read_shard(path, network, config)], None)
+
+
+def read_checkpoint(data: bytes, folder: Path) -> None:
+    """Read a checkpoint as a resume does, on its own number of ranks and on another.
+
+    @B0@, @C0@, ... in the manifest stand for the right length and checksum of each file, and its own checksum is put in
+    front of it: whoever writes a hostile checkpoint can do as much.
+    """
+    import torch
+
+    from recognition.distributed.checkpoint import Checkpoint
+    from recognition.distributed.world import World
+    from recognition.training.start import hold_global_batch
+    from recognition.training.state import TrainState
+
+    path = folder / "step_00000007"
+    path.mkdir(exist_ok=True)
+    manifest, *files = split(data, 4)
+    for number, (name, content) in enumerate(zip(_CHECKPOINT_FILES, files)):
+        _write(path, name, content)
+        manifest = manifest.replace(b"@B%d@" % number, b"%d" % len(content))
+        manifest = manifest.replace(b"@C%d@" % number, b"%d" % zlib.crc32(content))
+    _write(path, "manifest.json", b'{"sha256": "%s",\n' % hashlib.sha256(manifest).hexdigest().encode() + manifest)
+    checkpoint = Checkpoint(path)
+    for size in (1, 2):
+        world = World(0, size, 0, torch.device("cpu"))
+        checkpoint.verify(world)
+        checkpoint.replicated()
+        checkpoint.local(world)
+        with only_ours():
+            checkpoint.read_rows_("centers", range(2), torch.empty(2, 3))
+    with only_ours():
+        checkpoint.rows("centers", range(2))
+    with only_ours():
+        hold_global_batch(Config(), checkpoint, world)
+    TrainState.of(checkpoint.meta.get("state"), str(path))
+
+
+def read_embedding_folder(data: bytes, folder: Path) -> None:
+    """Open the embeddings that embed_faces.py would have written."""
+    from recognition.embedding_store import read_embeddings
+
+    about, keys, vectors = split(data, 3)
+    for name, content in (("embeddings.json", about), ("keys.jsonl", keys), ("embeddings.npy", vectors)):
+        _write(folder, name, content)
+    read_embeddings(folder)
+
+
+def _weight_seeds() -> list[bytes]:
+    import torch
+
+    few = {"fc.weight": torch.ones(2, 3), "features.bias": torch.ones(3, dtype=torch.int64), "n": torch.tensor(7)}
+    seeds = []
+    for content, is_zip in ((few, True), (few, False), ({"state_dict": few}, True)):
+        buffer = io.BytesIO()
+        torch.save(content, buffer, _use_new_zipfile_serialization=is_zip)
+        seeds.append(buffer.getvalue())
+    return seeds
+
+
+def _shard_seeds() -> list[bytes]:
+    import torch
+
+    network, _ = _small_network()
+    state = {name: torch.zeros(tensor.shape, dtype=tensor.dtype) for name, tensor in network.state_dict().items()}
+    shapes = [parameter.shape for parameter in network.parameters()]
+    count = len(shapes)
+    moments = {i: {"momentum_buffer": torch.zeros(shape)} for i, shape in enumerate([*shapes, (3, 4)])}
+    content = {
+        "epoch": 1, "global_step": 5, "state_dict_backbone": state,
+        "state_dict_softmax_fc": {"weight": torch.ones(3, 4)},
+        "state_optimizer": {"state": moments, "param_groups": [{"params": list(range(count))}, {"params": [count]}]},
+    }  # fmt: skip
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return [buffer.getvalue()]
+
+
+_CHECKPOINT_FILES = ("replicated.safetensors", "rows_0.safetensors", "local_0.safetensors")
+
+
+def _checkpoint_seeds() -> list[bytes]:
+    import torch
+
+    from recognition.distributed.manifest import Manifest, render_manifest
+    from recognition.distributed.tensor_file import FileFacts, write_tensor_file
+
+    tensors = [
+        {"backbone.w": torch.ones(2, 2), "backbone.n": torch.tensor(7)}, {"centers": torch.ones(2, 3)},
+        {"backbone.mean": torch.ones(2)},
+    ]  # fmt: skip
+    meta = {
+        "scaler": {"scale": 1.0, "good_steps": 0}, "means": {"steps": 1, "sums": {"loss": 2.0}}, "network": "tiny",
+        "global_batch": 128, "state": {"step": 7, "best": {"lfw": 0.5}, "accuracy": None},
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        written = [
+            (write_tensor_file(Path(folder) / name, held), (Path(folder) / name).read_bytes())
+            for name, held in zip(_CHECKPOINT_FILES, tensors)
+        ]
+    # Numbers that nothing else in the text has, to find them again.
+    facts = {name: FileFacts(7_000_000 + i, 8_000_000 + i) for i, name in enumerate(_CHECKPOINT_FILES)}
+    text = render_manifest(Manifest(7, 2, (range(2),), facts, meta, 0.5)).split("\n", 1)[1]
+    for i in range(3):
+        text = text.replace(str(7_000_000 + i), f"@B{i}@").replace(str(8_000_000 + i), f"@C{i}@")
+    return [join(text.encode(), *(content for _, content in written))]
+
+
+def _embedding_seeds() -> list[bytes]:
+    buffer = io.BytesIO()
+    np.save(buffer, np.ones((2, 3), np.float32))
+    return [join(b'{"model": "dlib"}', b'["a/0.jpg", 0]\n["b/1.jpg", 1]\n', buffer.getvalue())]
+
+
+def _small_network():
+    from torch import nn
+
+    base = Path(__file__).resolve().parents[2] / "configs" / "base.yaml"
+    config = load_config(str(base), ["backbone.embedding_size=4", "head.update=autograd"])
+    return nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4)), config
+
+
+# --- helpers
+
+
+def _write(folder: Path, name: str, content: bytes, *, unless_empty: bool = False) -> Path:
+    path = folder / name
+    if unless_empty and not content:
+        path.unlink(missing_ok=True)
+        return path
+    path.write_bytes(content)
+    return path
+
+
+@contextlib.contextmanager
+def _descriptor(data: bytes) -> Iterator[int]:
+    descriptor = os.memfd_create("fuzz")
+    try:
+        os.write(descriptor, data)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+_INSIGHTFACE = _packed("insightface")
+
+TARGETS: dict[str, Target] = {
+    "rec_frames": Target(read_record_frames, lambda: [_packed(kind)[0] for kind in ("insightface", "multilabel")], 200),
+    "rec": Target(read_packed_set, _packed_seeds, 100),
+    "idx": Target(read_index, lambda: [_INSIGHTFACE[1], b"1 0\r\n\n 2\t 788 \r\n", b"5\t4\n3\t0\n"], 160),
+    "idx_cache": Target(read_index_cache, _cache_seeds, 60),
+    "images": Target(read_image, _image_seeds, 60),
+    "lst": Target(
+        read_lst, lambda: [_INSIGHTFACE[2], b"0\t3.000000\tada/0.jpg\n", b"1\tada/0.jpg\t3\n1\tbea/\xff.jpg\t4\n"], 120
+    ),
+    "identity_map": Target(read_map, _map_seeds, 60),
+    "pair_list": Target(
+        read_pair_texts, lambda: [b"ada/ada_0001.jpg ada/ada_0001.jpg 1\n", b"1\t1\nada\t1\t1\nada\t1\tada\t1\n"], 30
+    ),
+    "tar": Target(read_tar, _tar_seeds, 30, max_len=16384),
+    "bin": Target(read_bin, _bin_seeds, 80),
+    "yaml": Target(read_yaml, _yaml_seeds, 25, max_len=2048),
+    "override": Target(read_override, lambda: [b"optim.lr=0.2\nhead.margins=[1, 0.5, 0]", b"data.rec=a: b#c"], 30, 256),
+    "python_config": Target(read_python, _python_seeds, 25, max_len=2048),
+    "checkpoint": Target(read_checkpoint, _checkpoint_seeds, 40),
+    "weights": Target(read_weights, _weight_seeds, 10, max_len=16384),
+    "arcface_shard": Target(read_arcface_shard, _shard_seeds, 5, max_len=32768),
+    "embeddings": Target(read_embedding_folder, _embedding_seeds, 5),
+}
+
+
+def attempt(name: str, data: bytes, folder: Path) -> bool:
+    """Give one input to a target and return whether it was read, not refused; raises whatever is a finding."""
+    was_read = False
+    with only_ours():
+        TARGETS[name].read(data, folder)
+        was_read = True
+    return was_read
+
+
+def all_seeds(names: Sequence[str] = tuple(TARGETS)) -> list[tuple[str, bytes]]:
+    """Return every target's small valid files."""
+    return [(name, seed) for name in names for seed in TARGETS[name].seeds()]
