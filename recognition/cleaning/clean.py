@@ -120,7 +120,7 @@ def _context(
     # Without histograms nothing says how far is far; half the way to a cosine of one is a guess.
     spread = calibration.spread() if calibration else max(1e-3, (1 - min([*thresholds.values(), 0.9])) / 2)
     return Context(
-        pictures, {step: thresholds[step] for step in settings.steps if step in thresholds}, spread,
+        pictures, thresholds, spread,
         seed=settings.seed, split=settings.split, least_pictures=settings.least_pictures, against=settings.against,
         against_names=settings.against_names, embed_set=embed_set, device=machine.device, quiet=machine.quiet,
     )  # fmt: skip
@@ -130,6 +130,7 @@ def _thresholds(settings: CleanSettings, context: Context) -> dict[str, dict[str
     return {
         step: {"cosine": value, "from": "flag" if step in settings.given else "calibration"}
         for step, value in context.thresholds.items()
+        if step in settings.steps or (step == "far" and "within" in settings.steps)
     }
 
 

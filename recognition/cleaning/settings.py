@@ -65,7 +65,7 @@ def choose_steps(text: str | None, *, has_tests: bool) -> tuple[str, ...]:
 def check_given(given: Mapping[str, float], steps: Sequence[str]) -> None:
     """Raise ConfigError on a threshold that is no cosine, or that belongs to a step that does not run."""
     for step, threshold in given.items():
-        if step not in steps:
+        if step not in steps and not (step == "far" and "within" in steps):
             raise ConfigError(f"--{step} {threshold}: the step {step} does not run; expected it in --steps; add it")
         if not -1 < threshold <= 1:
             raise ConfigError(f"--{step} {threshold}: expected a cosine in (-1, 1]; choose such a number")

@@ -34,9 +34,11 @@ class Member:
 def drop_minorities(context: Context, decisions: Decisions) -> Changes:
     """Cluster each identity and drop what is not in its largest cluster; with `split`, large others stand alone.
 
-    A picture outside whose mean cosine to the largest cluster reaches the threshold stays all the same.
+    A picture outside that agrees with the largest cluster as well as the step `far` asks stays all the same: whispers
+    leave single pictures alone that have one weak neighbour.
     """
     threshold = context.thresholds["within"]
+    enough = context.thresholds.get("far", threshold)
     rows, scores, to, names = [], [], [], list[str]()
     taken = set(decisions.identities)
     for own in _identities(context, decisions, "within", threshold):
@@ -44,7 +46,7 @@ def drop_minorities(context: Context, decisions: Decisions) -> Changes:
             continue
         inside = own.clusters == main_cluster(own.clusters, own.units)
         score = mean_cosines(own.units, inside)
-        away = ~inside & ~(score >= threshold)
+        away = ~inside & ~(score >= enough)
         rows.append(own.rows[away])
         scores.append(score[away])
         target = np.full(len(own.rows), -1, np.int32)
@@ -52,7 +54,7 @@ def drop_minorities(context: Context, decisions: Decisions) -> Changes:
             target[away & (own.clusters == cluster)] = len(decisions.identities) + len(names)
             names.append(_free_name(decisions.identities[own.identity], taken))
         to.append(target[away])
-    return _changes(context, "minority_cluster", threshold, rows, scores, to, names)
+    return _changes(context, "minority_cluster", enough, rows, scores, to, names)
 
 
 def drop_far(context: Context, decisions: Decisions) -> Changes:
