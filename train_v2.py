@@ -39,7 +39,7 @@ from recognition.training.class_means import start_from_class_means
 from recognition.training.interrupts import Stopped, ignore_save_requests
 from recognition.training.meters import attach_log_files
 from recognition.training.preflight import preflight
-from recognition.training.start import find_start, mark_launcher, resumes
+from recognition.training.start import find_start, mark_launcher, resumes, tidy
 from recognition.training.trainer import Trainer
 from recognition.training.wandb_run import require_wandb
 
@@ -85,6 +85,8 @@ def _train(config: Config, world: World, folder: Path, args: argparse.Namespace)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         attach_log_files(folder, rank=world.rank, is_main=world.is_main, quiet=args.quiet)
+        if world.is_main:
+            tidy(folder)
     except OSError as err:
         raise DataError(f"{folder}: cannot be written ({err.strerror}); set output=... to a writable folder") from err
     checkpoint = None

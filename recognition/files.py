@@ -66,6 +66,13 @@ def staged_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
         raise DataError(f"{target}: cannot be written ({err.strerror or err}); check space and permissions") from err
 
 
+def remove_parts(folder: Path) -> None:
+    """Remove the temporary files that killed writers left directly in `folder`; nobody may be writing there now."""
+    for stale in folder.glob(".*.part"):
+        if stale.is_file():
+            stale.unlink(missing_ok=True)
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Publish `content` at `path` by rename, replacing what was there."""
     with staged(path) as (temporary,):
