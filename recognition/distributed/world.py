@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import gc
 import os
 import re
 import socket
@@ -64,6 +65,9 @@ def join_world(device: Literal["auto", "cpu", "cuda"] = "auto", *, timeout_s: fl
             yield world
     finally:
         if dist.is_initialized():
+            # What still holds the group, such as a DDP module in a cycle, would keep its threads until Python ends, and
+            # one that then lets go of its last tensor aborts the process, all work done.
+            gc.collect()
             dist.destroy_process_group()
 
 
