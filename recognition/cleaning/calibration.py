@@ -39,17 +39,19 @@ class Separation:
     def wrong_share(self) -> float:
         """The share of the scores within that are between strangers.
 
-        Below the median of strangers lie half of them and hardly anything else.
+        Below the median of strangers lie half of them and hardly anything else. Where that first guess puts the equal
+        error e, strangers and e of the right scores lie below: this counts nearly all strangers, not half of them.
         """
-        low = np.cumsum(self.between) <= self.between.sum() / 2
-        return float(min(0.9, 2 * self.within[low].sum() / max(1, self.within.sum())))
+        within, between = _cumulated(self.within), _cumulated(self.between)
+        guess = min(0.9, 2 * within[int(np.argmax(between >= 0.5))])
+        at = int(np.argmax(_without(within, between, guess) >= 1 - between))
+        error = 1 - between[at]
+        return float(np.clip((within[at] - error) / max(1 - 2 * error, 0.1), 0, 0.9))
 
     @property
     def genuine(self) -> np.ndarray:
         """The share of right scores at or below each bin, float64 [BINS]: those within, less the strangers."""
-        wrong = self.wrong_share
-        left = (_cumulated(self.within) - wrong * _cumulated(self.between)) / (1 - wrong)
-        return np.clip(np.maximum.accumulate(left), 0, 1)
+        return _without(_cumulated(self.within), _cumulated(self.between), self.wrong_share)
 
     def equal_error(self) -> float:
         """Return the threshold that as many right scores miss as wrong ones reach."""
@@ -58,12 +60,16 @@ class Separation:
     def fewest_errors(self) -> float:
         """Return the threshold below which a score is more often wrong than right, at the share of wrong ones here.
 
-        Where nothing is wrong that is the least score: a clean set loses nothing.
+        Of the thresholds above the median of strangers that chance alone may have made worse than the best, the middle
+        one: in the gap between well separated scores it keeps away from both. Where nothing is wrong, nothing is lost.
         """
-        wrong = self.wrong_share
-        errors = _cumulated(self.within) - 2 * wrong * _cumulated(self.between)
-        last = BINS - 1 - int(np.argmin(errors[::-1]))
-        return _edge(min(last, int(np.argmax(self.genuine >= 1 - _cumulated(self.between)))))
+        within, between = _cumulated(self.within), _cumulated(self.between)
+        middle = int(np.argmax(between >= 0.5))
+        wrong, num = self.wrong_share, max(1, self.within.sum())
+        errors = (within - 2 * wrong * between)[middle:]
+        chance = np.sqrt(max(1, wrong * num)) / num  # a standard deviation of the number of wrong scores
+        best = np.flatnonzero(errors <= errors.min() + chance)
+        return _edge(middle + int(best[len(best) // 2]))
 
     def right(self, share: float) -> float:
         """Return the score that all but `share` of the right ones reach."""
@@ -211,6 +217,11 @@ def _mean_pairs(means: np.ndarray) -> np.ndarray:
     """Return the histogram of the scores between the first identities of the sample, which is in random order."""
     first = means[:2048]
     return histogram((first @ first.T)[np.triu_indices(len(first), 1)])
+
+
+def _without(within: np.ndarray, between: np.ndarray, share: float) -> np.ndarray:
+    """Return a cumulated histogram less a share of another."""
+    return np.clip(np.maximum.accumulate((within - share * between) / (1 - share)), 0, 1)
 
 
 def _cumulated(counts: np.ndarray) -> np.ndarray:

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _PANELS = (
-    ("pairs", "two pictures", ("within", "duplicates")),
-    ("pictures", "a picture and an identity", ("far", "misplaced")),
-    ("halves", "two identities", ("merge",)),
+    ("pairs", "Cosine of two pictures", ("within", "duplicates")),
+    ("pictures", "Mean cosine of a picture to an identity", ("far", "misplaced")),
+    ("halves", "Mean cosine between two identities, or between halves of one", ("merge",)),
 )
 _COLUMNS = 120
 
@@ -38,7 +38,7 @@ def draw_scores(calibration: Calibration, thresholds: Mapping[str, float]) -> by
             if step in thresholds:
                 label = f"{step}: {thresholds[step]:.4f}"
                 axes.axvline(thresholds[step], color="black", linestyle=style, linewidth=1, label=label)
-        axes.set_title(f"mean cosine of {title}")
+        axes.set_title(title)
         axes.set_ylabel("share")
         axes.legend(loc="upper left")
     buffer = io.BytesIO()
@@ -49,7 +49,8 @@ def draw_scores(calibration: Calibration, thresholds: Mapping[str, float]) -> by
 def _draw(axes: Axes, scores: Separation) -> None:
     filled = np.flatnonzero(scores.within + scores.between)
     low, high = filled[0], filled[-1] + 1
-    edges = np.unique(np.linspace(low, high, _COLUMNS + 1).astype(int))
+    width = -(-(high - low) // _COLUMNS)  # bins a column, the same for all: the counts of unequal ones make a comb
+    edges = np.arange(low, high + width, width)
     for counts, label, color in (
         (scores.between, "different identities", "tab:orange"),
         (scores.within, "one identity, as labelled", "tab:blue"),

@@ -34,9 +34,8 @@ def write_decisions(handle: TextIO, context: Context, decisions: Decisions) -> N
         doubt = np.where(kept, doubt_of(scores, threshold, context.spread), doubt)
     rows = progress(range(len(kept)), total=len(kept), unit="picture", label="write", quiet=context.quiet)
     for row in rows:
-        line = _line(context, decisions, row, beside[decisions.identity[row]])
-        line |= {"score": None if np.isnan(score[row]) else round(float(score[row]), 4)}
-        line |= {"doubt": round(float(doubt[row]), 3)}
+        numbers = (None if np.isnan(score[row]) else round(float(score[row]), 4), round(float(doubt[row]), 3))
+        line = _line(context, decisions, row, numbers, beside[decisions.identity[row]])
         handle.write(json.dumps(line) + "\n")
 
 
@@ -96,7 +95,9 @@ def read_lines(decisions: Path) -> Iterator[dict[str, Any]]:
             yield json.loads(text)
 
 
-def _line(context: Context, decisions: Decisions, row: int, beside: np.ndarray) -> dict[str, Any]:
+def _line(
+    context: Context, decisions: Decisions, row: int, numbers: tuple[float | None, float], beside: np.ndarray
+) -> dict[str, Any]:
     action, reason = int(decisions.action[row]), REASONS[decisions.reason[row]]
     pictures = context.pictures
     return {
@@ -105,6 +106,8 @@ def _line(context: Context, decisions: Decisions, row: int, beside: np.ndarray) 
         "decision": ACTIONS[action],
         "to": decisions.identities[decisions.identity[row]] if action == MOVE else None,
         "reason": reason,
+        "score": numbers[0],
+        "doubt": numbers[1],
         "step": STEP_OF[reason],
         "beside": [pictures.name(other) for other in beside[beside >= 0]],
     }
