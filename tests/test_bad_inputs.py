@@ -228,6 +228,18 @@ TABLE = [
         file("boxes.csv", "NAME,X\n1,2\n"),
     ),
     Bad("embed_faces faces out --model none.pt", "none.pt:", "not found", "expected a run folder", "check the path"),
+    Bad(
+        "cluster_faces faces out.lst --threshold 0.5", "faces:", "holds no embeddings",
+        "expected the output of embed_faces.py", "run it to its end",
+    ),
+    Bad(
+        "clean_faces faces out --embeddings none", "none:", "holds no embeddings",
+        "expected the output of embed_faces.py", "run it to its end",
+    ),
+    Bad(
+        "review_faces faces none out", "none/decisions.jsonl:", "cannot be read",
+        "expected the decisions of clean_faces.py", "check the folder",
+    ),
     Bad("make_faces faces --identities 2", "faces:", "exists already", "expected a new path", "pass --overwrite"),
     # plans and other programs' files
     Bad("recognition.plan --memory-gib 0.001", "--memory-gib 0.001:", "no identity fits", "needs 4.8 GiB", "raise it"),
