@@ -31,6 +31,7 @@ from typing import Any
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the root, so that no file here shadows the library
 
 from recognition.cleaning.clean import Machine, Review, clean, review_again
+from recognition.cleaning.exclusion import read_names
 from recognition.cleaning.output_folder import REVIEW_WORK, give_up, is_finished, make_room, publish
 from recognition.cleaning.pictures import Pictures, check_faces
 from recognition.cleaning.review import read_review
@@ -106,6 +107,8 @@ def _open(args: argparse.Namespace) -> tuple[CleanSettings, Pictures]:
     check_given(given, steps)
     if args.split is not None and "within" not in steps:
         raise ConfigError(f"--split {args.split}: the step within does not run; expected it in --steps; add it")
+    for path in args.against_names:
+        read_names(path)  # wrong ones show before the work
     pictures = Pictures(args.embeddings)
     check_faces(pictures, args.faces)
     model = args.model or pictures.about.get("model")

@@ -93,8 +93,11 @@ def review_again(output: Path, settings: CleanSettings, work: Path, review: Revi
         )
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
-    shutil.copyfile(output / DECISIONS, work / DECISIONS)
-    publish(work, output, _finish(work, summary, review))
+    try:
+        shutil.copyfile(output / DECISIONS, work / DECISIONS)
+        publish(work, output, _finish(work, summary, review))
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
     return summary
 
 

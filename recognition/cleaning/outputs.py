@@ -15,6 +15,7 @@ import numpy as np
 from recognition.cleaning.agreement import BLOCK, mean_cosines
 from recognition.cleaning.context import Context
 from recognition.cleaning.decisions import DROP, KEEP, MOVE, REASONS, STEP_OF, Decisions, doubt_of
+from recognition.cleaning.output_folder import LST
 from recognition.cleaning.pictures import group_rows
 from recognition.console import progress
 from recognition.errors import DataError
@@ -52,7 +53,7 @@ def write_lst(decisions: Path, handle: TextIO) -> None:
                 owners.append(numbers.setdefault(identity, len(numbers)))
             offset += len(text)
         if not owners:
-            raise DataError("no picture is left; expected some; give lower thresholds")
+            raise DataError(f"{LST}: no picture is left; expected some; give lower thresholds")
         rank = np.empty(len(numbers), np.int64)
         rank[[numbers[identity] for identity in sorted(numbers)]] = np.arange(len(numbers))
         labels = rank[np.frombuffer(owners, np.int32)]
