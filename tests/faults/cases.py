@@ -99,7 +99,8 @@ def _stop(rank: int, *, is_continued: bool = False) -> Run:
             spoke = job.wait_for(lambda: job.errors()[1 - rank])
             silence_s = job.seconds - stopped_s
             if is_continued:
-                os.kill(pid, signal.SIGCONT)
+                with contextlib.suppress(ProcessLookupError):  # torchrun may have ended it by now
+                    os.kill(pid, signal.SIGCONT)
             ended = job.end()
             line = job.errors()[1 - rank]
         if not fault and not spoke:
