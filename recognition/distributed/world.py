@@ -10,6 +10,7 @@ import datetime
 import os
 import re
 import socket
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ import torch.distributed as dist
 
 from recognition.errors import ArcShardError, ConfigError
 
+_LET_GO_S = 0.2
 # gloo raises plain RuntimeErrors; these are its words, and those of torch's store.
 _IS_SILENT = re.compile(r"[Tt]imed out|[Tt]imeout")
 _OF_A_COLLECTIVE = re.compile(r"gloo|Connection closed by peer|Connection reset|Broken pipe|Timed out waiting|NCCL")
@@ -64,6 +66,9 @@ def join_world(device: Literal["auto", "cpu", "cuda"] = "auto", *, timeout_s: fl
             yield world
     finally:
         if dist.is_initialized():
+            # gloo's threads let go of the last collective's tensors after it is done, which takes the interpreter; one
+            # that comes to it while Python ends aborts the process: 5 of 40 did on a busy machine, none with this.
+            time.sleep(_LET_GO_S)
             dist.destroy_process_group()
 
 
