@@ -14,7 +14,7 @@ help:
 	@echo "make fuzz    a million hostile inputs over every reader of untrusted files (RUNS=...)"
 	@echo "make setup   only create .venv"
 	@echo "make browser .venv with what drives the browser of the review page's tests (and Debian's chromium: apt-get)"
-	@echo "make align   .venv with what the detectors need: dlib's models, MTCNN's weights, onnxruntime"
+	@echo "make align   .venv with what the detectors and clustering need: dlib's models, MTCNN's weights, onnxruntime, faiss, numba"
 
 setup: $(VENV)/.ready
 
@@ -25,9 +25,9 @@ $(VENV)/.ready: constraints.txt pyproject.toml
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev,eval]"
 	@touch $@
 
-# What finding faces in photos needs: 120 MB that neither the demo nor training wants.
+# What finding faces in photos and grouping them needs: 400 MB that neither the demo nor training wants.
 align: setup
-	$(BIN)/pip install --quiet -c constraints.txt -e ".[align]"
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[align,cluster]"
 	$(BIN)/python data_tools/fetch_weights.py
 
 browser: setup

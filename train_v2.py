@@ -35,9 +35,11 @@ from recognition.errors import ConfigError, DataError
 from recognition.files import write_text
 from recognition.plan import Plan, find_inputs, make_plan, render_plan
 from recognition.training.build import build_parts
+from recognition.training.class_means import start_from_class_means
 from recognition.training.interrupts import Stopped, ignore_save_requests
 from recognition.training.meters import attach_log_files
-from recognition.training.start import find_start, mark_launcher, resumes
+from recognition.training.preflight import preflight
+from recognition.training.start import find_start, mark_launcher, resumes, tidy
 from recognition.training.trainer import Trainer
 from recognition.training.wandb_run import require_wandb
 
@@ -83,6 +85,8 @@ def _train(config: Config, world: World, folder: Path, args: argparse.Namespace)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         attach_log_files(folder, rank=world.rank, is_main=world.is_main, quiet=args.quiet)
+        if world.is_main:
+            tidy(folder)
     except OSError as err:
         raise DataError(f"{folder}: cannot be written ({err.strerror}); set output=... to a writable folder") from err
     checkpoint = None
@@ -91,10 +95,12 @@ def _train(config: Config, world: World, folder: Path, args: argparse.Namespace)
     elif world.is_main:
         mark_launcher(folder)
     inputs = find_inputs(config)
-    dataset = open_dataset(config.data)
+    dataset = preflight(config, world)
     logger.info("%s", render_plan(_plan(config, dataset, world.size), inputs))
     validators = build_validators(config, world, quiet=args.quiet)
     parts = build_parts(config, dataset.num_classes, world)
+    if config.head.init == "class_means" and checkpoint is None:
+        start_from_class_means(parts, dataset, config, world, folder, quiet=args.quiet)
     loader = build_loader(config, dataset, world, folder)
     if world.is_main:
         write_text(folder / "config.yaml", _provenance() + dump_config(config))

@@ -26,13 +26,14 @@ import numpy as np
 import torch
 
 from recognition.cli import make_parser, non_negative_int, positive_int, run_command
-from recognition.clustering.approximate import STORAGES, approximate_neighbours
+from recognition.clustering.approximate import STORAGES, approximate_neighbours, import_faiss
 from recognition.clustering.graph import pairs_above
 from recognition.clustering.scores import bcubed, pairwise
 from recognition.clustering.unit_rows import blocks
 from recognition.clustering.weights import weigh_edges
 from recognition.clustering.whispers import chinese_whispers
 from recognition.console import Stopwatch
+from recognition.detection.dlib_detector import import_dlib
 from recognition.errors import ConfigError
 
 DIMENSION = 512
@@ -95,8 +96,7 @@ def make_embeddings(path: Path, num_images: int, num_identities: int, args: argp
 
 def against_dlib(path: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Time dlib's function and this project's on the same embeddings; ConfigError when the partitions differ."""
-    import dlib
-
+    dlib = import_dlib()
     make_embeddings(path, args.dlib_images, max(1, args.dlib_images // 20), args)
     vectors = np.load(path)
     threshold = 1 - args.dlib_distance**2 / 2
@@ -126,9 +126,7 @@ def against_dlib(path: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 def large_set(path: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Cluster a set by an approximate index; return times, recall, memory and scores."""
-    import faiss
-
-    faiss.omp_set_num_threads(args.threads)
+    import_faiss().omp_set_num_threads(args.threads)
     truth = make_embeddings(path, args.images, args.identities, args)
     vectors = np.load(path, mmap_mode="r")
     watch = Stopwatch()

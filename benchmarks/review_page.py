@@ -96,7 +96,9 @@ def build(faces: Path, folder: Path) -> tuple[Path, dict[str, Any]]:
     (folder / "decisions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     watch = Stopwatch()
     with contextlib.redirect_stdout(sys.stderr):
-        status = make_page([str(faces), str(folder), str(folder / "page"), "--limit", "50000", "--quiet"])
+        status = make_page(
+            [str(faces), str(folder), str(folder / "page"), "--limit", "50000", "--min-doubt", "0", "--quiet"]
+        )
     if status != 0:
         raise DataError(f"{faces}: no page was made of it; see above; mend that first")
     files = [path for path in (folder / "page").rglob("*") if path.is_file()]

@@ -14,20 +14,18 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the root, so that no file here shadows the library
 
 import numpy as np
-import torch
 
 from recognition.cli import make_parser, positive_int, run_command
 from recognition.console import Stopwatch, count, duration, progress
 from recognition.distributed.collectives import barrier
 from recognition.distributed.world import World, declared_size, join_world
-from recognition.embedders import FaceEmbedder, load_embedder
+from recognition.embedders import BlockEmbedder, prepare_blocks
 from recognition.embedding_store import (
     EmbeddingStore,
     ImageSource,
@@ -35,29 +33,16 @@ from recognition.embedding_store import (
     block_range,
     make_room,
     open_images,
-    read_block,
 )
 from recognition.errors import ConfigError
 from recognition.processes import process_map
-
-
-@dataclass(frozen=True)
-class BlockEmbedder:
-    """Embeds whole blocks of a set."""
-
-    source: ImageSource
-    embedder: FaceEmbedder
-
-    def __call__(self, block: int) -> np.ndarray:
-        """Return float32 [n, D]."""
-        return self.embedder.embed(read_block(self.source, block))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line, embed the faces, and return the exit status."""
     parser = make_parser("embed_faces", __doc__)
     add = parser.add_argument
-    add("faces", type=Path, metavar="FACES_OR_REC", help="folder of aligned faces, or a packed set")
+    add("faces", type=Path, metavar="FACES_OR_REC", help="folder of aligned faces, a packed set, or a .bin of pairs")
     add("output", type=Path, metavar="OUT", help="folder for the embeddings")
     add("--model", required=True, metavar="PATH|dlib", help="run folder, .pt, .pth or .onnx file, or the word dlib")
     add("--network", help="the backbone's name, where the weights do not tell it")
@@ -67,14 +52,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--overwrite", action="store_true", help="begin anew and replace what an earlier run left in OUT")
     add("--json", action="store_true", help="print the counts as one JSON object")
     return run_command(parser, _run, argv)
-
-
-def prepare_blocks(faces: Path, model: str, network: str | None, batch_size: int, device: str) -> BlockEmbedder:
-    """Open the set and load the network, with one thread a process on the CPU."""
-    if device == "cpu":
-        torch.set_num_threads(1)
-    embedder = load_embedder(model, network=network, device=device, batch_size=batch_size)
-    return BlockEmbedder(open_images(faces), embedder)
 
 
 def _run(args: argparse.Namespace) -> None:

@@ -78,7 +78,7 @@ def _run(args: argparse.Namespace) -> None:
 
 def _list_people(folder: Path) -> dict[str, list[str]]:
     if not folder.is_dir():
-        raise DataError(f"{folder}: is not a folder; expected one folder per identity")
+        raise DataError(f"{folder}: is not a folder; expected one folder per identity; check the path")
     people = {}
     for person in sorted(path for path in folder.iterdir() if path.is_dir()):
         pictures = sorted(p.name for p in person.iterdir() if p.suffix.lower() in SUFFIXES)

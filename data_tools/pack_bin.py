@@ -92,7 +92,7 @@ def _find_pictures(pairs: Sequence[PicturePair], images: Path) -> list[Path]:
     for name in (name for pair in pairs for name in (pair.first, pair.second)):
         if name not in found:
             if folder.path(name) is None:
-                raise DataError(f"{name!r} in the list of pairs leads out of {images}; expected a path below it")
+                raise DataError(f"{images}: {name!r} leads out of it; expected a path below; mend the list of pairs")
             found[name] = _find_picture(folder, name)
     missing = [name for name, path in found.items() if path is None]
     if missing:

@@ -112,7 +112,7 @@ def open_source(source: Path, root: Path | None, *, layout: str, skip_bad: bool)
             return LstFile(source, root or source.parent, by_label=layout == "insightface")
     except OSError as err:
         raise DataError(f"{err.filename}: cannot be read ({err.strerror}); check its permissions") from err
-    raise DataError(f"{source}: no such file or folder; expected a folder of identity folders or a .lst")
+    raise DataError(f"{source}: no such file or folder; expected a folder of identities or a .lst; check the path")
 
 
 def prepare(listed: ListedImage, *, size: int | None, quality: int | None) -> Prepared:
@@ -142,9 +142,9 @@ def _refuse_second_set(outputs: tuple[Path, Path, Path, Path]) -> None:
 
 def _check_flags(args: argparse.Namespace) -> None:
     if args.shuffle and args.layout != "sequential":
-        raise DataError("--shuffle: the insightface layout is sorted by identity; add --layout sequential")
+        raise DataError("--shuffle: the insightface layout is sorted; expected the other; add --layout sequential")
     if args.quality is not None and args.quality > 100:
-        raise DataError(f"--quality {args.quality}: expected 1 to 100")
+        raise DataError(f"--quality {args.quality}: expected 1 to 100; choose one of them")
     if args.root is not None and args.source.is_dir():
         raise DataError("--root: is for a .lst; a folder is its own root")
 
@@ -160,7 +160,7 @@ def _write_set(args: argparse.Namespace, images: ImageList, targets: Sequence[Pa
         relabel = _Relabel(isinstance(images, FolderList) and not args.shuffle)
         for result in progress(results, total=len(images), unit="img", label="packing", quiet=args.quiet):
             if result.problem is not None:
-                _note_problem(outcome, result.problem)
+                _note_problem(outcome, result.problem, is_fatal=not args.skip_bad)
                 continue
             _check_size(outcome, result)
             writer.add(relabel(result.listed.label), result.image, result.listed.name)
@@ -187,11 +187,12 @@ def _shuffled(images: ImageList, seed: int) -> list[ListedImage]:
     return order
 
 
-def _note_problem(outcome: Outcome, problem: str) -> None:
+def _note_problem(outcome: Outcome, problem: str, *, is_fatal: bool) -> None:
     outcome.num_bad += 1
     if len(outcome.problems) < MAX_NAMED:
         outcome.problems.append(problem)
-        logger.warning("%s", problem)
+        if not is_fatal or outcome.num_bad > 1:  # the first will be in the error
+            logger.warning("%s", problem)
     elif outcome.num_bad == MAX_NAMED + 1:
         logger.warning("further bad images are counted, not named")
 

@@ -42,7 +42,7 @@ def read_pair_list(path: Path, *, folds: Collection[int] | None = None) -> list[
         lines = [line.rstrip("\r\n") for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as err:
         reason = err.strerror if isinstance(err, OSError) else "not text"
-        raise DataError(f"{path}: cannot be read ({reason}); expected a list of pairs") from err
+        raise DataError(f"{path}: cannot be read ({reason}); expected a list of pairs; check the path") from err
     numbered = [(number, _split(line)) for number, line in enumerate(lines, 1) if line.strip()]
     if not numbered:
         raise DataError(f"{path}: holds no pairs; expected LFW's pairs.txt or lines `path path 0|1`")
@@ -69,6 +69,8 @@ def _read_lfw(
     path: Path, head: list[str], numbered: list[tuple[int, list[str]]], folds: Collection[int] | None
 ) -> list[PicturePair]:
     num_folds, each = (int(head[0]), int(head[1])) if len(head) == 2 else (1, int(head[0]))
+    if not 1 <= num_folds <= _MAX_FOLDS or not each:
+        raise DataError(f"{path}: says {num_folds} folds of {each} pairs; expected 1 to {_MAX_FOLDS} with some in each")
     if len(numbered) != 2 * num_folds * each:
         raise DataError(
             f"{path}: {len(numbered):,} pairs; expected 2 x {each} in each of {num_folds} folds, as its first line "

@@ -4,7 +4,7 @@
 
 FACES and CLEAN are the two folders of clean_faces.py. OUT/index.html opens in any browser, without a server: the
 pictures beside the centre of their identity, most doubtful first. What the reviewer sets there is saved as
-decisions.json, which `clean_faces.py --review decisions.json` applies.
+decisions.json, which the same clean_faces.py with `--review decisions.json` applies.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("clean", type=Path, metavar="CLEAN", help=f"what it wrote: a folder with {DECISIONS}")
     add("output", type=Path, metavar="OUT", help="folder for the page")
     add("--limit", type=positive_int, default=5000, metavar="N", help="most pictures to show (default: 5000)")
-    add("--min-doubt", type=float, default=0.0, metavar="X", help="least doubt to show, 0 to 1 (default: 0)")
+    add("--min-doubt", type=float, default=0.01, metavar="X", help="least doubt to show, 0 to 1 (default: 0.01)")
     add("--workers", type=positive_int, default=len(os.sched_getaffinity(0)), help="threads (default: one per core)")
     add("--overwrite", action="store_true", help="replace an earlier page in OUT")
     add("--json", action="store_true", help="print the counts as one JSON object")

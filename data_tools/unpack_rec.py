@@ -86,7 +86,7 @@ def _span(item: str, place: str) -> range:
     first, dash, last = item.partition("-")
     ends = (first, last) if dash else (first, first)
     if not all(end.isascii() and end.isdigit() and len(end) < 19 for end in ends):
-        raise DataError(f"{place}: {item[:60]!r}; expected a key such as 5 or a range such as 10-19")
+        raise DataError(f"{place}: {item[:60]!r}; expected a key such as 5 or a range such as 10-19; correct it")
     return range(int(ends[0]), int(ends[1]) + 1)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,15 +28,13 @@ from eval.protocols import (
 )
 from recognition.config.schema import Config
 from recognition.console import progress
-from recognition.distributed.collectives import gather_objects
 from recognition.distributed.shards import class_range
+from recognition.distributed.together import together
 from recognition.distributed.world import World
 from recognition.errors import ConfigError, DataError
 from recognition.plan import validation_paths
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 FOLDS = 10
 """What the field reports; `verify.py` takes other numbers."""
@@ -64,7 +61,7 @@ def build_validators(
             sets[name] = open_pair_set(path, name=name, folds=FOLDS)
         return {name: pair_set.sha256 for name, pair_set in sets.items()}
 
-    for rank, digests in enumerate(_together(open_all, world)):
+    for rank, digests in enumerate(together(open_all, world)):
         for name, digest in digests.items():
             if digest != sets[name].sha256:
                 raise DataError(
@@ -100,7 +97,7 @@ class PairValidator:
         `embed` is given at most `batch_size` images at a time, and is not called on a rank without images. An error on
         one rank is raised on all.
         """
-        shares = _together(lambda: self._embed_share(embed), self.world)
+        shares = together(lambda: self._embed_share(embed), self.world)
         embeddings = np.concatenate([share for share in shares if len(share)])
         broken = count_broken(embeddings)
         if broken:
@@ -164,20 +161,3 @@ def _validator(pair_set: PairSet, config: Config, world: World, *, quiet: bool) 
         world=world,
         quiet=quiet,
     )
-
-
-def _together(work: Callable[[], T], world: World) -> list[T]:
-    """Run `work` on every rank and return what each returned, on every rank; an error on one rank is raised on all."""
-    result: T | None = None
-    error: Exception | None = None
-    try:
-        result = work()
-    except Exception as err:  # anything at all: a rank that left here would keep the others waiting
-        error = err
-    outcomes = gather_objects((result, None if error is None else str(error) or type(error).__name__), world)
-    if error is not None:
-        raise error
-    for rank, (_, problem) in enumerate(outcomes):
-        if problem is not None:
-            raise DataError(f"rank {rank}: {problem}")
-    return [outcome for outcome, _ in outcomes]

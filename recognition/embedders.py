@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -10,6 +11,7 @@ import torch
 
 from recognition.data.preprocess import to_network
 from recognition.detection.dlib_detector import DlibEmbedder
+from recognition.embedding_store import ImageSource, open_images, read_block
 from recognition.errors import CheckpointError
 from recognition.inference import Embedder
 from recognition.onnx_session import open_onnx
@@ -68,3 +70,23 @@ def load_embedder(
     if model.endswith(".onnx"):
         return OnnxEmbedder(Path(model), batch_size=batch_size)
     return Embedder.load(Path(model), network, device=device, batch_size=batch_size)
+
+
+@dataclass(frozen=True)
+class BlockEmbedder:
+    """Embeds whole blocks of a set."""
+
+    source: ImageSource
+    embedder: FaceEmbedder
+
+    def __call__(self, block: int) -> np.ndarray:
+        """Return float32 [n, D]."""
+        return self.embedder.embed(read_block(self.source, block))
+
+
+def prepare_blocks(faces: Path, model: str, network: str | None, batch_size: int, device: str) -> BlockEmbedder:
+    """Open the set and load the network, with one thread a process on the CPU."""
+    if device == "cpu":
+        torch.set_num_threads(1)
+    embedder = load_embedder(model, network=network, device=device, batch_size=batch_size)
+    return BlockEmbedder(open_images(faces), embedder)

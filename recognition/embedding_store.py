@@ -15,6 +15,7 @@ import numpy as np
 
 from recognition.data.image_list import IMAGE_SUFFIXES
 from recognition.data.images import decode_rgb, read_image_file
+from recognition.data.pairs_bin import read_pairs
 from recognition.data.photos import list_photos
 from recognition.data.records import ImageRecords
 from recognition.errors import DataError
@@ -92,8 +93,29 @@ class RecImages:
         return decode_rgb(self._records.read(i).image, place=self._records.place(i))
 
 
+class PairImages:
+    """The pictures of a verification .bin, each once, called by their place in it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._images = list(dict.fromkeys(read_pairs(path).images))
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def keyed(self, i: int) -> Keyed:
+        """Return the place among the different pictures; whom one shows, a .bin does not say."""
+        return Keyed(str(i), 0)
+
+    def read(self, i: int) -> np.ndarray:
+        """Return the image; DataError names file and place."""
+        return decode_rgb(self._images[i], place=f"{self._path}: picture {i}")
+
+
 def open_images(path: Path) -> ImageSource:
-    """Open a folder of aligned faces or a packed set."""
+    """Open a folder of aligned faces, a packed set, or a verification .bin."""
+    if path.suffix == ".bin":
+        return PairImages(path)
     is_packed = path.suffix == ".rec" or path.with_name(path.name + ".rec").is_file() or (path / "train.rec").is_file()
     return RecImages(path) if is_packed else FolderImages(path)
 
@@ -128,22 +150,54 @@ class Embeddings:
 
 def read_embeddings(folder: Path) -> Embeddings:
     """Open what embed_faces.py published in `folder`; DataError when it is absent, damaged or unfinished."""
-    if not (folder / _ABOUT).is_file():
+    vectors, about = open_vectors(folder)
+    keyed = [pair for _, pair in iterate_keys(folder)]
+    if len(vectors) != len(keyed):
+        raise DataError(f"{folder}: {len(vectors):,} vectors for {len(keyed):,} keys; expected one each; embed again")
+    return Embeddings(vectors, [k.key for k in keyed], np.array([k.label for k in keyed], np.int64), about)
+
+
+def open_vectors(folder: Path) -> tuple[np.ndarray, dict[str, Any]]:
+    """Return the memory-mapped vectors and embeddings.json of a published folder; errors as `read_embeddings`."""
+    if not is_published(folder):
         state = "unfinished embeddings" if (folder / _WORK).is_dir() else "no embeddings"
         raise DataError(f"{folder}: holds {state}; expected the output of embed_faces.py; run it to its end")
     try:
         about = _read_about(folder / _ABOUT)
         vectors = np.load(folder / _VECTORS, mmap_mode="r", allow_pickle=False)
-        with open(folder / _KEYS, "rb") as handle:
-            keyed = [_parse_key(line) for line in iter(lambda: handle.readline(_MAX_LINE_BYTES), b"")]
     # Besides errors of reading and parsing, what numpy's header reader passes on from Python's own parsers.
     except (OSError, ValueError, TypeError, EOFError, SyntaxError, RecursionError, MemoryError, TokenError) as err:
-        reason = " ".join(str(err).split())
-        raise DataError(f"{folder}: cannot be read ({reason}); expected embeddings; run embed_faces.py again") from err
-    if vectors.ndim != 2 or vectors.dtype != np.float32 or len(vectors) != len(keyed):
-        found = f"{vectors.dtype} {vectors.shape} vectors for {len(keyed):,} keys"
-        raise DataError(f"{folder}: {found}; expected float32, one each; embed again")
-    return Embeddings(vectors, [k.key for k in keyed], np.array([k.label for k in keyed], np.int64), about)
+        raise _unreadable(folder, err) from err
+    if vectors.ndim != 2 or vectors.dtype != np.float32:
+        raise DataError(f"{folder}: {vectors.dtype} {vectors.shape} vectors; expected float32, one a row; embed again")
+    return vectors, about
+
+
+def is_published(folder: Path) -> bool:
+    """Return whether `folder` holds finished embeddings."""
+    return (folder / _ABOUT).is_file()
+
+
+def keys_path(folder: Path) -> Path:
+    """Return the path of the keys of the embeddings in `folder`."""
+    return folder / _KEYS
+
+
+def iterate_keys(folder: Path) -> Iterator[tuple[int, Keyed]]:
+    """Yield each key of published embeddings behind the byte of `keys_path` at which its line starts."""
+    offset = 0
+    try:
+        with open(folder / _KEYS, "rb") as handle:
+            for line in iter(lambda: handle.readline(_MAX_LINE_BYTES), b""):
+                yield offset, _parse_key(line)
+                offset += len(line)
+    except (OSError, ValueError, TypeError, RecursionError) as err:
+        raise _unreadable(folder, err) from err
+
+
+def _unreadable(folder: Path, err: BaseException) -> DataError:
+    reason = " ".join(str(err).split())
+    return DataError(f"{folder}: cannot be read ({reason}); expected embeddings; run embed_faces.py again")
 
 
 def _read_about(path: Path) -> dict[str, Any]:

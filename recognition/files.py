@@ -25,8 +25,11 @@ def staged(*targets: Path) -> Iterator[list[Path]]:
 
     The files are synced before the first rename. Raises DataError when a folder cannot be written.
     """
-    temporaries = [_temporary_beside(target) for target in targets]
+    made = [folder for target in targets for folder in _missing_parents(target)]
+    temporaries: list[Path] = []
     try:
+        for target in targets:
+            temporaries.append(_temporary_beside(target))
         yield temporaries
         for temporary in temporaries:
             sync_file(temporary)
@@ -39,6 +42,7 @@ def staged(*targets: Path) -> Iterator[list[Path]]:
     finally:
         for temporary in temporaries:
             temporary.unlink(missing_ok=True)
+        _remove_empty(made)
 
 
 @contextlib.contextmanager
@@ -60,6 +64,13 @@ def staged_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
             folder.rename(target)
     except OSError as err:
         raise DataError(f"{target}: cannot be written ({err.strerror or err}); check space and permissions") from err
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove the temporary files that killed writers left directly in `folder`; nobody may be writing there now."""
+    for stale in folder.glob(".*.part"):
+        if stale.is_file():
+            stale.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -97,6 +108,18 @@ def sync_file(path: Path) -> None:
     """Flush a file's content to the disk."""
     with open(path, "rb") as handle:
         os.fsync(handle.fileno())
+
+
+def _missing_parents(path: Path) -> list[Path]:
+    """Return the folders above `path` that are not there, the innermost first."""
+    return [folder for folder in path.parents if not folder.exists()]
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Remove those of the `folders` that hold nothing: what failed leaves no trace."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def _temporary_beside(target: Path) -> Path:

@@ -43,7 +43,7 @@ from recognition.data.records import ImageRecords
 from recognition.embedding_store import read_embeddings
 from recognition.errors import ArcShardError, CheckpointError, ConfigError, DataError
 from recognition.journal import Journal
-from tests.fuzz.targets import SIDE, _packed, pictures
+from tests.fuzz.targets import SIDE, _checkpoint_seeds, _packed, join, pictures, read_checkpoint, split
 from tests.recognition.data.test_datasets import write_rec
 
 LIMIT_S = 1.0
@@ -115,6 +115,21 @@ def test_an_arcface_checkpoint_that_calls_os_system_runs_nothing(tmp_path: Path)
     assert import_arcface_torch([str(old), str(tmp_path / "new"), "--config", "configs/base"]) == 1
     assert not (tmp_path / "mark").exists()
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+@pytest.mark.parametrize("is_torch", [False, True])
+def test_a_checkpoint_that_calls_os_system_runs_nothing(tmp_path: Path, number: int, is_torch: bool) -> None:
+    """Its checksums are right: whoever puts a pickle in the place of a file of tensors can write them too."""
+    buffer = io.BytesIO()
+    content = {"backbone.w": Malice(tmp_path / "mark")}
+    torch.save(content, buffer) if is_torch else pickle.dump(content, buffer)
+    parts = split(_checkpoint_seeds()[0], 4)
+    read_checkpoint(join(*parts), tmp_path)
+    parts[number] = buffer.getvalue()
+    message = refusal(CheckpointError, lambda: read_checkpoint(join(*parts), tmp_path))
+    assert "cannot be read as tensors" in message
+    assert not (tmp_path / "mark").exists()
 
 
 # --- packed sets
@@ -218,6 +233,25 @@ def test_a_jpeg_of_a_thousand_scans_is_refused() -> None:
     assert "is a JPEG of more than 100 scans" in refusal(DataError, lambda: decode_rgb(jpeg_of_scans(1000), place="x"))
 
 
+@pytest.mark.parametrize("length", [2**31 - 1, 2**32 - 1, 10**6])
+def test_a_png_whose_chunk_claims_what_the_file_lacks_is_not_decoded(
+    length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenCV allocates and clears the length a chunk claims: 4 GB for 200 bytes."""
+    whole = pictures()[1]
+    at = whole.index(b"IDAT") - 4
+    monkeypatch.setattr(cv2, "imdecode", None)
+    torn = whole[:at] + struct.pack(">I", length) + whole[at + 4 :]
+    assert "is a PNG cut off before its end" in refusal(DataError, lambda: decode_rgb(torn, place="x"))
+
+
+def test_an_animation_is_no_picture() -> None:
+    whole = pictures()[1]
+    at = whole.index(b"IDAT") - 4
+    animated = whole[:at] + struct.pack(">I4sIII", 8, b"acTL", 5, 0, 0) + whole[at:]
+    assert "is an animated PNG" in refusal(DataError, lambda: decode_rgb(animated, place="x"))
+
+
 def test_a_picture_of_another_size_is_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_rec(tmp_path / "train", [(0, encode_jpeg(np.zeros((4000, 4000, 3), np.uint8)))])
     dataset = RecDataset(tmp_path / "train.rec", SIDE)
@@ -267,6 +301,11 @@ def test_no_landmark_file_writes_outside_its_folder(tmp_path: Path, capsys: pyte
 def test_other_digits_than_ours_are_no_numbers(tmp_path: Path) -> None:
     (tmp_path / "pairs.txt").write_text("²\t3\nada\t1\t2\n", encoding="utf-8")
     assert "found" in refusal(DataError, lambda: read_pair_list(tmp_path / "pairs.txt"))
+
+
+def test_a_head_of_a_million_empty_folds_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "pairs.txt").write_text("999999999\t0\n")
+    assert "says 999999999 folds of 0 pairs" in refusal(DataError, lambda: read_pair_list(tmp_path / "pairs.txt"))
 
 
 def test_a_range_cannot_ask_for_the_memory() -> None:

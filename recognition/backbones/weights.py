@@ -133,7 +133,8 @@ def read_torch_file(path: Path, *, expected: str, written: str, mmap: bool = Fal
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     # What torch's readers raise on a file of another kind has no common class.
     except Exception as err:
-        raise CheckpointError(f"{path}: cannot be read as {expected} ({_reason(err)}); expected {written}") from err
+        found = f"cannot be read as {expected} ({_reason(err)})"
+        raise CheckpointError(f"{path}: {found}; expected {written}; take another file") from err
 
 
 def plain_key(key: str) -> str:

@@ -18,7 +18,7 @@ DEFAULT_MEMORY = 2 * 2**30
 _MAX_SIDE = 2048  # rows of a block: larger tiles leave the CPU's caches and gain nothing
 _TILE_BYTES = 56  # of one entry of a tile when every pair passes: rough and exact cosine, mask, indices, edge
 _ROW_BYTES = 48  # of one number of a block: two blocks in float64 and in the sieve's type, and the rows of candidates
-_EDGE_BYTES = 16  # of an edge kept: 12, and 4 while the parts are joined column by column
+_EDGE_BYTES = 16  # of an edge kept: 12, and 4 while the parts are joined column by column; whispers need twice as much
 _SORT_BYTES = 32  # of an edge while its block is sorted: key, order, and the columns in their new order
 
 
@@ -65,7 +65,7 @@ def pairs_above(
     """
     num_rows, dimension = embeddings.shape
     sieve = Sieve.for_device(torch.device(device), dimension)
-    edges = _EdgeList(threshold, memory_bytes // 2)
+    edges = _EdgeList(threshold, memory_bytes // 3)
     rows_of = blocks(num_rows, _block_side(dimension, memory_bytes))
     tiles = ((rows, columns) for i, rows in enumerate(rows_of) for columns in rows_of[i:])
     num_tiles = len(rows_of) * (len(rows_of) + 1) // 2

@@ -13,7 +13,7 @@ from recognition.errors import DataError
 
 _SIDE = 1024
 _WIDTH = 4096
-_DIRECTED_BYTES = 40  # of a directed neighbour while all are joined: key, order, weight, and the columns
+_DIRECTED_BYTES = 48  # of a directed neighbour while all are joined: key, order, weight, and the columns
 
 
 def nearest_neighbours(
@@ -54,8 +54,11 @@ def _merge_tiles(
 ) -> tuple[np.ndarray, np.ndarray]:
     best = torch.full((len(queries), k), -torch.inf, device=queries.device)
     ids = torch.full((len(queries), k), -1, dtype=torch.int64, device=queries.device)
+    tile = torch.empty(len(queries) * min(_WIDTH, len(embeddings)), device=queries.device)  # one for all blocks
     for columns in blocks(len(embeddings), _WIDTH):
-        cosines = queries @ unit_block(embeddings, columns, queries.device).T  # [n, width]
+        others = unit_block(embeddings, columns, queries.device)
+        cosines = tile[: len(queries) * len(columns)].view(len(queries), len(columns))
+        torch.mm(queries, others.T, out=cosines)
         own = torch.nonzero((rows >= columns.start) & (rows < columns.stop))[:, 0]
         cosines[own, rows[own] - columns.start] = -torch.inf
         top, where = cosines.topk(min(k, len(columns)), dim=1)
@@ -105,6 +108,7 @@ class NeighbourLists:
         self._parts.clear()
         keys = np.concatenate([np.empty(0, np.int64), *parts[0]])
         weights = np.concatenate([np.empty(0, np.float32), *parts[1]])
+        del parts
         order = np.argsort(keys, kind="stable")
         keys, weights = keys[order], weights[order]
         is_new = np.ones(len(keys), bool)

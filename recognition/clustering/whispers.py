@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_ITERATIONS = 100
 
-_VISITS = 10**6  # visits drawn at once
+_VISITS = 10**5  # visits drawn at once: 5 MB of numbers
 _PLAIN_EDGES = 200_000  # beyond this the interpreted loops take minutes
 
 
@@ -53,7 +53,7 @@ def chinese_whispers(
     num_pending = int(pending.sum())
     visit = _compiled(_visit)
     chunks = _visits(num_nodes, iterations, seed) if order is None else iter([np.asarray(order, np.int64)])
-    for chunk in show_progress(chunks, total=None, unit="million visits", label="whispers", quiet=not progress):
+    for chunk in show_progress(chunks, total=None, unit="100k visits", label="whispers", quiet=not progress):
         num_pending = visit(chunk, offsets, neighbours, weights, labels, pending, scores, num_pending)
         if num_pending == 0:
             break

@@ -62,6 +62,7 @@ RANGES: Mapping[str, Range] = {
     "head.sample_rate": _share(),
     "head.lr_factor": _above(0),
     "head.sub_centers": _at_least(1),
+    "head.init_images": _at_least(1),
     "head.interclass_filtering_threshold": _share(),
     "optim.lr": _above(0),
     "optim.reference_batch": _at_least(1),
@@ -97,7 +98,7 @@ def check_config(config: Config, places: Mapping[str, str] | None = None) -> Non
     for key, (holds, expected) in RANGES.items():
         value = flat[key]
         if value is not None and not holds(value):
-            raise ConfigError(f"{_place(places, key)}{key}: found {_spell(value)}, expected {expected}")
+            raise ConfigError(f"{_place(places, key)}{key}: found {_spell(value)}, expected {expected}; correct it")
     for key, problem in _problems(config, _Changed(flat)):
         raise ConfigError(f"{_place(places, key)}{key}: {problem}")
 
@@ -153,6 +154,10 @@ def _head_problems(config: Config, changed: _Changed) -> Iterator[tuple[str, str
         for key in ("head.centers_format", "head.momentum_format"):
             if key in changed:
                 yield key, "would be ignored with head.update autograd, whose state is float32; set head.update: fused"
+    if head.init == "class_means" and config.init_from is None:
+        yield "head.init", "class_means needs a network that knows faces; set init_from, or head.init: random"
+    if head.init == "random" and "head.init_images" in changed:
+        yield "head.init_images", "would be ignored with head.init random; set class_means or remove this key"
     if head.negatives == "nearest" and head.sample_rate == 1:
         yield "head.negatives", "would be ignored with head.sample_rate 1, where every class is used; lower the rate"
     if head.margin_gradient == "exact" and head.margins[:2] == (1.0, 0.0):

@@ -147,7 +147,7 @@ def _scalar(value: ScalarValue, kind: Any, place: str) -> Any:
         number = float(value.text)
         if math.isfinite(number):
             return number
-    hint = ""
+    hint = "; correct it"
     if kind in (int, float) and not value.plain:
         hint = "; remove the quotes"
     elif kind in (int, float) and _LEADING_ZERO.fullmatch(value.text):

@@ -48,7 +48,7 @@ def find_config(path: str) -> Path:
                 return candidate
     neighbours = {file.stem for folder in (Path(), ROOT) for file in (folder / path).parent.glob("*.yaml")}
     hint = nearest(Path(path).stem, neighbours) if neighbours else "; expected a YAML file"
-    raise ConfigError(f"{path}: no such config, with or without .yaml, here or in {ROOT}{hint}")
+    raise ConfigError(f"{path}: no such config; expected it here or in {ROOT}, with or without .yaml{hint}")
 
 
 def dump_config(config: Config) -> str:

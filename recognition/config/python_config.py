@@ -49,7 +49,7 @@ def read_python_config(path: Path) -> dict[str, Setting]:
         with open(path, "rb") as handle:
             content = handle.read(MAX_BYTES + 1)
     except OSError as err:
-        raise ConfigError(f"{path}: cannot be read ({err.strerror or err}); expected an arcface_torch config") from err
+        raise ConfigError(f"{path}: cannot be read ({err.strerror or err}); expected a config; check the path") from err
     if len(content) > MAX_BYTES:
         raise ConfigError(f"{path}: larger than {MAX_BYTES // 1024} KiB; expected an arcface_torch config")
     try:
@@ -159,7 +159,8 @@ class _Reader:
 
     def _error(self, node: ast.stmt | ast.expr, expected: str) -> ConfigError:
         found = (ast.get_source_segment(self._source, node) or "").split("\n")[0][:60]
-        return ConfigError(f"{self._place(node)}: found {found!r}, expected {expected}; nothing was executed")
+        place = self._place(node)
+        return ConfigError(f"{place}: found {found!r}, expected {expected}; nothing was executed; mend the line")
 
     def _place(self, node: ast.stmt | ast.expr) -> str:
         return f"{self._path}:{node.lineno}"

@@ -104,6 +104,10 @@ class HeadConfig:
     centers_format: Literal["float32", "bf16"] = "float32"
     momentum_format: Literal["float32", "bf16", "int8", "none"] = "float32"
     sub_centers: int = 1
+    init: Literal["random", "class_means"] = "random"
+    """Where the centres start; "class_means", of the embeddings of the network that `init_from` names."""
+    init_images: int = 10
+    """With "class_means": at most so many images of a class are embedded."""
     interclass_filtering_threshold: float = 0.0
     """Negatives with a cosine above this are left out of the sum; 0 keeps all."""
 

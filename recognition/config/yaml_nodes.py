@@ -137,7 +137,7 @@ class _Converter:
             if not key.isprintable() or len(key) > _LONGEST_KEY:
                 raise ConfigError(f"{key_place}: found {key[:_LONGEST_KEY]!r} as a key, expected a name")
             if key in entries:
-                raise ConfigError(f"{key_place}: {key}: given twice, first at {places[key]}; keep one")
+                raise ConfigError(f"{key_place}: {key}: given twice, first at {places[key]}, expected once; keep one")
             entries[key] = self.convert(value_node, depth=depth + 1)
             places[key] = key_place
         return MappingValue(entries, places, place)

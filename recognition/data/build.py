@@ -32,10 +32,15 @@ def build_loader(config: Config, dataset: Dataset, world: World, folder: Path) -
         num_threads=config.data.num_threads,
         device=world.device,
         order=build_order(config, dataset),
-        bad_records=BadRecordList(folder / LIST_NAME, budget=config.data.max_bad_records)
-        if config.data.on_bad_record == "skip"
-        else None,
+        bad_records=bad_record_list(config, folder),
     )
+
+
+def bad_record_list(config: Config, folder: Path) -> BadRecordList | None:
+    """Return the list of the run in `folder`, or None where a bad record ends it."""
+    if config.data.on_bad_record == "raise":
+        return None
+    return BadRecordList(folder / LIST_NAME, budget=config.data.max_bad_records)
 
 
 def build_order(config: Config, dataset: Dataset) -> Order:

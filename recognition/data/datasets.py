@@ -1,15 +1,17 @@
 """Labelled pictures behind an index: packed records, folders of identities, or made up on the spot.
 
 Every dataset has `num_classes`, `image_size` S, a length, `dataset[i] -> (uint8 [S, S, 3] RGB, label)`, `place(i)`,
-the words by which an error names image i, `origin(i)`, the same as file, record and key, `labels()` and
-`read_ahead(spans)`. Labels and sizes are checked here, on the CPU, so that nothing behind the loader has to.
+the words by which an error names image i, `origin(i)`, the same as file, record and key, `labels()`,
+`read_ahead(spans)` and `fingerprint()`, by which ranks see whether they have the same. Labels and sizes are checked
+here, on the CPU, so that nothing behind the loader has to.
 """
 
 from __future__ import annotations
 
 import os
+import zlib
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +27,8 @@ from recognition.data.records import ImageRecords
 from recognition.data.sources import data_paths
 from recognition.errors import ConfigError, DataError
 
+_SAMPLE = 1024  # labels that ranks compare
+_BLOCK = 1 << 20
 Picture = npt.NDArray[np.uint8]
 Dataset: TypeAlias = "RecDataset | FolderDataset | JoinedDataset | SyntheticDataset"
 
@@ -80,6 +84,22 @@ class RecDataset:
     def origin(self, index: int) -> Origin:
         return Origin(str(self.path), self._records.number(index), self._records.key(index))
 
+    def fingerprint(self) -> dict[str, int | str]:
+        """Return counts, the checksum of the whole index (0.2 s for 42 million images), and that of some labels."""
+        sample = np.linspace(0, len(self) - 1, min(len(self), _SAMPLE)).astype(np.int64)
+        labels = [self._label(index) for index in sample.tolist()]
+        index, num_bytes = self._records.index, int(self._records.index.bounds[-1])
+        return {
+            "images": len(self), "classes": self.num_classes, "bytes": num_bytes,
+            "index": _checksum(index.keys, index.bounds), "labels": _checksum(np.array(labels)),
+        }  # fmt: skip
+
+    def _label(self, index: int) -> int:
+        try:
+            return self._records.read(index).label
+        except DataError:
+            return -1  # what a bad record does is decided when it is met
+
     def labels(self) -> IntArray:
         """Return all labels [n]; reads a page of the file for each."""
         return self._records.labels()
@@ -111,6 +131,12 @@ class FolderDataset:
 
     def origin(self, index: int) -> Origin:
         return Origin(str(self._root), index, os.path.relpath(self._paths[index], self._root))
+
+    def fingerprint(self) -> dict[str, int | str]:
+        """Return counts and the checksum of all names."""
+        names = "\n".join(os.path.relpath(path, self._root) for path in self._paths)
+        checksum = _checksum(np.frombuffer(os.fsencode(names), np.uint8))
+        return {"images": len(self), "classes": self.num_classes, "names": checksum}
 
     def labels(self) -> IntArray:
         return np.array(self._labels, dtype=np.int64)
@@ -144,6 +170,12 @@ class JoinedDataset:
     def origin(self, index: int) -> Origin:
         number, within = self._find(index)
         return self._datasets[number].origin(within)
+
+    def fingerprint(self) -> dict[str, int | str]:
+        """Return the fingerprints of the parts under their numbers, and that of the map of identities."""
+        parts = enumerate(dataset.fingerprint() for dataset in self._datasets)
+        found = {f"set {number} {name}": value for number, part in parts for name, value in part.items()}
+        return {**found, "classes": self.num_classes, "identities": _checksum(*self._identities.tables())}
 
     def labels(self) -> IntArray:
         parts = [self._identities.whole(number, dataset.labels()) for number, dataset in enumerate(self._datasets)]
@@ -185,6 +217,10 @@ class SyntheticDataset:
     def origin(self, index: int) -> Origin:
         return Origin("synthetic", index, index)
 
+    def fingerprint(self) -> dict[str, int | str]:
+        """Return all that there is to it."""
+        return {"images": self._num_images, "classes": self.num_classes, "image size": self.image_size}
+
     def labels(self) -> IntArray:
         return np.arange(self._num_images) % self.num_classes
 
@@ -221,6 +257,15 @@ def _stated(config: DataConfig, key: str) -> int:
 def _check_stated(key: str, stated: int | None, found: int, source: str) -> None:
     if stated is not None and stated != found:
         raise ConfigError(f"data.{key}: the config states {stated}, {source} has {found}; correct it or leave it out")
+
+
+def _checksum(*arrays: npt.NDArray[Any]) -> str:
+    """Return the CRC-32 of the arrays' content, block by block."""
+    crc = 0
+    for array in arrays:
+        for start in range(0, len(array), _BLOCK):
+            crc = zlib.crc32(array[start : start + _BLOCK].tobytes(), crc)
+    return f"{crc:08x}"
 
 
 def _stream(*key: int) -> np.random.Generator:

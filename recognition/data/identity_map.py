@@ -23,6 +23,10 @@ class _Numbering(Protocol):
 
     def __call__(self, labels: Labels) -> Labels: ...
 
+    def tables(self) -> list[Labels]:
+        """Return the arrays that say all of it."""
+        ...
+
 
 class IdentityMap:
     """Calling it with (number of the set, class id in it, place for errors) gives the class id in the whole.
@@ -39,6 +43,10 @@ class IdentityMap:
         if found == _UNMAPPED:
             raise DataError(f"{place}: class {label} of set {set_number} is not in the map; expected every class to be")
         return found
+
+    def tables(self) -> list[Labels]:
+        """Return the arrays that say all of it, for comparing two maps."""
+        return [table for numbering in self._numberings for table in numbering.tables()]
 
     def whole(self, set_number: int, labels: Labels) -> Labels:
         """Return the class ids in the whole of all `labels` of a set."""
@@ -57,6 +65,9 @@ class _Shifted:
     def __call__(self, labels: Labels) -> Labels:
         return labels + self._shift
 
+    def tables(self) -> list[Labels]:
+        return [np.array([self._shift], dtype=np.int64)]
+
 
 class _Listed:
     """The class ids that a file gives to the people of one set; both arrays [n], the first rising."""
@@ -69,6 +80,9 @@ class _Listed:
             return np.full(len(labels), _UNMAPPED, dtype=np.int64)
         at = np.minimum(np.searchsorted(self._labels, labels), len(self._labels) - 1)
         return np.where(self._labels[at] == labels, self._new[at], _UNMAPPED)
+
+    def tables(self) -> list[Labels]:
+        return [self._labels, self._new]
 
 
 def offset_identities(num_classes: Sequence[int]) -> IdentityMap:
@@ -115,11 +129,11 @@ def _enter(
 ) -> None:
     fields = line.split()
     if len(fields) != 3 or not all(field.isascii() and field.isdigit() and len(field) < 11 for field in fields):
-        raise DataError(f"{place}: {line.strip()!r}; expected 'set TAB class id TAB new class id'")
+        raise DataError(f"{place}: {line.strip()!r}; expected 'set TAB class id TAB new class id'; mend the line")
     set_number, label, new = map(int, fields)
     if set_number >= len(rows) or label >= num_classes[set_number]:
         known = f"class {label} of set {set_number}"
-        raise DataError(f"{place}: there is no {known}; expected sets below {len(rows)} and classes they have")
+        raise DataError(f"{place}: there is no {known}; expected sets below {len(rows)} and their classes; mend it")
     if new >= MAX_CLASSES:
         raise DataError(f"{place}: new class id {new}; expected one below {MAX_CLASSES}")
     for column, value in zip(rows[set_number], (label, new, number)):

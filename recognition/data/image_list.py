@@ -132,7 +132,8 @@ class LstFile:
                 label, name = parse_lst_line(handle.readline(_MAX_LINE_BYTES), f"{self.path}:{number}")
                 path = self._folder.path(name)
                 if path is None:
-                    raise DataError(f"{self.path}:{number}: {name!r} leads out of {self.root}; give the right --root")
+                    problem = f"{name!r} leads out of {self.root}; expected a path below it; set --root"
+                    raise DataError(f"{self.path}:{number}: {problem}")
                 yield ListedImage(path, label, os.path.relpath(path, self.root), path)
 
 
@@ -150,7 +151,8 @@ def parse_lst_line(line: bytes, place: str) -> tuple[int, str]:
     elif len(fields) > 3 and all(_whole_number(field) is not None for field in fields[:2]):
         raise DataError(f"{place}: has {len(fields) - 2} labels; expected one class id per image")
     found = os.fsdecode(line[:80].rstrip())
-    raise DataError(f"{place}: {found!r}; expected 'index TAB label TAB path' or '1 TAB path TAB label'")
+    expected = "'index TAB label TAB path' or '1 TAB path TAB label'"
+    raise DataError(f"{place}: {found!r}; expected {expected}; mend the line")
 
 
 def _whole_number(text: str) -> int | None:

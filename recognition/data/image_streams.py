@@ -139,7 +139,7 @@ def _members(shard: Path) -> Iterator[tuple[tarfile.TarInfo, _Content]]:
                 tar.members.clear()  # type: ignore[attr-defined]  # which would grow with the shard
     # What tarfile raises on damaged headers besides its own errors.
     except (tarfile.TarError, OSError, ValueError, OverflowError, EOFError, RecursionError, struct.error) as err:
-        raise DataError(f"{shard}: not a whole .tar ({err}); expected an uncompressed WebDataset shard") from err
+        raise DataError(f"{shard}: not a whole .tar ({err}); expected an uncompressed shard; fetch it again") from err
 
 
 class _Content:

@@ -19,6 +19,8 @@ MAX_FILE_BYTES = 1 << 27
 _MAX_SCANS = 100  # a progressive JPEG has about ten; each is a pass over all pixels, for as few as ten bytes
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_MAX_CHUNKS = 10_000
+_ANIMATION = (b"acTL", b"fcTL", b"fdAT")
 _JPEG_SIGNATURE = b"\xff\xd8"
 # SOF0-SOF15 hold the size; C4, C8 and CC in that range are Huffman tables, an extension and arithmetic conditioning.
 _JPEG_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -111,10 +113,24 @@ def image_size(encoded: bytes, *, place: str) -> tuple[int, int]:
 def _png_size(encoded: bytes, place: str) -> tuple[int, int]:
     if len(encoded) < 33 or encoded[12:16] != b"IHDR":
         raise _damaged(place, "is a PNG without its header")
-    if encoded.rfind(b"IEND") < 33:
-        raise _damaged(place, "is a PNG cut off before its end")
+    _check_chunks(encoded, place)
     width, height = struct.unpack_from(">II", encoded, 16)
     return height, width
+
+
+def _check_chunks(encoded: bytes, place: str) -> None:
+    """Refuse a PNG whose chunks do not end with IEND inside the file: OpenCV allocates what a chunk's length claims."""
+    at = len(_PNG_SIGNATURE)
+    for _ in range(_MAX_CHUNKS):
+        if at + 12 > len(encoded):
+            break
+        length, kind = struct.unpack_from(">I4s", encoded, at)
+        at += 12 + length
+        if kind in _ANIMATION:
+            raise _damaged(place, "is an animated PNG")
+        if kind == b"IEND" and at <= len(encoded):
+            return
+    raise _damaged(place, "is a PNG cut off before its end")
 
 
 def _jpeg_size(encoded: bytes, place: str) -> tuple[int, int]:

@@ -62,7 +62,8 @@ def read_pairs(path: Path) -> Pairs:
             raise DataError(f"{path}: {size:,} bytes; expected at most {MAX_FILE_BYTES:,}; split the pack")
         content = path.read_bytes()
     except OSError as err:
-        raise DataError(f"{path}: cannot be read ({err.strerror or err}); expected a verification .bin") from err
+        reason = err.strerror or err
+        raise DataError(f"{path}: cannot be read ({reason}); expected a verification .bin; check the path") from err
     _check_opcodes(content, path)
     try:
         found = _PairsUnpickler(io.BytesIO(content), encoding="bytes").load()

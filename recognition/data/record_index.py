@@ -90,7 +90,7 @@ def check_rows(rows: npt.NDArray[np.int64], rec: Path, idx: Path) -> None:
             at = start + wrong[0]
             raise DataError(
                 f"{idx}: key {keys[at]}: offset {offsets[at]} is no place for a record in {rec.name} of {size} bytes; "
-                "the .rec is truncated or the .idx is of another file"
+                "expected one inside; the .rec is truncated or the .idx is of another file: copy both again"
             )
     if not is_increasing(offsets):
         rows[:-1] = rows[:-1][np.argsort(offsets, kind="stable")]
@@ -199,7 +199,7 @@ def _parse_any(text: bytes, idx: Path, lines_before: int) -> npt.NDArray[np.int6
             continue
         if len(fields) != 2 or not all(field.isdigit() and len(field) <= 18 for field in fields):
             found = line[:60].decode("utf-8", "backslashreplace")
-            raise DataError(f"{idx}:{number}: {found!r}; expected 'key TAB offset'")
+            raise DataError(f"{idx}:{number}: {found!r}; expected 'key TAB offset'; remove the file to have it rebuilt")
         rows.append((int(fields[0]), int(fields[1])))
     return np.array(rows, dtype=np.int64).reshape(-1, 2)
 

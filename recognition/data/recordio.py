@@ -167,7 +167,10 @@ def _parse_part_head(buffer: bytes, at: int) -> tuple[int, int]:
         raise DataError(f"the file ends {len(buffer) - at} bytes into a record's head of {PART_BYTES}; it is truncated")
     magic, word = _PART.unpack_from(buffer, at)
     if magic != MAGIC:
-        raise DataError(f"found {magic:#010x} where a record starts with {MAGIC:#010x}; the index is of another file")
+        raise DataError(
+            f"found {magic:#010x} where a record starts with {MAGIC:#010x}; the index is of another file; remove it to "
+            "have it rebuilt"
+        )
     return word >> 29, word & MAX_PAYLOAD
 
 

@@ -209,7 +209,7 @@ def find_rec(path: Path) -> Path:
     for candidate in candidates:
         if candidate.is_file():
             return candidate
-    raise DataError(f"{candidates[0]}: no such file; expected a .rec, its prefix, or a folder with train.rec in it")
+    raise DataError(f"{candidates[0]}: no such file; expected a .rec, its prefix, or a folder with train.rec; check it")
 
 
 def read_property(path: Path) -> tuple[int, int, int]:

@@ -136,7 +136,7 @@ class Mtcnn:
     def _mean_landmarks(self, levels: Sequence[np.ndarray], landmarks: np.ndarray) -> np.ndarray:
         """Return the mean of what the last network says about views of one face, placed by its landmarks [5, 2]."""
         matrices = view_matrices(landmarks.astype(np.float64), OUTPUT.window)
-        windows = cut_windows(levels, matrices, OUTPUT.window)
+        windows = cut_windows(levels, matrices, OUTPUT.window, cubic=True)
         both = np.concatenate([windows, windows[:, :, ::-1]])
         points = _paired(self._run(OUTPUT, both)[2])
         plain, mirrored = points[: len(windows)], points[len(windows) :]

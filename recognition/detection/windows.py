@@ -61,12 +61,13 @@ def box_matrices(boxes: np.ndarray, side: int) -> np.ndarray:
     return matrices
 
 
-def cut_windows(levels: Sequence[np.ndarray], matrices: np.ndarray, side: int) -> np.ndarray:
+def cut_windows(levels: Sequence[np.ndarray], matrices: np.ndarray, side: int, *, cubic: bool = False) -> np.ndarray:
     """Return uint8 [n, side, side, 3]: what each of `matrices` [n, 2, 3] shows, black outside the picture.
 
     `levels` are the picture's octaves: a window is sampled from the one in which its pixels are less than two apart,
-    so that bilinear sampling skips none.
+    so that bilinear sampling skips none. `cubic` samples more sharply, in twice the time.
     """
+    method = cv2.INTER_CUBIC if cubic else cv2.INTER_LINEAR
     windows = np.zeros((len(matrices), side, side, 3), np.uint8)
     height, width = levels[0].shape[:2]
     spacings = np.sqrt(np.abs(np.linalg.det(matrices[:, :, :2])))
@@ -75,7 +76,7 @@ def cut_windows(levels: Sequence[np.ndarray], matrices: np.ndarray, side: int) -
         shrink = np.array([source.shape[1] / width, source.shape[0] / height])
         onto = matrix * shrink[:, None]
         onto[:, 2] += 0.5 * shrink - 0.5  # pixel centres sit at halves, which scaling alone would move
-        cv2.warpAffine(source, onto, (side, side), dst=window, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+        cv2.warpAffine(source, onto, (side, side), dst=window, flags=method | cv2.WARP_INVERSE_MAP)
     return windows
 
 

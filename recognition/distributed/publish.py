@@ -121,6 +121,9 @@ def remove_leftovers(folder: Path, *, but: Path | None = None) -> None:
     for stale in folder.glob(".step_*"):
         if stale != but:
             shutil.rmtree(stale, ignore_errors=True)
+    for pointer in (LATEST, BEST):
+        for stale in folder.glob(f".{pointer}.*.part"):
+            stale.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,8 +45,8 @@ def find_inputs(config: Config) -> Inputs:
     if inputs.has_data and inputs.missing_validation:
         name = inputs.missing_validation[0]
         raise ConfigError(
-            f"validation.val_targets: {name!r} has no file {inputs.validation[name]}; set validation.val_dir, "
-            "or leave the name out"
+            f"validation.val_targets: {name!r} has no file; expected {inputs.validation[name]}; set "
+            "validation.val_dir, or leave the name out"
         )
     return inputs
 
@@ -57,7 +58,8 @@ def validation_paths(config: Config) -> dict[str, Path]:
     """
     paths: dict[str, Path] = {}
     for target in config.validation.val_targets:
-        path = Path(target).expanduser() if target.endswith(".bin") else _validation_folder(config) / f"{target}.bin"
+        is_file = target.endswith(".bin")
+        path = Path(os.path.expanduser(target)) if is_file else _validation_folder(config) / f"{target}.bin"
         if path.stem in paths:
             raise ConfigError(
                 f"validation.val_targets: {target!r} and {str(paths[path.stem])!r} are both named {path.stem!r}; "
@@ -69,12 +71,12 @@ def validation_paths(config: Config) -> dict[str, Path]:
 
 def _validation_folder(config: Config) -> Path:
     if config.validation.val_dir is not None:
-        return Path(config.validation.val_dir).expanduser()
+        return Path(os.path.expanduser(config.validation.val_dir))
     if config.data.rec in (None, "synthetic"):
         raise ConfigError(
             f"validation.val_dir: not stated, and data.rec is {config.data.rec!r}; "
             "expected the folder of the .bin files; set validation.val_dir"
         )
-    data = Path(str(config.data.rec)).expanduser()
+    data = Path(os.path.expanduser(str(config.data.rec)))
     is_prefix = not data.is_dir() and (data.suffix == ".rec" or Path(f"{data}.rec").is_file())
     return data.parent if is_prefix else data

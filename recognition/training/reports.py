@@ -75,6 +75,7 @@ class Reports:
             "memory_bytes": peak_memory_bytes(self._world.device),
             "scale": float(self._stepper.scaler.scale),
             "refused": self._state.refused_steps,
+            "bad_records": self._loader.num_bad_records,
             "epoch": epoch,
         }
         if self._loader.num_bad_records:

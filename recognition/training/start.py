@@ -12,7 +12,7 @@ from recognition.distributed.checkpoint import Checkpoint, choose_checkpoint, li
 from recognition.distributed.collectives import on_all_ranks
 from recognition.distributed.world import World, declared_restart, launcher_name
 from recognition.errors import CheckpointError, ConfigError
-from recognition.files import write_text
+from recognition.files import remove_parts, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +41,12 @@ def resumes(folder: Path, config: Config, world: World) -> bool:
 def mark_launcher(folder: Path) -> None:
     """Note which launcher began the run in `folder`, so that its restarts know the checkpoints as their own."""
     write_text(folder / _LAUNCHER, launcher_name() + "\n")
+
+
+def tidy(folder: Path) -> None:
+    """Remove the temporary files that a killed run left in `folder`; one rank calls it, before anything is written."""
+    for place in (folder, folder / CHECKPOINTS):
+        remove_parts(place)
 
 
 def find_start(folder: Path, config: Config, world: World) -> tuple[Config, Checkpoint | None]:

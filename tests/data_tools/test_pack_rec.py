@@ -140,8 +140,8 @@ def test_bad_images_are_named_and_counted_and_nothing_is_written(faces: Path, tm
     _spoil(faces)
     assert main([str(faces), f"{tmp_path}/out/"]) == 1
     lines = capsys.readouterr().err.splitlines()
-    assert "ada/1.jpg: not an image" in lines[0]
-    assert "bea/0.jpg: " in lines[1]
+    assert len(lines) == 2
+    assert "bea/0.jpg: " in lines[0]
     assert lines[-1].startswith("pack_rec: error: ")
     assert "ada/1.jpg: not an image" in lines[-1]
     assert lines[-1].endswith("2 bad images in all of 6; repair them, or pass --skip-bad to leave them out")
@@ -164,7 +164,7 @@ def test_more_bad_images_than_fit_on_a_screen_are_counted(tmp_path: Path, capsys
         (tmp_path / "faces" / "a" / f"{k}.jpg").write_bytes(b"")
     assert main([str(tmp_path / "faces"), f"{tmp_path}/out/"]) == 1
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 22
+    assert len(lines) == 21
     assert "50 bad images in all of 50" in lines[-1]
     assert main([str(tmp_path / "faces"), f"{tmp_path}/out/", "--skip-bad"]) == 1
     assert "none of its 50 images is good; nothing to pack" in _error(capsys)
@@ -230,7 +230,7 @@ def test_bad_lines_of_a_lst_are_named(faces: Path, tmp_path: Path, capsys, line:
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--shuffle"], "--shuffle: the insightface layout is sorted by identity; add --layout sequential"),
+        (["--shuffle"], "--shuffle: the insightface layout is sorted; expected the other; add --layout sequential"),
         (["--quality", "101"], "--quality 101: expected 1 to 100"),
         (["--root", "x"], "--root: is for a .lst"),
     ],
@@ -242,7 +242,7 @@ def test_useless_flags_are_refused(faces: Path, tmp_path: Path, capsys, flags: l
 
 def test_a_source_without_people_is_refused(tmp_path: Path, capsys) -> None:
     assert main([str(tmp_path / "nothing"), f"{tmp_path}/out/"]) == 1
-    assert "nothing: no such file or folder; expected a folder of identity folders or a .lst" in _error(capsys)
+    assert "nothing: no such file or folder; expected a folder of identities or a .lst" in _error(capsys)
     _picture(tmp_path / "flat" / "0.jpg", 0)
     assert main([str(tmp_path / "flat"), f"{tmp_path}/out/"]) == 1
     assert "flat: holds no folders; expected one folder of images per identity" in _error(capsys)

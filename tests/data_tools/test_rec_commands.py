@@ -153,7 +153,7 @@ def test_odd_shards_are_errors(members: list, message: str, tmp_path: Path, caps
             tar.addfile(info, io.BytesIO(content))
     assert convert([str(tmp_path / "wds"), str(tmp_path / "out" / "train"), "--to", "sequential"]) == 1
     assert message in _error(capsys)
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_cut_shard_is_an_error(packed: Path, tmp_path: Path, capsys) -> None:
@@ -262,7 +262,7 @@ def test_shuffle_names_a_damaged_record_and_leaves_nothing(tmp_path: Path, capsy
     source.write_bytes(content)
     assert shuffle([str(source), str(tmp_path / "out" / "train")]) == 1
     assert f"train.rec: record 1234 at offset {at}: found 0x73706f6f where a record starts" in _error(capsys)
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("command", [merge, shuffle])

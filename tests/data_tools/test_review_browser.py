@@ -6,10 +6,8 @@ Needs Debian's chromium and the extra `browser`; without CI=true the tests are s
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +17,20 @@ import pytest
 
 from data_tools.review_faces import main
 from recognition.data.images import encode_jpeg
+from tests.data_tools.review_hands import (
+    card,
+    click,
+    counts,
+    drop,
+    eventually,
+    keep,
+    message,
+    move,
+    press,
+    save,
+    scrolled,
+)
 
-CHROMIUM = "/usr/bin/chromium"
 HOSTILE = [
     '"><script>window.ran=1</script>', "<img src=x onerror=window.ran=1>", "' onmouseover='window.ran=1", "a\nb\t",
     "Zoë Ďurčová 名前", "\u202egpj.exe", "__proto__", "..x", "&lt;b&gt;", "${window.ran=1}", "\\u003cb", "caf\udce9",
@@ -37,51 +47,6 @@ NOTE_FRAMES = """() => {
   };
   requestAnimationFrame(tick);
 }"""
-
-
-def missing(what: str) -> None:
-    """Skip, or fail where the test must run."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(f"{what} is missing, and with CI=true the page must be tested")
-    pytest.skip(f"{what} is missing: apt-get install chromium; pip install -e '.[browser]'")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if not Path(CHROMIUM).exists():
-        missing(CHROMIUM)
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        missing("playwright")
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture
-def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
-    """Open a page's folder; no script may fail and nothing may be asked for outside its folder."""
-    context = browser.new_context(viewport={"width": 1280, "height": 800}, accept_downloads=True)
-    complaints: list[str] = []
-
-    def watch(page: Any, folder: Path) -> None:
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("dialog", lambda dialog: complaints.append(dialog.message) or dialog.dismiss())
-        inside = (folder.as_uri(), "blob:")
-        page.on("request", lambda sent: sent.url.startswith(inside) or complaints.append(f"asked for {sent.url}"))
-
-    def open_folder(folder: Path) -> Any:
-        page = context.new_page()
-        watch(page, folder)
-        page.goto((folder / "index.html").as_uri())
-        return page
-
-    yield open_folder
-    context.close()
-    assert not complaints
 
 
 def colour(number: int) -> np.ndarray:
@@ -103,7 +68,7 @@ def make_page(folder: Path, identities: list[str], num_rows: int = NUM_ROWS) -> 
         lines.append({
             "picture": picture, "identity": name, "decision": ("drop", "keep", "move")[k % 3], "to": to,
             "reason": ("far_from_centre", "near_centre", "sits_in_another")[k % 3], "score": k / 100,
-            "doubt": 1 - k / num_rows, "step": "centre", "beside": [pictures[(k + 1) % num_rows]],
+            "doubt": 1 - 0.9 * k / num_rows, "step": "centre", "beside": [pictures[(k + 1) % num_rows]],
         })  # fmt: skip
     (folder / "clean").mkdir()
     (folder / "clean" / "decisions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -114,60 +79,6 @@ def make_page(folder: Path, identities: list[str], num_rows: int = NUM_ROWS) -> 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_page(tmp_path_factory.mktemp("review"), ["Ada", "Béa", "Carl"])
-
-
-def press(page: Any, *keys: str) -> None:
-    for key in keys:
-        page.keyboard.press(key)
-
-
-def card(page: Any, position: int) -> Any:
-    return page.locator(f".card:not([hidden])[aria-posinset='{position}']")
-
-
-def click(page: Any, position: int, decision: str) -> None:
-    card(page, position).locator(f"button[data-do={decision}]").click()
-
-
-def eventually(holds: Callable[[], bool]) -> None:
-    """Wait until something holds. (Playwright's own wait evaluates text as a script, which the page forbids.)"""
-    end = time.monotonic() + 20
-    while not holds():
-        assert time.monotonic() < end, "it never came"
-        time.sleep(0.02)
-
-
-def scrolled(page: Any) -> float:
-    return page.evaluate("document.getElementById('list').scrollTop")
-
-
-def message(page: Any) -> str:
-    return page.locator("#message").text_content()
-
-
-def save(page: Any, tmp_path: Path) -> dict[str, Any]:
-    with page.expect_download() as download:
-        page.keyboard.press("s")
-    assert download.value.suggested_filename == "decisions.json"
-    path = tmp_path / "decisions.json"
-    download.value.save_as(path)
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def counts(page: Any) -> str:
-    return page.locator("#count").text_content()
-
-
-def keep() -> dict[str, Any]:
-    return {"decision": "keep", "to": None}
-
-
-def drop() -> dict[str, Any]:
-    return {"decision": "drop", "to": None}
-
-
-def move(to: str) -> dict[str, Any]:
-    return {"decision": "move", "to": to}
 
 
 def test_the_file_says_what_was_typed_and_clicked(open_page: Callable, folder: Path, tmp_path: Path) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from tests.faults.compare import difference, last_step, newest_checkpoint, tensors_of
@@ -32,10 +35,11 @@ def fault_cases() -> list[Case]:
         _case("slow rank", "slow/once", "bit-equal", _slow(pause_s=TIMEOUT_S / 2, step=AT)),
         *(_case("corrupt record, raise", f"record/raise/{n}", "ended", _corrupt_record(n)) for n in (2, 3)),
         _case("corrupt record, raise", "record/raise/workers", "ended", _corrupt_record(2, data__num_workers="1")),
-        _case("corrupt record, skip", "record/skip", "ended", _skip_record),
+        _case("corrupt record, skip, SIGKILL", "record/skip", "bit-equal", _skip_records),
         _case("data file gone", "files/picture", "ended", _lose_picture),
         _case("data file cut short", "files/cut", "ended", _cut_records),
         _case("data file unlinked, still open", "files/unlinked", "bit-equal", _unlink_records),
+        _case("NaN in a shard", "nan/stop", "ended", _break_shard(2, is_resumed=False)),
         *(_case("NaN in a shard, then resumed", f"nan/{n}", "bit-equal", _break_shard(n)) for n in (2, 3)),
         *(
             _case(f"{name} to {target}, then resumed", f"signal/{name}/{target}", "bit-equal", _signal(name, target))
@@ -102,7 +106,7 @@ def _stop(rank: int, *, is_continued: bool = False) -> Run:
             fault = "the other rank never spoke"
         if not fault and silence_s > TIMEOUT_S + 5:
             fault = f"the other rank spoke after {silence_s:.1f} s; the timeout was {TIMEOUT_S}"
-        if not fault and ended.seconds - stopped_s > TIMEOUT_S + 8 + (0 if is_continued else _AGENT_S):
+        if not fault and ended.seconds - stopped_s > TIMEOUT_S + 20 + (0 if is_continued else _AGENT_S):
             fault = f"ended {ended.seconds - stopped_s:.1f} s after the stop"
         fault = fault or ("" if ended.status == 1 else f"status {ended.status}; expected 1")
         return Found(
@@ -142,17 +146,26 @@ def _corrupt_record(ranks: int, **changed: str) -> Run:
     return run
 
 
-def _skip_record(lab: Lab, place: Path) -> Found:
-    """Two bad records: the run goes to its end and names both in the run folder."""
+def _skip_records(lab: Lab, place: Path) -> Found:
+    """Two bad records: the run lists both and goes to its end, and so does one that is killed, as the same run."""
     rec = _own_set(lab, place)
     keys = [break_record(rec, number) for number in (31, 77)]
     settings = lab.settings(ranks=2, data__rec=str(place / "set"), data__on_bad_record="skip")
-    with Job(place, settings, ranks=2) as job:
+    with Job(place / "undisturbed", settings, ranks=2) as job:
         ended = job.end()
-    lists = [path.read_text() for path in job.run.glob("*bad*") if path.is_file()]
-    text = "\n".join(lists)
-    fault = "" if ended.status == 0 else f"status {ended.status}; expected 0: {job.errors()}"
-    return Found(ended, fault or _lacks(text, "train.rec", *(str(key) for key in keys)))
+        reference = job.run
+        wrong = "" if ended.status == 0 else f"status {ended.status}; expected 0: {job.errors()}"
+    if wrong or ended.left_behind:
+        return Found(ended, wrong)
+    with Job(place / "killed", settings, ranks=2, restarts=1) as job:
+        wrong = _reach(job, AT)
+        os.kill(job.rank_pids()[0], signal.SIGKILL)
+        again = after(ended, job.end())
+        wrong = wrong or ends_well(job, again, reference)
+    for run in (reference, job.run):
+        found = sorted(json.loads(line)["key"] for line in (run / "bad_records.jsonl").read_text().splitlines())
+        wrong = wrong or ("" if found == keys else f"{run} lists the keys {found}; expected {keys}")
+    return Found(again, wrong)
 
 
 def _lose_picture(lab: Lab, place: Path) -> Found:
@@ -185,8 +198,8 @@ def _unlink_records(lab: Lab, place: Path) -> Found:
         return Found(ended, fault or ends_well(job, ended, lab.reference("fused", 2).run))
 
 
-def _break_shard(ranks: int) -> Run:
-    """A NaN stays in one centre: every step is refused until all ranks stop; without it the run goes on."""
+def _break_shard(ranks: int, *, is_resumed: bool = True) -> Run:
+    """A NaN stays in one centre: every step is refused until all ranks stop; resumed without it the run goes on."""
 
     def run(lab: Lab, place: Path) -> Found:
         settings = lab.settings(ranks=ranks, train__max_refused_steps="5")
@@ -198,9 +211,9 @@ def _break_shard(ranks: int) -> Run:
         saved = newest_checkpoint(job.run)
         if not wrong and (saved is None or not all(t.double().isfinite().all() for t in tensors_of(saved).values())):
             wrong = f"the newest checkpoint {saved} is not finite"
-        if wrong or ended.status is None or ended.left_behind:
+        if not is_resumed or wrong or ended.left_behind:
             return Found(ended, wrong)
-        return _resume(lab, place, settings, lab.reference("fused", ranks).run, ranks=ranks)
+        return resume(job, ended, lab.reference("fused", ranks).run)
 
     return run
 
@@ -215,9 +228,9 @@ def _signal(name: str, target: str) -> Run:
             ended = job.end()
             said = [job.said(rank) for rank in range(2)]
         wrong = wrong or stopped_in_order(job.run, ended, said, name if target != "torchrun" else "stopped by ")
-        if wrong or ended.status is None or ended.left_behind:
+        if wrong or ended.left_behind:
             return Found(ended, wrong)
-        return _resume(lab, place, lab.settings(ranks=2), lab.reference("fused", 2).run)
+        return resume(job, ended, lab.reference("fused", 2).run)
 
     return run
 
@@ -248,7 +261,7 @@ def _save_on_signal(lab: Lab, place: Path) -> Found:
         wrong = _reach(job, AT)
         os.kill(job.rank_pids()[1], signal.SIGUSR1)
         ended = job.end()
-        saved = {int(line.split()[0]) for line in (job.run / "train.log").read_text().split("/step_")[1:]}
+        saved = set(map(int, re.findall(r"saved .*/step_(\d+)", (job.run / "train.log").read_text())))
         if not wrong and all(step % SAVE_EVERY == 0 for step in saved):
             wrong = f"saved at {sorted(saved)}: none of them at the signal"
         return Found(ended, wrong or ends_well(job, ended, lab.reference("fused", 2).run))
@@ -279,11 +292,18 @@ def _kill_one_loader(job: Job) -> str:
     return ""
 
 
-def _resume(lab: Lab, place: Path, settings: list[str], reference: Path, *, ranks: int = 2) -> Found:
-    """Start the same job again with resume=true, and hold it against the undisturbed run."""
-    with Job(place, [*settings, "resume=true"], ranks=ranks) as job:
-        ended = job.end()
-        return Found(ended, ends_well(job, ended, reference), f"resumed from {newest_checkpoint(job.run)}")
+def resume(first: Job, ended: Ended, reference: Path) -> Found:
+    """Start a job that ended again, undisturbed and with resume=true, and hold it against the undisturbed run."""
+    with Job(first.place, [*first.settings, "resume=true"], ranks=first.ranks) as job:
+        again = after(ended, job.end())
+        resumed = re.findall(r"resumed \S*/(step_\d+)", job.said(0))
+        wrong = "" if resumed else f"it did not resume: {job.said(0)[-300:]}"
+        return Found(again, wrong or ends_well(job, again, reference), f"resumed {resumed}")
+
+
+def after(first: Ended, second: Ended) -> Ended:
+    """Return two jobs, one after the other, as one."""
+    return replace(second, seconds=first.seconds + second.seconds, left_behind=first.left_behind + second.left_behind)
 
 
 def _own_set(lab: Lab, place: Path) -> Path:

@@ -21,7 +21,7 @@ SAVE_PLACES = ("staging", "rows", "replicated", "manifest", "rename", "latest", 
 an old one that is no longer kept is deleted."""
 MOMENTS = ("start-up", "first step", "step", "validation", "end", "any time")
 _TRIES = 6
-_TIMEOUT_S = 120.0
+_TIMEOUT_S = 150.0
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,8 @@ def _run(kill: Kill, lab: Lab, place: Path) -> Found:
             if job.starts() == 1 and ended.status == 0 and not kill.in_save:
                 kill = replace(kill, share=kill.share * 0.7)
                 continue
-            note = f"W={kill.ranks} {kill.variant}, rank {kill.rank}, {kill.place}, at step {max(at, 0)}"
+            when = f"save {kill.save}" if kill.in_save else f"step {max(at, 0)}"
+            note = f"W={kill.ranks} {kill.variant}, rank {kill.rank}, {kill.place}, {when}"
             return Found(ended, _fault(job, ended, reference.run), note)
     return Found(ended, f"the kill missed the run {_TRIES} times")
 

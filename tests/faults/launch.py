@@ -52,8 +52,8 @@ class Job:
     ) -> None:
         self.place = place
         self.run = place / "run"
-        self._settings = settings
-        self._ranks = ranks
+        self.settings = settings
+        self.ranks = ranks
         self._restarts = restarts
         self._timeout_s = timeout_s
         self._fault = fault
@@ -66,9 +66,9 @@ class Job:
         self.place.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(self.place / "ranks", ignore_errors=True)
         command = [
-            sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={self._ranks}",
+            sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={self.ranks}",
             f"--max-restarts={self._restarts}", "--redirects=3", f"--log-dir={self.place / 'ranks'}",
-            str(ROOT / "tests" / "faults" / "job.py"), str(ROOT / "configs" / "base"), *self._settings,
+            str(ROOT / "tests" / "faults" / "job.py"), str(ROOT / "configs" / "base"), *self.settings,
             f"output={self.run}",
         ]  # fmt: skip
         launcher = {"RANK", "WORLD_SIZE", "LOCAL_RANK", FAULT}
@@ -151,7 +151,7 @@ class Job:
     def errors(self, start: int = -1) -> list[str]:
         """Return each rank's last line that reports an error, in rank order; "" for a rank without one."""
         lines = []
-        for rank in range(self._ranks):
+        for rank in range(self.ranks):
             own = [line for line in self.said(rank, start).splitlines() if line.startswith("train_v2: error: ")]
             lines.append(own[-1] if own else "")
         return lines

@@ -66,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     """Do what is left to do, print the table of everything, and raise FaultError when something was wrong."""
+    if not Path("/proc/self/environ").exists():
+        raise FaultError("/proc: is missing; expected Linux, where the processes of a job are found; run it there")
     torch.set_num_threads(1)
     watch = Stopwatch()
     folder = args.output.resolve()

@@ -8,11 +8,13 @@ tests/fuzz/test_regressions.py repeats the inputs it found.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import io
 import json
 import os
 import pickle
+import re
 import tarfile
 import tempfile
 import zlib
@@ -64,6 +66,8 @@ def only_ours() -> Iterator[None]:
         yield
     except EXPECTED as err:
         text = str(err)
+        if isinstance(err.__cause__, MemoryError) or re.search(r"bad_alloc|[Ii]nsufficient memory|OutOfMemory", text):
+            raise AssertionError(f"an allocation that was refused: {text[:200]!r}") from err
         if "\n" in text or not text.isprintable() or len(text) > 2000:
             raise AssertionError(f"a message of {len(text)} characters that is no plain line: {text[:200]!r}") from err
 
@@ -349,7 +353,7 @@ def read_arcface_shard(data: bytes, folder: Path) -> None:
 
 
 def read_checkpoint(data: bytes, folder: Path) -> None:
-    """Read a checkpoint as a resume does, on its own number of ranks and on another.
+    """Resume from a checkpoint, on its own number of ranks and on another.
 
     @B0@, @C0@, ... in the manifest stand for the right length and checksum of each file, and its own checksum is put in
     front of it: whoever writes a hostile checkpoint can do as much.
@@ -358,8 +362,8 @@ def read_checkpoint(data: bytes, folder: Path) -> None:
 
     from recognition.distributed.checkpoint import Checkpoint
     from recognition.distributed.world import World
+    from recognition.training.resume import load_run
     from recognition.training.start import hold_global_batch
-    from recognition.training.state import TrainState
 
     path = folder / "step_00000007"
     path.mkdir(exist_ok=True)
@@ -373,15 +377,14 @@ def read_checkpoint(data: bytes, folder: Path) -> None:
     for size in (1, 2):
         world = World(0, size, 0, torch.device("cpu"))
         checkpoint.verify(world)
-        checkpoint.replicated()
-        checkpoint.local(world)
         with only_ours():
-            checkpoint.read_rows_("centers", range(2), torch.empty(2, 3))
+            hold_global_batch(Config(), checkpoint, world)
+        with only_ours():
+            checkpoint.local(world)
     with only_ours():
         checkpoint.rows("centers", range(2))
-    with only_ours():
-        hold_global_batch(Config(), checkpoint, world)
-    TrainState.of(checkpoint.meta.get("state"), str(path))
+    parts, scaler = _small_run()
+    load_run(checkpoint, parts, scaler, order=_ORDER)
 
 
 def read_embedding_folder(data: bytes, folder: Path) -> None:
@@ -425,33 +428,55 @@ def _shard_seeds() -> list[bytes]:
 
 
 _CHECKPOINT_FILES = ("replicated.safetensors", "rows_0.safetensors", "local_0.safetensors")
+_ORDER = {"num_images": 9, "seed": 3}
+
+
+@functools.cache
+def _small_run():
+    """Return the parts of a run that a checkpoint is read into, and its loss scale."""
+    import torch
+    from torch import nn
+
+    from recognition.config.schema import HeadConfig, OptimConfig
+    from recognition.distributed.world import World
+    from recognition.heads.sharded_softmax import ShardedSoftmax
+    from recognition.optim.groups import make_optimizer
+    from recognition.training.build import Parts
+    from recognition.training.scaler import LossScaler
+
+    cpu = torch.device("cpu")
+    backbone = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    head = ShardedSoftmax(2, 3, world=World(0, 1, 0, cpu), config=HeadConfig(), seed=0, momentum=0.9, weight_decay=0.0)
+    optimizer = make_optimizer(backbone.parameters(), OptimConfig(), decay_all=True)
+    return Parts(backbone, backbone, head, 2, optimizer, None), LossScaler(cpu, enabled=True)
 
 
 def _checkpoint_seeds() -> list[bytes]:
-    import torch
-
     from recognition.distributed.manifest import Manifest, render_manifest
     from recognition.distributed.tensor_file import FileFacts, write_tensor_file
+    from recognition.training.resume import snapshot_run
+    from recognition.training.state import TrainState
 
-    tensors = [
-        {"backbone.w": torch.ones(2, 2), "backbone.n": torch.tensor(7)}, {"centers": torch.ones(2, 3)},
-        {"backbone.mean": torch.ones(2)},
-    ]  # fmt: skip
-    meta = {
-        "scaler": {"scale": 1.0, "good_steps": 0}, "means": {"steps": 1, "sums": {"loss": 2.0}}, "network": "tiny",
-        "global_batch": 128, "state": {"step": 7, "best": {"lfw": 0.5}, "accuracy": None},
-    }  # fmt: skip
+    parts, scaler = _small_run()
+    state = TrainState(step=7, best={"lfw": 0.5}, unreported_sums={"loss": "nan"})
+    meta = {"scaler": scaler.state(), "network": "tiny", "global_batch": 128, "order": _ORDER}
+    snapshot = snapshot_run(parts, state, meta, has_own_buffers=True)
     with tempfile.TemporaryDirectory() as folder:
-        written = [
-            (write_tensor_file(Path(folder) / name, held), (Path(folder) / name).read_bytes())
-            for name, held in zip(_CHECKPOINT_FILES, tensors)
-        ]
+        written = []
+        for name, held in zip(_CHECKPOINT_FILES, (snapshot.replicated, snapshot.rows, snapshot.local)):
+            tensors = {key: tensor.detach().contiguous() for key, tensor in held.items()}
+            write_tensor_file(Path(folder) / name, tensors)
+            written.append((Path(folder) / name).read_bytes())
     # Numbers that nothing else in the text has, to find them again.
     facts = {name: FileFacts(7_000_000 + i, 8_000_000 + i) for i, name in enumerate(_CHECKPOINT_FILES)}
-    text = render_manifest(Manifest(7, 2, (range(2),), facts, meta, 0.5)).split("\n", 1)[1]
-    for i in range(3):
-        text = text.replace(str(7_000_000 + i), f"@B{i}@").replace(str(8_000_000 + i), f"@C{i}@")
-    return [join(text.encode(), *(content for _, content in written))]
+    seeds = []
+    for extra in ({}, {"global_batch": [[0] * 9]}, {"state": {"best": [1]}}):
+        manifest = Manifest(7, 2, (range(2),), facts, {**snapshot.meta, **extra}, 0.5)
+        text = render_manifest(manifest).split("\n", 1)[1]
+        for i in range(3):
+            text = text.replace(str(7_000_000 + i), f"@B{i}@").replace(str(8_000_000 + i), f"@C{i}@")
+        seeds.append(join(text.encode(), *written))
+    return seeds
 
 
 def _embedding_seeds() -> list[bytes]:

@@ -102,7 +102,7 @@
     setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
     model.saved();
     showCounts();
-    say(`Saved ${number(reviewed + carried)} decisions. Apply them: clean_faces.py FACES CLEAN --review decisions.json`);
+    say(`Saved ${number(reviewed + carried)} decisions; clean_faces.py applies them with --review decisions.json.`);
   }
 
   async function load(file) {

@@ -187,6 +187,7 @@ def test_a_refusal_names_the_file(
     save(ALONE, tmp_path, 1)
     path = save(ALONE, tmp_path, 2)
     damage(path / name)
+    caplog.clear()  # of what the saves said, when a command before has set the level
     with caplog.at_level(logging.WARNING):
         assert _choose(ALONE, str(tmp_path)) == "step_00000001"
     (message,) = caplog.messages

@@ -112,7 +112,7 @@ def test_the_plan_tells_which_inputs_are_there(tmp_path):
     assert f"{tmp_path}/faces (absent): 1,000 images of 200 identities (5.0 each), sizes as the config states" in text
     assert "lfw, cfp (absent): before step 1, every 2,000 steps and at the end" in text
     (tmp_path / "faces").mkdir()
-    with pytest.raises(ConfigError, match=r"validation.val_targets: 'cfp' has no file .*cfp.bin; set validation"):
+    with pytest.raises(ConfigError, match=r"validation.val_targets: 'cfp' has no file; expected .*cfp.bin; set valid"):
         find_inputs(config)
 
 

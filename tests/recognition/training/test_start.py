@@ -14,7 +14,7 @@ from recognition.distributed.checkpoint import Checkpoint
 from recognition.distributed.world import World
 from recognition.errors import CheckpointError, ConfigError
 from recognition.training import start
-from recognition.training.start import find_start, hold_global_batch, mark_launcher, resumes
+from recognition.training.start import find_start, hold_global_batch, mark_launcher, resumes, tidy
 from tests.recognition.distributed.snapshots import ALONE, save
 
 
@@ -103,3 +103,15 @@ def test_a_global_batch_that_does_not_divide_is_refused_with_the_numbers() -> No
 def test_a_global_batch_that_is_none_is_refused(value: object) -> None:
     with pytest.raises(CheckpointError, match=r"its global batch is .*; expected a whole number"):
         _held(value, 1)
+
+
+def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    checkpoints = tmp_path / "checkpoints"
+    (checkpoints / ".step_00000004.part").mkdir(parents=True)
+    left = [tmp_path / ".model.pt.a1b2.part", checkpoints / ".latest.c3d4.part"]
+    kept = [tmp_path / "model.pt", tmp_path / "notes.part", checkpoints / "latest", checkpoints / ".step_00000004.part"]
+    for path in left + kept[:3]:
+        path.write_text("x")
+    tidy(tmp_path)
+    assert not any(path.exists() for path in left)
+    assert all(path.exists() for path in kept)

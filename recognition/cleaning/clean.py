@@ -1,0 +1,150 @@
+"""A whole cleaning: thresholds, steps, and the files they make, in a folder from which they are published."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recognition.cleaning.against import SetEmbedder
+from recognition.cleaning.calibration import Calibration, calibrate
+from recognition.cleaning.context import Context
+from recognition.cleaning.drawing import can_draw, draw_scores
+from recognition.cleaning.output_folder import DECISIONS, LST, SCORES, SUMMARY, publish
+from recognition.cleaning.outputs import count_decisions, write_decisions, write_lst
+from recognition.cleaning.pictures import Pictures
+from recognition.cleaning.review import Verdict, apply_review
+from recognition.cleaning.settings import THRESHOLD_STEPS, CleanSettings
+from recognition.cleaning.steps import STEP_FUNCTIONS, reports_as_json, run_steps
+from recognition.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+assert set(STEP_FUNCTIONS) == {*THRESHOLD_STEPS, "small"}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """How the work is done, without an effect on what comes out."""
+
+    device: str = "cpu"
+    batch_size: int = 64
+    workers: int = 1
+    quiet: bool = True
+
+
+@dataclass(frozen=True)
+class Review:
+    """What a person decided, and the file that says so."""
+
+    path: Path
+    verdicts: Mapping[str, Verdict]
+
+
+def clean(
+    pictures: Pictures, settings: CleanSettings, work: Path, *, machine: Machine, review: Review | None
+) -> tuple[dict[str, Any], list[str]]:
+    """Run the steps and write the files of the result into `work`; return the summary and the files' names.
+
+    What an earlier, killed run with these settings finished in `work` is not done again.
+    """
+    embed_set = None
+    if settings.against:
+        assert settings.model is not None, "test sets need a network"
+        embed_set = SetEmbedder(
+            work, settings.model, settings.network, machine.batch_size, machine.workers, machine.device, machine.quiet
+        )
+        for number, path in enumerate(settings.against):
+            embed_set(path, number)  # first, so that what is wrong with one shows before the long work
+    calibration = _calibration(pictures, settings)
+    context = _context(pictures, settings, calibration, embed_set, machine)
+    decisions, reports = run_steps(context, settings.steps, work)
+    with open(work / DECISIONS, "w", encoding="ascii") as handle:
+        write_decisions(handle, context, decisions)
+    summary = {
+        "settings": settings.as_json(),
+        "thresholds": _thresholds(settings, context),
+        "calibration": None if calibration is None else calibration.as_json(),
+        "steps": reports_as_json(reports),
+    }
+    names = _finish(work, summary, review)
+    if calibration is not None and can_draw():
+        (work / SCORES).write_bytes(draw_scores(calibration, context.thresholds))
+        names.insert(0, SCORES)
+    return summary, names
+
+
+def review_again(output: Path, settings: CleanSettings, work: Path, review: Review) -> dict[str, Any]:
+    """Apply a review to a finished cleaning and publish it; return the new summary.
+
+    Raises DataError when the cleaning was asked for something else than `settings`.
+    """
+    summary = json.loads((output / SUMMARY).read_text(encoding="utf-8"))
+    old, new = summary["settings"], settings.as_json()
+    differing = sorted(name for name in new if old.get(name) != new[name])
+    if differing:
+        raise DataError(
+            f"{output}: was made with another {', '.join(differing)}; expected the same to review it; pass the same "
+            "flags, or --overwrite to clean anew"
+        )
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    try:
+        shutil.copyfile(output / DECISIONS, work / DECISIONS)
+        publish(work, output, _finish(work, summary, review))
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return summary
+
+
+def _calibration(pictures: Pictures, settings: CleanSettings) -> Calibration | None:
+    """Return the calibration; None when all thresholds are given and the set is too small for one."""
+    try:
+        return calibrate(pictures, seed=settings.seed)
+    except DataError:
+        if settings.needs_calibration:
+            raise
+        return None
+
+
+def _context(
+    pictures: Pictures,
+    settings: CleanSettings,
+    calibration: Calibration | None,
+    embed_set: SetEmbedder | None,
+    machine: Machine,
+) -> Context:
+    found = {} if calibration is None else calibration.thresholds()
+    thresholds = {**found, **settings.given}
+    # Without histograms nothing says how far is far; half the way to a cosine of one is a guess.
+    spread = calibration.spread() if calibration else max(1e-3, (1 - min([*thresholds.values(), 0.9])) / 2)
+    return Context(
+        pictures, thresholds, spread,
+        seed=settings.seed, split=settings.split, least_pictures=settings.least_pictures, against=settings.against,
+        against_names=settings.against_names, embed_set=embed_set, device=machine.device, quiet=machine.quiet,
+    )  # fmt: skip
+
+
+def _thresholds(settings: CleanSettings, context: Context) -> dict[str, dict[str, Any]]:
+    return {
+        step: {"cosine": value, "from": "flag" if step in settings.given else "calibration"}
+        for step, value in context.thresholds.items()
+        if step in settings.steps or (step == "far" and "within" in settings.steps)
+    }
+
+
+def _finish(work: Path, summary: dict[str, Any], review: Review | None) -> list[str]:
+    """Apply the review to the decisions in `work`, write list and summary beside them, and return the files' names."""
+    if review is not None:
+        with open(work / "reviewed.jsonl", "w", encoding="ascii") as handle:
+            apply_review(work / DECISIONS, handle, review.verdicts, review.path)
+        (work / "reviewed.jsonl").replace(work / DECISIONS)
+    with open(work / LST, "w", encoding="utf-8", errors="surrogateescape") as handle:
+        write_lst(work / DECISIONS, handle)
+    summary |= {**count_decisions(work / DECISIONS), "review": None if review is None else str(review.path.resolve())}
+    (work / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    return [DECISIONS, LST, SUMMARY]

@@ -1,0 +1,58 @@
+"""The folder a cleaning is published in: refused when it holds something else, filled by renames. Torch-free."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from recognition.errors import DataError
+from recognition.files import sync_file
+
+DECISIONS, LST, SCORES, SUMMARY = "decisions.jsonl", "clean.lst", "scores.png", "summary.json"
+WORK, REVIEW_WORK = ".clean", ".review"
+
+
+def is_finished(output: Path) -> bool:
+    """Return whether `output` holds a whole cleaning; one killed while it was published still has its work folder."""
+    return (output / SUMMARY).is_file() and not (output / WORK).is_dir()
+
+
+def make_room(output: Path, *, overwrite: bool) -> Path:
+    """Return the work folder in `output`, new or of a killed run; DataError when the output holds anything else."""
+    if overwrite:
+        for name in (DECISIONS, LST, SCORES, SUMMARY):
+            (output / name).unlink(missing_ok=True)
+        for name in (WORK, REVIEW_WORK):
+            shutil.rmtree(output / name, ignore_errors=True)
+    elif is_finished(output):
+        raise DataError(f"{output}: holds a cleaning already; expected a new OUT; pass --overwrite to replace it")
+    if output.is_dir() and not (output / WORK).is_dir() and any(output.iterdir()):
+        raise DataError(f"{output}: is not empty; expected a new folder, or one this command began; choose another")
+    try:
+        (output / WORK).mkdir(parents=True, exist_ok=True)
+    except OSError as err:
+        raise DataError(f"{output}: cannot be written ({err.strerror or err}); choose a writable folder") from err
+    return output / WORK
+
+
+def give_up(work: Path) -> None:
+    """Remove the work folder of a run that ended in an error before it finished anything, and what it is alone in."""
+    if {path.name for path in work.iterdir()} <= {"settings.json"}:
+        shutil.rmtree(work)
+        if not any(work.parent.iterdir()):
+            work.parent.rmdir()
+
+
+def publish(work: Path, output: Path, names: Sequence[str]) -> None:
+    """Rename files out of the work folder, the summary last, and remove it."""
+    assert names[-1] == SUMMARY, "the summary says that all is there"
+    try:
+        for name in names:
+            sync_file(work / name)
+        for name in names:
+            os.replace(work / name, output / name)
+    except OSError as err:
+        raise DataError(f"{output}: cannot be written ({err.strerror or err}); check space and permissions") from err
+    shutil.rmtree(work)

@@ -1,0 +1,136 @@
+"""The files of a cleaning: decisions.jsonl with a line a picture, and the clean.lst that its lines make."""
+
+from __future__ import annotations
+
+import json
+import mmap
+from array import array
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from recognition.cleaning.agreement import BLOCK, mean_cosines
+from recognition.cleaning.context import Context
+from recognition.cleaning.decisions import DROP, KEEP, MOVE, REASONS, STEP_OF, Decisions, doubt_of
+from recognition.cleaning.output_folder import LST
+from recognition.cleaning.pictures import group_rows
+from recognition.console import progress
+from recognition.errors import DataError
+
+ACTIONS = {KEEP: "keep", DROP: "drop", MOVE: "move"}
+NUM_BESIDE = 3
+
+
+def write_decisions(handle: TextIO, context: Context, decisions: Decisions) -> None:
+    """Write a JSON object a picture, in their order; see docs/cleaning.md for its fields."""
+    scores, beside = _centres(context, decisions)
+    kept = decisions.reason == 0
+    threshold = context.thresholds.get("far", context.thresholds.get("within"))
+    score = np.where(kept, scores, decisions.score)
+    doubt = decisions.doubt
+    if threshold is not None:
+        doubt = np.where(kept, doubt_of(scores, threshold, context.spread), doubt)
+    rows = progress(range(len(kept)), total=len(kept), unit="picture", label="write", quiet=context.quiet)
+    for row in rows:
+        numbers = (None if np.isnan(score[row]) else round(float(score[row]), 4), round(float(doubt[row]), 3))
+        line = _line(context, decisions, row, numbers, beside[decisions.identity[row]])
+        handle.write(json.dumps(line) + "\n")
+
+
+def write_lst(decisions: Path, handle: TextIO) -> None:
+    """Write `index TAB label TAB path` for every picture kept, by identity in the order of their names."""
+    numbers: dict[str, int] = {}
+    offsets, owners = array("q"), array("i")
+    offset = 0
+    with open(decisions, "rb") as lines:
+        for text in lines:
+            identity = final_identity(json.loads(text))
+            if identity is not None:
+                offsets.append(offset)
+                owners.append(numbers.setdefault(identity, len(numbers)))
+            offset += len(text)
+        if not owners:
+            raise DataError(f"{LST}: no picture is left; expected some; give lower thresholds")
+        rank = np.empty(len(numbers), np.int64)
+        rank[[numbers[identity] for identity in sorted(numbers)]] = np.arange(len(numbers))
+        labels = rank[np.frombuffer(owners, np.int32)]
+        content = mmap.mmap(lines.fileno(), 0, access=mmap.ACCESS_READ)
+        for index, i in enumerate(np.argsort(labels, kind="stable").tolist()):
+            start = offsets[i]
+            picture = json.loads(content[start : content.find(b"\n", start)])["picture"]
+            handle.write(f"{index}\t{labels[i]}\t{picture}\n")
+
+
+def final_identity(line: dict[str, Any]) -> str | None:
+    """Return the identity that a decided picture ends in; None when it is dropped."""
+    if line["decision"] == "drop":
+        return None
+    return line["identity"] if line["to"] is None else line["to"]
+
+
+def count_decisions(decisions: Path) -> dict[str, Any]:
+    """Return how many pictures and identities there were and are, and how many decisions there are of each reason."""
+    kinds: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    before, after = set[str](), set[str]()
+    for line in read_lines(decisions):
+        kinds[line["decision"]] += 1
+        reasons[line["reason"]] += 1
+        before.add(line["identity"])
+        if (identity := final_identity(line)) is not None:
+            after.add(identity)
+    return {
+        "pictures": {"before": kinds.total(), "after": kinds["keep"] + kinds["move"], "moved": kinds["move"]},
+        "identities": {"before": len(before), "after": len(after)},
+        "reasons": dict(sorted(reasons.items())),
+    }
+
+
+def read_lines(decisions: Path) -> Iterator[dict[str, Any]]:
+    """Yield the lines of a decisions.jsonl that this command wrote."""
+    with open(decisions, "rb") as handle:
+        for text in handle:
+            yield json.loads(text)
+
+
+def _line(
+    context: Context, decisions: Decisions, row: int, numbers: tuple[float | None, float], beside: np.ndarray
+) -> dict[str, Any]:
+    action, reason = int(decisions.action[row]), REASONS[decisions.reason[row]]
+    pictures = context.pictures
+    return {
+        "picture": pictures.name(row),
+        "identity": pictures.identities[pictures.labels[row]],
+        "decision": ACTIONS[action],
+        "to": decisions.identities[decisions.identity[row]] if action == MOVE else None,
+        "reason": reason,
+        "score": numbers[0],
+        "doubt": numbers[1],
+        "step": STEP_OF[reason],
+        "beside": [pictures.name(other) for other in beside[beside >= 0]],
+    }
+
+
+def _centres(context: Context, decisions: Decisions) -> tuple[np.ndarray, np.ndarray]:
+    """Return each kept picture's mean cosine to its identity, and the rows [K, 3] nearest each identity's centre.
+
+    Of an identity that nothing is left of, the centre is that of all the pictures that were dropped from it.
+    """
+    num = len(decisions.identities)
+    is_left = np.bincount(decisions.identity[decisions.kept], minlength=num) > 0
+    groups = group_rows(decisions.identity, num, decisions.kept | ~is_left[decisions.identity])
+    scores = np.full(len(decisions.kept), np.nan, np.float32)
+    beside = np.full((num, NUM_BESIDE), -1, np.int64)
+    for block in groups.blocks(BLOCK):
+        start = groups.starts[block.start]
+        units = context.pictures.units(groups.rows[start : groups.starts[block.stop]])
+        for identity in block:
+            rows = groups.of(identity)
+            own = units[groups.starts[identity] - start : groups.starts[identity + 1] - start]
+            scores[rows] = mean_cosines(own, np.ones(len(rows), bool))
+            nearest = rows[np.argsort(-np.round(scores[rows], 5), kind="stable")[:NUM_BESIDE]]
+            beside[identity, : len(nearest)] = nearest
+    return scores, beside

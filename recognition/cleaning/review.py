@@ -1,0 +1,90 @@
+"""Apply what a person decided on the review page: exactly those pictures, nothing else. Torch-free."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from recognition.cleaning.borderline import KINDS
+from recognition.cleaning.outputs import read_lines
+from recognition.errors import DataError
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is to become of a picture; `to` is the identity a move ends in."""
+
+    decision: str
+    to: str | None
+
+
+def read_review(path: Path) -> dict[str, Verdict]:
+    """Return picture -> verdict from the file that the review page saves; DataError when it is no such file."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as err:
+        raise DataError(f"{path}: cannot be read ({err}); expected a review; save it from the review page") from err
+    if not isinstance(content, dict) or not isinstance(content.get("decisions"), dict):
+        raise DataError(f"{path}: holds no decisions; expected what the review page saves; save it again")
+    if content.get("version") != VERSION:
+        raise DataError(
+            f"{path}: version {content.get('version')!r}; expected {VERSION}; save it from this version's page"
+        )
+    return {picture: _verdict(path, picture, entry) for picture, entry in content["decisions"].items()}
+
+
+def apply_review(decisions: Path, handle: TextIO, review: Mapping[str, Verdict], place: Path) -> None:
+    """Write the lines of a decisions.jsonl with the verdicts in place of the pictures' own decisions.
+
+    Raises DataError, naming `place`, when a verdict is about a picture or an identity that is not there.
+    """
+    centres = _check_known(decisions, review, place)
+    for line in read_lines(decisions):
+        if verdict := review.get(line["picture"]):
+            line = _reviewed(line, verdict, centres)
+        handle.write(json.dumps(line) + "\n")
+
+
+def _verdict(path: Path, picture: str, entry: Any) -> Verdict:
+    place = f"{path}: {picture!r}"
+    if not isinstance(entry, dict) or entry.get("decision") not in KINDS:
+        raise DataError(f"{place}: {str(entry)[:80]}; expected a decision of {', '.join(KINDS)}; mend the entry")
+    to = entry.get("to")
+    if not (isinstance(to, str) if entry["decision"] == "move" else to is None):
+        raise DataError(
+            f"{place}: {entry['decision']} to {to!r}; expected an identity for a move, else null; mend the entry"
+        )
+    return Verdict(entry["decision"], to)
+
+
+def _check_known(decisions: Path, review: Mapping[str, Verdict], place: Path) -> dict[str, list[str]]:
+    """Return the pictures at the centre of the identities that verdicts move to."""
+    unknown, wanted = set(review), {verdict.to for verdict in review.values() if verdict.to is not None}
+    identities, centres = set[str](), dict[str, list[str]]()
+    for line in read_lines(decisions):
+        unknown.discard(line["picture"])
+        identities |= {line["identity"], line["to"] or line["identity"]}
+        at_centre_of = line["to"] or line["identity"]
+        if at_centre_of in wanted and len(line["beside"]) > len(centres.get(at_centre_of, [])):
+            centres[at_centre_of] = line["beside"]
+    if unknown:
+        raise DataError(f"{place}: no picture {min(unknown)!r}; expected pictures of this set; review this cleaning")
+    if wanted - identities:
+        raise DataError(
+            f"{place}: no identity {min(wanted - identities)!r} to move to; expected one of this set; review this set"
+        )
+    return centres
+
+
+def _reviewed(line: dict[str, Any], verdict: Verdict, centres: dict[str, list[str]]) -> dict[str, Any]:
+    """Return a line with the verdict; a move to where the picture lies already keeps it."""
+    moves = verdict.decision == "move" and verdict.to != line["identity"]
+    decision = verdict.decision if moves or verdict.decision == "drop" else "keep"
+    changed = {"decision": decision, "to": verdict.to if moves else None, "reason": "reviewed", "step": "review"}
+    beside = centres.get(verdict.to, line["beside"]) if verdict.to is not None else line["beside"]
+    return {**line, **changed, "doubt": 0.0, "beside": beside}
