@@ -197,8 +197,7 @@ class Trainer:
         A rank whose next batch failed must not leave the others in the step's collectives. Collective: one gather of
         four numbers between the hosts.
         """
-        own = [problem is not None, self.interrupts.stop, self.interrupts.save, self.saver.is_working]
-        self.interrupts.save = False
+        own = [problem is not None, self.interrupts.stop, self.interrupts.take_save_request(), self.saver.is_working]
         failed, stop, save, working = zip(*gather_numbers([int(flag) for flag in own], self.world))
         self._met = time.perf_counter()
         self.saver.advance(any(working))
