@@ -13,7 +13,7 @@
 # JOIN_TIMEOUT_S  seconds a machine waits for the others; 900 when not set
 #
 # The run folder must be one that all machines share. resume=true is added: a run that stopped goes on when the same
-# lines are given again. Say resume=false to start anew.
+# lines are given again. Choose another output to start anew.
 set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"

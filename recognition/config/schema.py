@@ -166,8 +166,8 @@ class CheckpointConfig:
     """When a checkpoint is written, beside those that signals ask for, and which are kept."""
 
     every_epochs: int = 1
-    every_steps: int | None = None
-    """On top of `every_epochs`."""
+    every_steps: int | None = 2000
+    """On top of `every_epochs`, whose end may be hours away."""
     keep: int = 3
     """The newest; the one with the best mean validation accuracy stays as well."""
     max_failures: int = 3

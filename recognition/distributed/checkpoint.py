@@ -22,10 +22,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recognition.distributed.collectives import gather_objects, on_all_ranks
+from recognition.distributed.collectives import gather_objects
 from recognition.distributed.manifest import NAME, REPLICATED, Manifest, local_file, read_manifest, rows_file
 from recognition.distributed.shards import class_range
 from recognition.distributed.tensor_file import check_tensor_file, open_tensor_file
+from recognition.distributed.together import together
 from recognition.distributed.world import World
 from recognition.errors import CheckpointError
 
@@ -96,7 +97,7 @@ def _open_alike(path: Path, world: World) -> Checkpoint:
         checkpoint.verify(world)
         return checkpoint.manifest
 
-    manifests = on_all_ranks(open_whole, world)
+    manifests = together(open_whole, world)
     if any(manifest != manifests[0] for manifest in manifests):
         raise CheckpointError(f"{path / NAME}: the ranks see different files; expected one folder that all nodes share")
     return Checkpoint(path)

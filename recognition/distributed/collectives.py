@@ -11,8 +11,8 @@ is needed. A NaN travels through SUM and through gathers, which move bits. It do
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -20,9 +20,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from recognition.distributed.world import World
-from recognition.errors import ArcShardError, DataError
-
-T = TypeVar("T")
 
 # torch 2.13 renamed both and warns at the old names; 2.6 has only the old ones.
 _all_gather_single = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -124,30 +121,6 @@ def gather_objects(item: Any, world: World) -> list[Any]:
     items: list[Any] = [None] * world.size
     dist.all_gather_object(items, item)
     return items
-
-
-def on_all_ranks(work: Callable[[], T], world: World) -> list[T]:
-    """Run `work` on every rank and return what each returned, on every rank; an error on one is raised on all.
-
-    The results are small and picklable. Other ranks' errors arrive as they are when the user can mend them, else as a
-    DataError that names rank and kind; the first rank's counts.
-    """
-    result: T | None = None
-    error: Exception | None = None
-    try:
-        result = work()
-    except Exception as err:  # any at all: a rank that left here would keep the others waiting
-        error = err
-    told = error if error is None or isinstance(error, ArcShardError) else _spelled(error, world)
-    outcomes = gather_objects((result, told), world)
-    problem = next((problem for _, problem in outcomes if problem is not None), None)
-    if problem is not None:
-        raise problem from error
-    return [outcome for outcome, _ in outcomes]
-
-
-def _spelled(error: Exception, world: World) -> DataError:
-    return DataError(f"rank {world.rank}: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
 
 
 def gather_numbers(numbers: Sequence[int], world: World) -> list[list[int]]:

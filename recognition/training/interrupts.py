@@ -29,7 +29,14 @@ class Interrupts:
     def __init__(self) -> None:
         self.stop = 0
         """The number of the signal that asked to stop, or 0."""
-        self.save = False
+        self._num_asked = 0
+        self._num_answered = 0
+
+    def take_save_request(self) -> bool:
+        """Tell whether a checkpoint was asked for since the last call; one that comes meanwhile is not lost."""
+        seen, answered = self._num_asked, self._num_answered
+        self._num_answered = seen
+        return seen > answered
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
@@ -48,7 +55,7 @@ class Interrupts:
 
     def _note(self, number: int, _: FrameType | None) -> None:
         if number == signal.SIGUSR1:
-            self.save = True
+            self._num_asked += 1
         else:
             self.stop = number
 

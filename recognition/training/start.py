@@ -9,7 +9,7 @@ from pathlib import Path
 
 from recognition.config.schema import Config
 from recognition.distributed.checkpoint import Checkpoint, choose_checkpoint, list_checkpoints
-from recognition.distributed.collectives import on_all_ranks
+from recognition.distributed.together import together
 from recognition.distributed.world import World, declared_restart, launcher_name
 from recognition.errors import CheckpointError, ConfigError
 from recognition.files import remove_parts, write_text
@@ -35,7 +35,7 @@ def resumes(folder: Path, config: Config, world: World) -> bool:
         _refuse_other_run(folder)
         return False
 
-    return on_all_ranks(decide, world)[0]
+    return together(decide, world)[0]
 
 
 def mark_launcher(folder: Path) -> None:
@@ -56,7 +56,7 @@ def find_start(folder: Path, config: Config, world: World) -> tuple[Config, Chec
     """
     checkpoint = choose_checkpoint(folder / CHECKPOINTS, world)
     if checkpoint is None:
-        if on_all_ranks((folder / "model.pt").exists, world)[0]:
+        if together((folder / "model.pt").exists, world)[0]:
             raise ConfigError(
                 f"{folder}: holds model.pt and no checkpoint; expected one to resume from; set output=... or remove it"
             )

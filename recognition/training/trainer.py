@@ -13,11 +13,12 @@ from recognition.backbones.weights import save_backbone
 from recognition.config.schema import Config
 from recognition.data.loader import Batch, BatchLoader
 from recognition.distributed.checkpoint import Checkpoint, Snapshot
-from recognition.distributed.collectives import barrier, gather_numbers, on_all_ranks
+from recognition.distributed.collectives import barrier, gather_numbers
 from recognition.distributed.replicate import average_buffers_, averaged_buffers
 from recognition.distributed.saver import Saver
+from recognition.distributed.together import together
 from recognition.distributed.world import World, naming_lost_ranks
-from recognition.errors import ArcShardError, ConfigError
+from recognition.errors import ConfigError
 from recognition.optim.schedule import Schedule
 from recognition.training.build import Parts
 from recognition.training.interrupts import Interrupts, Stopped
@@ -135,7 +136,7 @@ class Trainer:
         def load() -> TrainState:
             return load_run(start, self.parts, self.stepper.scaler, order=self._order())
 
-        state = on_all_ranks(load, self.world)[0]
+        state = together(load, self.world)[0]
         if self.config.backbone.sync_bn:
             average_buffers_(self.parts.backbone, self.world)  # those of a run without it may differ
         if state.step > self.total_steps:
@@ -196,8 +197,7 @@ class Trainer:
         A rank whose next batch failed must not leave the others in the step's collectives. Collective: one gather of
         four numbers between the hosts.
         """
-        own = [problem is not None, self.interrupts.stop, self.interrupts.save, self.saver.is_working]
-        self.interrupts.save = False
+        own = [problem is not None, self.interrupts.stop, self.interrupts.take_save_request(), self.saver.is_working]
         failed, stop, save, working = zip(*gather_numbers([int(flag) for flag in own], self.world))
         self._met = time.perf_counter()
         self.saver.advance(any(working))
@@ -210,14 +210,11 @@ class Trainer:
             self.save()
 
     def _raise_alike(self, problem: Exception | None) -> None:
-        if problem is not None and not isinstance(problem, ArcShardError):
-            logger.error("the next batch failed", exc_info=problem)
-
         def fail() -> None:
             if problem is not None:
                 raise problem
 
-        on_all_ranks(fail, self.world)
+        together(fail, self.world)
 
     def _save_last(self) -> None:
         """Save where the run stands and wait until it is on the disk."""

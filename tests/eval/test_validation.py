@@ -126,13 +126,12 @@ def test_any_number_of_ranks_gives_every_rank_the_numbers_of_one(folder, outcome
 def test_an_error_on_one_rank_ends_all(outcomes):
     messages = [outcome["failing embed"] for outcome in outcomes]
     assert messages.pop(1) == "RuntimeError: out of memory"
-    assert set(messages) == {"DataError: rank 1: out of memory"}
+    assert set(messages) == {"DataError: rank 1: RuntimeError: out of memory"}
 
 
 def test_a_broken_image_in_one_share_ends_all_and_is_named(outcomes):
-    *others, last = [outcome["broken image"] for outcome in outcomes]
-    assert "broken.bin: image 44: not an image" in last
-    assert all(text.startswith(f"DataError: rank {len(others)}: ") for text in others)
+    (text,) = {outcome["broken image"] for outcome in outcomes}
+    assert "broken.bin: image 44: not an image" in text
 
 
 def test_nodes_that_see_different_files_are_told(outcomes):
@@ -143,8 +142,8 @@ def test_nodes_that_see_different_files_are_told(outcomes):
 def test_a_set_missing_on_any_rank_ends_all_at_the_start(outcomes):
     assert all("ConfigError: validation.val_targets: " in outcome["missing"] for outcome in outcomes)
     first, second = (outcome["missing on one"] for outcome in outcomes[:2])
-    assert first.startswith("DataError: rank 1: validation.val_targets: ")
-    assert "first.bin: missing" in second
+    assert first == second
+    assert "first.bin: missing" in first
 
 
 def test_a_rank_without_images_takes_part_and_never_embeds(folder):
