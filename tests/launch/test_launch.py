@@ -255,7 +255,7 @@ def test_signals_to_the_script_save_and_stop_the_training(nodes: Nodes) -> None:
     assert nodes.are_running(), "a request to save ends nothing"
     script.send_signal(signal.SIGTERM)
     assert script.wait(TIMEOUT_S) != 0
-    assert (folder / "latest").read_text() > asked
+    assert (folder / "latest").read_text() >= asked  # the same where the stop meets the very step that was saved
     log = (nodes.folder / "run" / "train.log").read_text().splitlines()
     assert "stopped by SIGTERM at step" in log[-1]
     assert not nodes.processes()
