@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -255,7 +256,10 @@ def test_signals_to_the_script_save_and_stop_the_training(nodes: Nodes) -> None:
     assert nodes.are_running(), "a request to save ends nothing"
     script.send_signal(signal.SIGTERM)
     assert script.wait(TIMEOUT_S) != 0
-    assert (folder / "latest").read_text() >= asked  # the same where the stop meets the very step that was saved
     log = (nodes.folder / "run" / "train.log").read_text().splitlines()
-    assert "stopped by SIGTERM at step" in log[-1]
+    stopped = re.search(r"stopped by SIGTERM at step ([\d,]+)", log[-1])
+    assert stopped, log[-1]
+    # Of the very step it stopped at, which may be the one that the request before had saved.
+    assert (folder / "latest").read_text() == f"step_{int(stopped[1].replace(',', '')):08d}\n"
+    assert (folder / "latest").read_text() >= asked
     assert not nodes.processes()
