@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -129,6 +130,7 @@ cpu = torch.device("cpu")
 torch.set_num_threads(1)
 rows = np.random.default_rng(0).standard_normal((6000, 32)).astype(np.float32)
 chinese_whispers(pairs_above(rows[:200], 0.25, memory_bytes=2**22))  # libraries loaded and compiled before
+nearest_neighbours(rows[:200], 40, memory_bytes=2**22)
 for memory_bytes in map(int, sys.argv[1:]):
     before = start_watching(cpu)
     graph = pairs_above(rows, 0.28, memory_bytes=memory_bytes)
@@ -144,13 +146,16 @@ print(peak(cpu) - before)
 
 def test_memory_stays_within_what_was_stated() -> None:
     stated, ample = 54 * 2**20, 2**30
+    limit = 0.85 * stated
     command = [sys.executable, "-c", MEASURE, str(stated), str(ample)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    # What is freed goes back at once: otherwise the allocator keeps some of it, more or less from run to run.
+    env = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=env)
     (graph_bytes, all_bytes, num_edges), (ample_bytes, _, as_many), (nearest_bytes,) = (
         map(int, line.split()) for line in done.stdout.splitlines()
     )
     assert num_edges == as_many > 800_000
-    assert graph_bytes < stated
-    assert all_bytes < stated  # whispers come after the search has let go of its tiles
-    assert nearest_bytes < stated
-    assert ample_bytes > 1.1 * stated, "with more allowed it takes more: the test can tell"
+    assert graph_bytes < limit
+    assert all_bytes < limit  # whispers come after the search has let go of its tiles
+    assert nearest_bytes < limit
+    assert ample_bytes > 1.1 * limit, "with more allowed it takes more: the test can tell"
