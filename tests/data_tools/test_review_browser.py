@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import pytest
 
+from benchmarks.review_page import NOTE_FRAMES
 from data_tools.review_faces import main
 from recognition.data.images import encode_jpeg
 from tests.data_tools.review_hands import (
@@ -36,17 +37,6 @@ HOSTILE = [
     "Zoë Ďurčová 名前", "\u202egpj.exe", "__proto__", "..x", "&lt;b&gt;", "${window.ran=1}", "\\u003cb", "caf\udce9",
 ]  # fmt: skip
 NUM_ROWS = 40
-NOTE_FRAMES = """() => {
-  let last = performance.now();
-  window.frames_ms = [];
-  const tick = () => {
-    const now = performance.now();
-    window.frames_ms.push(now - last);
-    last = now;
-    requestAnimationFrame(tick);
-  };
-  requestAnimationFrame(tick);
-}"""
 
 
 def colour(number: int) -> np.ndarray:
