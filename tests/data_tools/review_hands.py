@@ -14,6 +14,13 @@ def press(page: Any, *keys: str) -> None:
         page.keyboard.press(key)
 
 
+def type_identity(page: Any, text: str) -> None:
+    """Type into the question where a picture moves to, until something is offered: the names are loaded when first
+    asked for."""
+    page.keyboard.type(text)
+    page.locator("#choices li").first.wait_for(state="visible")
+
+
 def card(page: Any, position: int) -> Any:
     return page.locator(f".card:not([hidden])[aria-posinset='{position}']")
 

@@ -12,7 +12,7 @@ import pytest
 from data_tools.clean_faces import main as clean
 from data_tools.review_faces import main as review
 from recognition.data.images import encode_jpeg
-from tests.data_tools.review_hands import card, click, drop, keep, move, press, save
+from tests.data_tools.review_hands import card, click, drop, keep, move, press, save, type_identity
 
 PEOPLE = ["Ada", "Bea's <b>", "Ďura", "Zoë"]
 PICTURES = 8
@@ -80,7 +80,7 @@ def test_the_list_changes_exactly_as_clicked(cleaned: Path, open_page: Callable,
         show(page, places[picture])
         click(page, places[picture], verdict["decision"])
         if verdict["to"]:
-            page.keyboard.type("zoe")
+            type_identity(page, "zoe")
             press(page, "Enter")
     show(page, places[of_kind["keep"][2]])
     press(page, "d", "u")  # and once not: what was taken back is no decision

@@ -30,6 +30,7 @@ from tests.data_tools.review_hands import (
     press,
     save,
     scrolled,
+    type_identity,
 )
 
 HOSTILE = [
@@ -76,7 +77,7 @@ def test_the_file_says_what_was_typed_and_clicked(open_page: Callable, folder: P
     press(page, "k", "d")  # 1 dropped -> keep; 2 kept -> drop; now at 3
     press(page, "m", "Enter")  # 3: the suggested move, confirmed; now at 4
     press(page, "m")
-    page.keyboard.type("bea")  # 4 belongs to Ada; accents need not be typed
+    type_identity(page, "bea")  # 4 belongs to Ada; accents need not be typed
     press(page, "Enter", "d", "u")  # 5 is dropped, and that taken back: now at 5 again
     press(page, "ArrowDown", "ArrowRight", "k")  # two columns: 5 -> 7 -> 8, kept as suggested
     click(page, 1, "drop")  # 1 as suggested after all
@@ -172,7 +173,7 @@ def test_names_are_text_and_nothing_in_them_runs(open_page: Callable, tmp_path: 
     }  # fmt: skip
     assert page.evaluate("document.querySelectorAll('.card script, .card img, .card b b').length") == 0
     press(page, "Home", "m")
-    page.keyboard.type("zoe")
+    type_identity(page, "zoe")
     assert page.locator("#choices li bdi").all_text_contents() == ["Zoë Ďurčová 名前"]
     page.locator("#target").fill("")
     page.keyboard.type("script")
