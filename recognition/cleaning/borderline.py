@@ -113,7 +113,7 @@ def _counted(path: Path, found: Survey) -> Iterator[Decision]:
 def _parse(place: str, line: str) -> Decision:
     try:
         content: Any = json.loads(line)
-    except ValueError as err:
+    except (ValueError, RecursionError) as err:
         raise DataError(
             f"{place}: is no JSON ({err}); expected one object a line; let clean_faces.py write it"
         ) from err

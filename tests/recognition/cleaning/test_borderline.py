@@ -79,6 +79,7 @@ def test_names_that_are_not_utf8_are_read_as_python_names_them(tmp_path: Path) -
     ("bad", "message"),
     [
         ("{", r"decisions\.jsonl:2: is no JSON"),
+        ("[" * 100_000, r"decisions\.jsonl:2: is no JSON"),
         ("[]", r"decisions\.jsonl:2: '\[\]'; expected an object with picture, identity, decision"),
         ({"picture": "a/1.jpg"}, "expected an object with picture"),
         (line("a/1.jpg", doubt=None), "doubt is None; expected a number"),
