@@ -39,6 +39,7 @@ from recognition.training.class_means import start_from_class_means
 from recognition.training.interrupts import Stopped, ignore_save_requests
 from recognition.training.meters import attach_log_files
 from recognition.training.preflight import preflight
+from recognition.training.shortage import shortages_told
 from recognition.training.start import find_start, mark_launcher, resumes, tidy
 from recognition.training.trainer import Trainer
 from recognition.training.wandb_run import require_wandb
@@ -66,7 +67,7 @@ def _run(args: argparse.Namespace) -> None:
     folder = Path(config.output or Path("work_dirs") / Path(args.config).stem)
     ignore_save_requests()
     try:
-        with join_world(config.device, timeout_s=config.train.timeout_s) as world:
+        with join_world(config.device, timeout_s=config.train.timeout_s) as world, shortages_told(world):
             _train(config, world, folder, args)
     except Stopped as stopped:
         logger.warning("%s; resume=true goes on from there", stopped)

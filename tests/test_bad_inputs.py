@@ -120,6 +120,10 @@ TABLE = [
     # training: data and weights
     Bad("train_v2 TINY data.rec=nowhere", "nowhere:", "does not exist", "expected a folder", "set data.rec"),
     Bad("train_v2 TINY data.num_classes=5", "data.num_classes", "states 5", "train.rec has 3", "correct it or leave"),
+    Bad(
+        "train_v2 TINY data.rec=synthetic data.num_image=64 data.num_classes=4000000000 backbone.embedding_size=65536",
+        "rank 0 on cpu:", "tried to allocate", "expected room for what --check", "take more ranks",
+    ),
     Bad("train_v2 TINY train.batch_size=200", "train.batch_size", "9 images", "one global batch of 200", "lower train"),
     Bad("train_v2 TINY data.image_size=64", "train.rec: record", "is 32x32", "expected 64x64", "set data.image_size"),
     Bad(

@@ -1,0 +1,33 @@
+"""Memory that is not there: the error of an allocator, told as a line about the run."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+
+from recognition.distributed.world import World
+from recognition.errors import ArcShardError
+
+_ALLOCATOR = "DefaultCPUAllocator"  # torch's CPU allocator raises a plain RuntimeError with its name in it
+
+
+class MemoryShortage(ArcShardError):
+    """A rank asked for more memory than its device or machine has; the last checkpoint stays."""
+
+
+@contextlib.contextmanager
+def shortages_told(world: World) -> Iterator[None]:
+    """Turn what an allocator raises inside into a MemoryShortage that names rank and device and says what to lower."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as err:
+        if not isinstance(err, (MemoryError, torch.OutOfMemoryError)) and _ALLOCATOR not in str(err):
+            raise
+        asked = str(err).partition("\n")[0].rpartition(f"{_ALLOCATOR}: ")[2] or "no memory is left"
+        raise MemoryShortage(
+            f"rank {world.rank} on {world.device}: {asked[:300]}; expected room for what --check says a rank needs; "
+            "lower train.batch_size or head.sample_rate, store head.centers_format=bf16 head.momentum_format=int8, or "
+            "take more ranks"
+        ) from err
