@@ -188,7 +188,8 @@ def _resume_behind_damage(lab: Lab, place: Path) -> Found:
     with Job(place, [*lab.settings(ranks=2), "resume=true"], ranks=2) as job:
         ended = job.end()
         said = job.said(0)
-        wrong = "" if f"checkpoint refused: {newest}/rows_1.safetensors" in said else f"not named: {said[-300:]}"
+        named = f"checkpoint refused: rank 1: {newest}/rows_1.safetensors: its checksum differs" in said
+        wrong = "" if named else f"not named: {said[-300:]}"
         wrong = wrong or ("" if f"resumed {before}" in said else f"did not resume {before.name}: {said[-300:]}")
         return Found(ended, wrong or ends_well(job, ended, lab.reference("fused", 2).run))
 
