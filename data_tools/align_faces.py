@@ -10,6 +10,7 @@ when it is started again. `--landmarks OLD/align.jsonl` takes the faces of an ea
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import shutil
@@ -24,7 +25,6 @@ from typing import Any
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the root, so that no file here shadows the library
 
 import cv2
-import torch
 
 from recognition.cli import make_parser, positive_int, run_command
 from recognition.console import Stopwatch, count, duration, progress
@@ -34,7 +34,7 @@ from recognition.detection.choice import POLICIES
 from recognition.detection.detectors import DETECTORS, build_detector
 from recognition.detection.photo_aligner import STATUSES, AlignSettings, PhotoAligner, PhotoTask
 from recognition.errors import DataError
-from recognition.files import staged, write_text
+from recognition.files import written
 from recognition.journal import Journal
 from recognition.processes import process_map
 
@@ -79,13 +79,11 @@ def _run(args: argparse.Namespace) -> None:
     prepare = partial(
         prepare_aligner, args.photos, args.output, settings, args.detector, args.min_face, args.model
     )
-    if args.workers > 1:
-        prepare()  # what is missing is told here, in one line, before the workers start
     journal = Journal(args.output / WORK, {"photos": str(args.photos.resolve()), **described})
     num_before = len(journal.done)
     try:
         tasks = _tasks(photos, journal, _known_faces(args.landmarks))
-        done = process_map(_align, tasks, prepare, workers=args.workers)
+        done = process_map(_align, tasks, prepare, workers=args.workers, at_once=8)
         for photo, record in progress(
             done, total=len(photos) - num_before, unit="photo", label="align", quiet=args.quiet
         ):
@@ -110,9 +108,10 @@ def prepare_aligner(
     photos: Path, output: Path, settings: AlignSettings, detector: str, min_face_px: float | None, model: Path | None
 ) -> PhotoAligner:
     """Load the detector, one thread for each process, and return what aligns a photo."""
-    torch.set_num_threads(1)
     cv2.setNumThreads(1)
     built = build_detector(detector, min_face_px=min_face_px, model=model)
+    if detector == "mtcnn":
+        importlib.import_module("torch").set_num_threads(1)  # here, as the others do without its long import
     return PhotoAligner(photos, output, output / WORK / "staging", settings, built)
 
 
@@ -174,8 +173,10 @@ def _publish(output: Path, journal: Journal, described: dict[str, Any]) -> Count
     """Write align.json and align.jsonl from the journal, sorted by photo; return the counts."""
     totals: Counter[str] = Counter()
     template = {"template": ARCFACE_TEMPLATE.tolist(), "template_size": 112, "transform": "similarity"}
-    write_text(output / SETTINGS, json.dumps({**described, **template}, indent=1) + "\n")
-    with staged(output / RECORDS) as (temporary,), open(temporary, "w", encoding="utf-8") as handle:
+    work = output / WORK
+    with written(output / SETTINGS, by_way_of=work / SETTINGS) as handle:
+        handle.write(json.dumps({**described, **template}, indent=1) + "\n")
+    with written(output / RECORDS, by_way_of=work / RECORDS) as handle:
         for record in journal.records():
             totals[record["status"]] += 1
             totals["crops"] += sum("crop" in face for face in record["faces"])

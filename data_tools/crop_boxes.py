@@ -35,7 +35,7 @@ from recognition.data.images import encode_jpeg
 from recognition.data.photos import decode_photo
 from recognition.detection.alignment import align
 from recognition.errors import DataError
-from recognition.files import staged, write_by_way_of
+from recognition.files import write_by_way_of, written
 from recognition.journal import Journal
 from recognition.processes import process_map
 
@@ -234,7 +234,7 @@ def _make_room(output: Path, *, overwrite: bool) -> None:
 
 def _publish(output: Path, journal: Journal) -> Counter[str]:
     totals: Counter[str] = Counter()
-    with staged(output / RECORDS) as (temporary,), open(temporary, "w", encoding="utf-8") as handle:
+    with written(output / RECORDS, by_way_of=output / WORK / RECORDS) as handle:
         for record in journal.records():
             totals[record["status"]] += 1
             handle.write(json.dumps({"photo": record.pop("key"), **record}) + "\n")

@@ -19,7 +19,7 @@ from recognition.data.pairs_bin import read_pairs
 from recognition.data.photos import list_photos
 from recognition.data.records import ImageRecords
 from recognition.errors import DataError
-from recognition.files import write_text
+from recognition.files import written
 from recognition.journal import check_settings
 
 BLOCK = 64
@@ -263,12 +263,12 @@ class EmbeddingStore:
         assert not self.missing, "embeddings are published before they are finished"
         work = self._folder / _WORK
         self._vectors.flush()
-        with open(work / _KEYS, "w", encoding="utf-8") as handle:
+        with written(self._folder / _KEYS, by_way_of=work / _KEYS) as handle:
             handle.writelines(json.dumps(list(pair)) + "\n" for pair in keyed)
-        os.replace(work / _KEYS, self._folder / _KEYS)
         os.replace(work / _VECTORS, self._folder / _VECTORS)
         shape = {"num_images": len(self._vectors), "dimension": self._vectors.shape[1]}
-        write_text(self._folder / _ABOUT, json.dumps({**about, **shape}, indent=1, sort_keys=True) + "\n")
+        with written(self._folder / _ABOUT, by_way_of=work / _ABOUT) as handle:
+            handle.write(json.dumps({**about, **shape}, indent=1, sort_keys=True) + "\n")
         shutil.rmtree(work)
 
 

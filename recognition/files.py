@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from recognition.errors import DataError
 
@@ -88,6 +89,21 @@ def write_by_way_of(temporary: Path, target: Path, content: bytes) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(content)
         os.replace(temporary, target)
+    except OSError as err:
+        raise DataError(f"{target}: cannot be written ({err.strerror or err}); check space and permissions") from err
+
+
+@contextlib.contextmanager
+def written(target: Path, *, by_way_of: Path) -> Iterator[TextIO]:
+    """Yield a UTF-8 file that is synced and renamed onto `target` when it is whole.
+
+    Until then it is `by_way_of`, a name in a folder that holds what a kill may leave. Raises DataError.
+    """
+    try:
+        with open(by_way_of, "w", encoding="utf-8") as handle:
+            yield handle
+        sync_file(by_way_of)
+        os.replace(by_way_of, target)
     except OSError as err:
         raise DataError(f"{target}: cannot be written ({err.strerror or err}); check space and permissions") from err
 

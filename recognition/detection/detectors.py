@@ -9,7 +9,6 @@ import numpy as np
 
 from recognition.detection.dlib_detector import DlibDetector
 from recognition.detection.faces import Detector, Faces
-from recognition.detection.mtcnn import Mtcnn
 from recognition.detection.scrfd import Scrfd
 from recognition.detection.weights import find_mtcnn
 from recognition.errors import ConfigError
@@ -24,6 +23,8 @@ def build_detector(name: str, *, min_face_px: float | None = None, model: Path |
     ONNX file, which it needs. ConfigError or CheckpointError says what is missing and how to get it.
     """
     if name == "mtcnn":
+        from recognition.detection.mtcnn import Mtcnn  # torch, which takes longer to import than dlib a photo
+
         return Mtcnn(find_mtcnn(model), min_face_px=min_face_px or 20.0)
     if name == "dlib":
         return DlibDetector(models=model, min_face_px=min_face_px or 37.0)
