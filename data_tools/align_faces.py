@@ -32,7 +32,7 @@ from recognition.data.photos import list_photos
 from recognition.detection.alignment import ARCFACE_TEMPLATE
 from recognition.detection.choice import POLICIES
 from recognition.detection.detectors import DETECTORS, build_detector
-from recognition.detection.photo_aligner import STATUSES, AlignSettings, PhotoAligner, PhotoTask
+from recognition.detection.photo_aligner import STATUSES, AlignSettings, PhotoAligner, PhotoTask, faces_of_record
 from recognition.errors import DataError
 from recognition.files import written
 from recognition.journal import Journal
@@ -89,9 +89,10 @@ def _run(args: argparse.Namespace) -> None:
         ):
             journal.append(photo, record)
         totals = _publish(args.output, journal, described)
-    finally:
-        journal.close()
-    shutil.rmtree(args.output / WORK)
+    except BaseException:
+        journal.give_up()
+        raise
+    journal.remove()
     _report(args, totals, len(photos) - num_before, num_before, watch.seconds)
 
 
@@ -161,12 +162,24 @@ def _read_records(path: Path) -> Iterator[dict[str, Any]]:
     try:
         with open(path, encoding="utf-8") as handle:
             for number, line in enumerate(handle, 1):
-                record = json.loads(line)
-                if not isinstance(record, dict) or not {"photo", "status", "faces"} <= record.keys():
-                    raise ValueError(f"line {number} lacks photo, status or faces")
-                yield record
-    except (OSError, ValueError) as err:
+                yield _parse_record(f"{path}:{number}", line)
+    except (OSError, UnicodeDecodeError) as err:
         raise DataError(f"{path}: cannot be read ({err}); expected an align.jsonl; give another file") from err
+
+
+def _parse_record(place: str, line: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+        faces_of_record(record)
+        if not all(isinstance(record[key], str) for key in ("photo", "status")):
+            raise TypeError("photo and status are not text")
+        if not all(isinstance(face.get("crop", ""), str) for face in record["faces"]):
+            raise TypeError("a crop is not text")
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as err:
+        raise DataError(
+            f"{place}: {line.strip()[:80]!r}; expected a line of an align.jsonl; let align_faces.py write it"
+        ) from err
+    return record
 
 
 def _publish(output: Path, journal: Journal, described: dict[str, Any]) -> Counter[str]:

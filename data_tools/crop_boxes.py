@@ -196,9 +196,10 @@ def _run(args: argparse.Namespace) -> None:
         for name, record in progress(work, total=total, unit="face", label="crop", quiet=args.quiet):
             journal.append(name, record)
         totals = _publish(args.output, journal)
-    finally:
-        journal.close()
-    shutil.rmtree(args.output / WORK)
+    except BaseException:
+        journal.give_up()
+        raise
+    journal.remove()
     _report(args, totals, len(rows), watch.seconds)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -54,6 +55,14 @@ class Journal:
     def close(self) -> None:
         """Close the file; the journal stays for the next run."""
         self._handle.close()
+
+    def give_up(self) -> None:
+        """Close after an error. Work of which nothing was finished leaves no folder that other settings would meet."""
+        self.close()
+        if not self._offsets:
+            shutil.rmtree(self.folder)
+            with contextlib.suppress(OSError):  # the folder around it holds something
+                self.folder.parent.rmdir()
 
     def remove(self) -> None:
         """Close and delete the journal and its folder: the work is published."""

@@ -23,12 +23,12 @@ def list_photos(root: Path) -> list[str]:
     """Return the sorted paths of the photos below `root`, relative to it and with / between the parts.
 
     Names that begin with a dot are passed over, and links to folders are not followed. Raises DataError when `root` is
-    no folder or holds no photo.
+    no folder or holds no photo, or a folder below it cannot be read.
     """
     if not root.is_dir():
         raise DataError(f"{root}: is not a folder; expected a folder of photos; check the path")
     found = []
-    for folder, subfolders, names in os.walk(root):
+    for folder, subfolders, names in os.walk(root, onerror=_refuse_folder):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         below = os.path.relpath(folder, root)
         for name in names:
@@ -37,6 +37,10 @@ def list_photos(root: Path) -> list[str]:
     if not found:
         raise DataError(f"{root}: holds no photo; expected {', '.join(sorted(PHOTO_SUFFIXES))}; check the path")
     return sorted(found)
+
+
+def _refuse_folder(err: OSError) -> None:
+    raise DataError(f"{err.filename}: cannot be read ({err.strerror}); expected a folder of photos; check permissions")
 
 
 def decode_photo(encoded: bytes, *, place: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:

@@ -121,15 +121,17 @@ def face_record(faces: Faces, index: int) -> dict[str, Any]:
 
 
 def faces_of_record(record: dict[str, Any]) -> Faces:
-    """Return the faces of a line of align.jsonl."""
+    """Return the faces of a line of align.jsonl; KeyError, TypeError or ValueError when they are not what it holds."""
     listed = record["faces"]
     if not listed:
         return no_faces()
-    return Faces(
-        np.array([face["box"] for face in listed], np.float32),
-        np.array([face["landmarks"] for face in listed], np.float32),
-        np.array([face["score"] for face in listed], np.float32),
+    boxes, landmarks, scores = (
+        np.array([face[key] for face in listed], np.float32).reshape(len(listed), *shape)
+        for key, shape in (("box", (4,)), ("landmarks", (5, 2)), ("score", ()))
     )
+    if not all(np.isfinite(numbers).all() for numbers in (boxes, landmarks, scores)):
+        raise ValueError("numbers that are not finite")
+    return Faces(boxes, landmarks, scores)
 
 
 def _unreadable(reason: str) -> dict[str, Any]:

@@ -145,13 +145,55 @@ def test_other_settings_do_not_continue_a_run(tmp_path: Path, capsys: pytest.Cap
     assert cv2.imread(str(output / "1.pgm.jpg")).shape == (64, 64, 3)
 
 
-def test_no_photos_and_missing_weights_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_photos_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "in").mkdir()
     assert main([str(tmp_path / "in"), str(tmp_path / "out")]) == 1
     assert "holds no photo; expected .bmp, .jpeg" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "{", "[]", "[" * 100_000, '{"photo": "1.pgm", "status": "ok"}', '{"photo": 1, "status": "ok", "faces": []}',
+        '{"photo": "1.pgm", "status": "ok", "faces": [{"box": [1, 2, 3], "landmarks": [], "score": 1}]}',
+        '{"photo": "1.pgm", "status": "ok", "faces": [{"box": [1, 2, 3, 4], "landmarks": [1, 2], "score": 1}]}',
+        '{"photo": "1.pgm", "status": "ok", "faces": [{"box": [1, 2, 3, NaN], "landmarks": '
+        '[[1, 2], [3, 4], [5, 6], [7, 8], [9, 0]], "score": 1}]}',
+        '{"photo": "1.pgm", "status": "ok", "faces": [3]}',
+    ],
+)  # fmt: skip
+def test_landmarks_of_another_kind_are_refused(bad: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in").mkdir()
     shutil.copy(ORL / "s1" / "1.pgm", tmp_path / "in")
-    assert main([str(tmp_path / "in"), str(tmp_path / "out"), "--model", str(tmp_path), "--workers", "2"]) == 1
-    assert "pnet.pt: no such file; expected MTCNN's weights" in capsys.readouterr().err
+    (tmp_path / "old.jsonl").write_text(f'{{"photo": "0.pgm", "status": "no_face", "faces": []}}\n{bad}\n')
+    known = ["--landmarks", str(tmp_path / "old.jsonl")]
+    assert main([str(tmp_path / "in"), str(tmp_path / "out"), *known, "--workers", "1", "--quiet"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "old.jsonl:2: " in line and "expected a line of an align.jsonl; let align_faces.py write it" in line
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--model", "."], "pnet.pt: no such file; expected MTCNN's weights"),
+        (["--detector", "dlib", "--model", "."], "face_landmarks.dat: no such file; expected dlib's model"),
+        (["--detector", "scrfd"], "scrfd: needs an ONNX file, such as insightface's det_10g.onnx; give it"),
+        (["--detector", "scrfd", "--model", "none.onnx"], "none.onnx: no such file; expected"),
+    ],
+)
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_missing_models_are_one_line(
+    flags: list[str], message: str, workers: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("dlib")
+    pytest.importorskip("onnxruntime")
+    (tmp_path / "in").mkdir()
+    shutil.copy(ORL / "s1" / "1.pgm", tmp_path / "in")
+    assert main([str(tmp_path / "in"), str(tmp_path / "out"), *flags, "--workers", workers, "--quiet"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert not (tmp_path / "out").exists()
 
 
 def test_two_photos_cannot_share_a_crop() -> None:

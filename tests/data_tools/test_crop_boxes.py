@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+import shutil
+import struct
 from pathlib import Path
 
 import cv2
@@ -96,6 +100,24 @@ def test_wrong_tables_are_one_line(
     assert _crop(photos, table, tmp_path / "out") == 1
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+def test_bad_photos_get_a_line_and_the_others_their_crops(photos: Path, tmp_path: Path) -> None:
+    names = ("junk", "one pixel", "huge", "n1/0000_01", 'qu"o\'te <日本>')
+    (photos / "junk.jpg").write_bytes(b"no photo")
+    (photos / "one pixel.jpg").write_bytes(encode_jpeg(np.zeros((1, 1, 3), np.uint8)))
+    large = bytearray(encode_jpeg(np.zeros((8, 8, 3), np.uint8)))
+    at = large.index(b"\xff\xc0") + 5
+    large[at : at + 4] = struct.pack(">HH", 10_000, 20_000)
+    (photos / "huge.jpg").write_bytes(large)
+    shutil.copy(photos / "n1" / "0000_01.jpg", photos / f"{names[-1]}.jpg")
+    table = io.StringIO()
+    csv.writer(table).writerows([["NAME_ID", "X", "Y", "W", "H"], *([name, 1, 2, 30, 40] for name in names)])
+    assert _crop(photos, table.getvalue(), tmp_path / "out") == 0
+    lines = {line["photo"]: line for line in map(json.loads, (tmp_path / "out" / "crops.jsonl").open())}
+    assert [lines[name]["status"] for name in names] == ["unreadable", "ok", "unreadable", "ok", "ok"]
+    assert "20000 x 10000 pixels; expected at most" in lines["huge"]["reason"]
+    assert (tmp_path / "out" / f"{names[-1]}.jpg").is_file()
 
 
 def test_photos_that_are_missing_get_a_line(photos: Path, tmp_path: Path) -> None:
