@@ -92,6 +92,15 @@ def write_by_way_of(temporary: Path, target: Path, content: bytes) -> None:
         raise DataError(f"{target}: cannot be written ({err.strerror or err}); check space and permissions") from err
 
 
+def publish_file(temporary: Path, target: Path) -> None:
+    """Sync a whole file and rename it onto `target`. It lies in a folder that holds what a kill may leave."""
+    try:
+        sync_file(temporary)
+        os.replace(temporary, target)
+    except OSError as err:
+        raise DataError(f"{target}: cannot be written ({err.strerror or err}); check space and permissions") from err
+
+
 def write_text(path: Path, content: str) -> None:
     """Publish `content` at `path` as UTF-8 by rename, replacing what was there."""
     write_bytes(path, content.encode("utf-8"))
