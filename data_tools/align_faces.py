@@ -12,13 +12,16 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import math
 import os
-import shutil
+import re
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
+from itertools import count as count_from
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +33,23 @@ from recognition.cli import make_parser, positive_int, run_command
 from recognition.console import Stopwatch, count, duration, progress
 from recognition.data.photos import list_photos
 from recognition.detection.alignment import ARCFACE_TEMPLATE
-from recognition.detection.choice import POLICIES
+from recognition.detection.choice import POLICIES, Policy
+from recognition.detection.crop_folder import CropFolder
 from recognition.detection.detectors import DETECTORS, build_detector
-from recognition.detection.photo_aligner import STATUSES, AlignSettings, PhotoAligner, PhotoTask, faces_of_record
+from recognition.detection.photo_aligner import (
+    STATUSES,
+    AlignSettings,
+    PhotoAligner,
+    PhotoTask,
+    crop_name,
+    faces_of_record,
+)
 from recognition.errors import DataError
-from recognition.files import written
-from recognition.journal import Journal
 from recognition.processes import process_map
 
-RECORDS, SETTINGS, WORK = "align.jsonl", "align.json", ".align"
+TEMPLATE = {"template": ARCFACE_TEMPLATE.tolist(), "template_size": 112, "transform": "similarity"}
+MAX_SIZE = 4096
+_FURTHER_FACE = re.compile(r"(.*)\.face[1-9][0-9]*(\.[^./]*)", re.DOTALL)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,97 +76,99 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> None:
     watch = Stopwatch()
-    if not 1 <= args.quality <= 100:
-        raise DataError(f"--quality {args.quality}: expected 1 to 100; choose such a number")
-    if args.photos.resolve() == args.output.resolve():
-        raise DataError(f"{args.output}: holds the photos themselves; expected another folder; choose another OUT")
-    photos = list_photos(args.photos)
-    _make_room(args.output, overwrite=args.overwrite)
+    _check_numbers(args)
+    if args.output.resolve().is_relative_to(args.photos.resolve()):
+        raise DataError(
+            f"{args.output}: lies in the folder of the photos, where its crops would be taken for photos; expected "
+            "another folder; choose another OUT"
+        )
+    folder = CropFolder(args.output, "align")
+    crops = crop_names(list_photos(args.photos), args.faces)
+    folder.check(crops.values(), overwrite=args.overwrite)
+    known = _known_faces(args.landmarks, folder, overwrite=args.overwrite)
     settings = AlignSettings(args.size, args.faces, args.min_size, args.min_score, args.max_side, args.quality)
     described = {
         "detector": args.detector, "model": str(args.model) if args.model else None, "min_face_px": args.min_face,
         "landmarks": str(args.landmarks) if args.landmarks else None, **asdict(settings),
     }  # fmt: skip
-    prepare = partial(
-        prepare_aligner, args.photos, args.output, settings, args.detector, args.min_face, args.model
-    )
-    journal = Journal(args.output / WORK, {"photos": str(args.photos.resolve()), **described})
-    num_before = len(journal.done)
-    try:
-        tasks = _tasks(photos, journal, _known_faces(args.landmarks))
-        done = process_map(_align, tasks, prepare, workers=args.workers, at_once=8)
-        for photo, record in progress(
-            done, total=len(photos) - num_before, unit="photo", label="align", quiet=args.quiet
-        ):
+    prepare = partial(prepare_aligner, args.photos, folder, settings, args.detector, args.min_face, args.model)
+    # What is missing is told before anything is removed. Otherwise the workers tell it, and load while this one would.
+    aligner = prepare() if args.workers == 1 or args.overwrite else None
+    begun = {"photos": str(args.photos.resolve()), **described}
+    with folder.journal(begun, _present(args.output, crops), overwrite=args.overwrite) as journal:
+        missing = [photo for photo in crops if photo not in journal.done]
+        tasks = (PhotoTask(photo, crops[photo], known.get(photo)) for photo in missing)
+        tool = prepare if aligner is None or args.workers > 1 else partial(_same, aligner)
+        done = process_map(_align, tasks, tool, workers=args.workers, at_once=8)
+        for photo, record in progress(done, total=len(missing), unit="photo", label="align", quiet=args.quiet):
             journal.append(photo, record)
-        totals = _publish(args.output, journal, described)
-    except BaseException:
-        journal.give_up()
-        raise
-    journal.remove()
-    _report(args, totals, len(photos) - num_before, num_before, watch.seconds)
+        totals = folder.publish(journal, {**described, **TEMPLATE})
+    _report(args, totals, len(missing), len(crops) - len(missing), watch.seconds)
 
 
-def crop_names(photos: Sequence[str]) -> dict[str, str]:
-    """Return photo -> crop: the same name when it ends in .jpg or .jpeg, and with .jpg after it otherwise."""
+def _check_numbers(args: argparse.Namespace) -> None:
+    if not 1 <= args.quality <= 100:
+        raise DataError(f"--quality {args.quality}: expected 1 to 100; choose such a number")
+    if args.size > MAX_SIZE:
+        raise DataError(f"--size {args.size}: expected at most {MAX_SIZE} pixels; choose such a number")
+    if args.min_face is not None and not 1 <= args.min_face < math.inf:
+        raise DataError(f"--min-face {args.min_face}: expected at least 1 pixel; choose such a number")
+
+
+def crop_names(photos: Sequence[str], policy: Policy = "largest") -> dict[str, str]:
+    """Return photo -> crop: the same name when it ends in .jpg or .jpeg, and with .jpg after it otherwise.
+
+    Raises DataError when two photos would give one name; with the policy all, further faces have names of their own.
+    """
     names = {p: p if os.path.splitext(p)[1].lower() in (".jpg", ".jpeg") else f"{p}.jpg" for p in photos}
-    if len(set(names.values())) < len(names):
-        twice = next(name for name, times in Counter(names.values()).items() if times > 1)
+    owners = Counter(names.values())
+    if policy == "all":
+        further = (match for name in list(owners) if (match := _FURTHER_FACE.fullmatch(name)))
+        owners.update(match[0] for match in further if match[1] + match[2] in owners)
+    twice = next((name for name, times in owners.items() if times > 1), None)
+    if twice is not None:
         raise DataError(f"{twice}: would be the crop of two photos; expected names that differ; rename one photo")
     return names
 
 
 def prepare_aligner(
-    photos: Path, output: Path, settings: AlignSettings, detector: str, min_face_px: float | None, model: Path | None
+    photos: Path,
+    folder: CropFolder,
+    settings: AlignSettings,
+    detector: str,
+    min_face_px: float | None,
+    model: Path | None,
 ) -> PhotoAligner:
     """Load the detector, one thread for each process, and return what aligns a photo."""
     cv2.setNumThreads(1)
     built = build_detector(detector, min_face_px=min_face_px, model=model)
     if detector == "mtcnn":
         importlib.import_module("torch").set_num_threads(1)  # here, as the others do without its long import
-    return PhotoAligner(photos, output, output / WORK / "staging", settings, built)
+    return PhotoAligner(photos, folder.output, folder.staging, settings, built)
 
 
 def _align(aligner: PhotoAligner, task: PhotoTask) -> tuple[str, dict[str, Any]]:
     return task.photo, aligner(task)
 
 
-def _make_room(output: Path, *, overwrite: bool) -> None:
-    """Refuse a finished output, or with `overwrite` remove what it lists; make the folders."""
-    records = output / RECORDS
-    if overwrite:
-        if records.is_file():
-            for line in _read_records(records):
-                for face in line["faces"]:
-                    if "crop" in face:
-                        _below(output, face["crop"]).unlink(missing_ok=True)
-            records.unlink()
-        shutil.rmtree(output / WORK, ignore_errors=True)
-    elif records.exists() and not (output / WORK).is_dir():
-        raise DataError(f"{records}: exists already; expected a new OUT; pass --overwrite to begin anew")
-    elif output.is_dir() and not (output / WORK).is_dir() and any(output.iterdir()):
-        raise DataError(f"{output}: is not empty; expected a new folder, or one this command began; choose another")
-    try:
-        (output / WORK / "staging").mkdir(parents=True, exist_ok=True)
-    except OSError as err:
-        raise DataError(f"{output}: cannot be written ({err.strerror or err}); choose a writable folder") from err
+def _same(aligner: PhotoAligner) -> PhotoAligner:
+    return aligner
 
 
-def _below(folder: Path, name: str) -> Path:
-    if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise DataError(f"{folder / RECORDS}: {name!r} leaves the folder; expected a path below it; remove the line")
-    return folder / name
+def _present(output: Path, crops: Mapping[str, str]) -> Iterator[str]:
+    """Yield those crops of these photos that are there, further faces' among them."""
+    for crop in crops.values():
+        names = (crop_name(crop, number) for number in count_from())
+        yield from takewhile(lambda name: (output / name).is_file(), names)
 
 
-def _tasks(photos: Sequence[str], journal: Journal, known: dict[str, dict[str, Any]]) -> Iterator[PhotoTask]:
-    for photo, crop in crop_names(photos).items():
-        if photo not in journal.done:
-            yield PhotoTask(photo, crop, known.get(photo))
-
-
-def _known_faces(path: Path | None) -> dict[str, dict[str, Any]]:
+def _known_faces(path: Path | None, folder: CropFolder, *, overwrite: bool) -> dict[str, dict[str, Any]]:
     """Return photo -> its line in the align.jsonl of an earlier run."""
-    return {} if path is None else {line["photo"]: line for line in _read_records(path) if "crc32" in line}
+    if path is None:
+        return {}
+    if overwrite and path.resolve() == folder.records.resolve():
+        raise DataError(f"{path}: --overwrite removes it; expected another file; copy it and give the copy")
+    return {line["photo"]: line for line in _read_records(path) if "crc32" in line}
 
 
 def _read_records(path: Path) -> Iterator[dict[str, Any]]:
@@ -173,28 +186,11 @@ def _parse_record(place: str, line: str) -> dict[str, Any]:
         faces_of_record(record)
         if not all(isinstance(record[key], str) for key in ("photo", "status")):
             raise TypeError("photo and status are not text")
-        if not all(isinstance(face.get("crop", ""), str) for face in record["faces"]):
-            raise TypeError("a crop is not text")
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as err:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as err:
         raise DataError(
             f"{place}: {line.strip()[:80]!r}; expected a line of an align.jsonl; let align_faces.py write it"
         ) from err
     return record
-
-
-def _publish(output: Path, journal: Journal, described: dict[str, Any]) -> Counter[str]:
-    """Write align.json and align.jsonl from the journal, sorted by photo; return the counts."""
-    totals: Counter[str] = Counter()
-    template = {"template": ARCFACE_TEMPLATE.tolist(), "template_size": 112, "transform": "similarity"}
-    work = output / WORK
-    with written(output / SETTINGS, by_way_of=work / SETTINGS) as handle:
-        handle.write(json.dumps({**described, **template}, indent=1) + "\n")
-    with written(output / RECORDS, by_way_of=work / RECORDS) as handle:
-        for record in journal.records():
-            totals[record["status"]] += 1
-            totals["crops"] += sum("crop" in face for face in record["faces"])
-            handle.write(json.dumps({"photo": record.pop("key"), **record}) + "\n")
-    return totals
 
 
 def _report(args: argparse.Namespace, totals: Counter[str], num_new: int, num_before: int, seconds: float) -> None:

@@ -40,7 +40,7 @@ from recognition.cli import make_parser, non_negative_int, positive_int, run_com
 from recognition.console import Stopwatch, count, duration
 from recognition.distributed.world import choose_device
 from recognition.errors import ArcShardError, ConfigError
-from recognition.journal import check_settings
+from recognition.journal import check_settings, hold
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -90,13 +90,14 @@ def _run(args: argparse.Namespace) -> None:
         summary = review_again(args.output, settings, args.output / REVIEW_WORK, review)
     else:
         work = make_room(args.output, overwrite=args.overwrite)
-        check_settings(work, {**settings.as_json(), "review": str(args.review.resolve()) if args.review else None})
-        try:
-            summary, names = clean(pictures, settings, work, machine=machine, review=review)
-        except ArcShardError:
-            give_up(work)
-            raise
-        publish(work, args.output, names)
+        with hold(work):
+            check_settings(work, {**settings.as_json(), "review": str(args.review.resolve()) if args.review else None})
+            try:
+                summary, names = clean(pictures, settings, work, machine=machine, review=review)
+            except ArcShardError:
+                give_up(work)
+                raise
+            publish(work, args.output, names)
     _report(args, summary, watch.seconds)
 
 

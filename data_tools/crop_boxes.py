@@ -15,7 +15,7 @@ import argparse
 import csv
 import json
 import os
-import shutil
+import posixpath
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -32,14 +32,15 @@ import numpy as np
 from recognition.cli import make_parser, positive_int, run_command
 from recognition.console import Stopwatch, count, duration, progress
 from recognition.data.images import encode_jpeg
-from recognition.data.photos import decode_photo
+from recognition.data.photos import decode_photo, read_photo
 from recognition.detection.alignment import align
+from recognition.detection.crop_folder import CropFolder
 from recognition.errors import DataError
-from recognition.files import write_by_way_of, written
-from recognition.journal import Journal
+from recognition.files import write_by_way_of
 from recognition.processes import process_map
 
-RECORDS, WORK = "crops.jsonl", ".crops"
+MAX_SIZE, MAX_MARGIN = 4096, 100
+_FARTHEST_PX = 1e6  # where no photo reaches
 BOX_COLUMNS = ("X", "Y", "W", "H")
 LANDMARK_COLUMNS = tuple(f"P{point}{axis}" for point in range(1, 6) for axis in "XY")
 STATUSES = ("ok", "too_small", "unreadable")
@@ -53,13 +54,18 @@ class Row:
     name: str
     numbers: tuple[float, ...]
 
+    @property
+    def crop(self) -> str:
+        """The crop's path below OUT."""
+        return f"{self.name.removesuffix('.jpg')}.jpg"
+
 
 @dataclass(frozen=True)
 class BoxCropper:
     """Cuts the face of a row out of its photo."""
 
     photos: Path
-    output: Path
+    folder: CropFolder
     size: int
     margin: float
     min_size_px: float
@@ -69,30 +75,33 @@ class BoxCropper:
         """Write one crop and return its line of crops.jsonl. Bad photos are recorded, not raised."""
         if len(row.numbers) == 4 and min(row.numbers[2:]) < self.min_size_px:
             return {"status": "too_small"}
-        path = _photo_path(self.photos, row.name)
         try:
-            rgb = decode_photo(path.read_bytes(), place=str(path))
+            path = _photo_path(self.photos, row.name)
+            rgb = decode_photo(read_photo(path), place=str(path))
+            _check_inside(row, path, rgb)
             face = self._cut(rgb, row.numbers)
         except OSError as err:
-            return {"status": "unreadable", "reason": f"{path}: cannot be read ({err.strerror or err})"}
+            place = f"{self.photos / row.name}"
+            return {"status": "unreadable", "reason": f"{place}: cannot be read ({err.strerror or err})"}
         except DataError as err:
             return {"status": "unreadable", "reason": str(err)}
-        crop = f"{row.name.removesuffix('.jpg')}.jpg"
-        self._write(crop, encode_jpeg(face, self.quality), row.line)
-        return {"status": "ok", "crop": crop}
+        if face is None:
+            return {"status": "too_small"}
+        temporary = self.folder.staging / f"{row.line}.part"
+        write_by_way_of(temporary, self.folder.output / row.crop, encode_jpeg(face, self.quality))
+        return {"status": "ok", "crop": row.crop}
 
-    def _cut(self, rgb: np.ndarray, numbers: tuple[float, ...]) -> np.ndarray:
+    def _cut(self, rgb: np.ndarray, numbers: tuple[float, ...]) -> np.ndarray | None:
+        """Return the face; None when the photo itself is too small for it."""
         if len(numbers) == 10:
             return align(rgb, np.array(numbers).reshape(5, 2), self.size)
         left, top, side = square_inside(numbers, self.margin, (rgb.shape[0], rgb.shape[1]))
+        if side < self.min_size_px:
+            return None
         square = rgb[top : top + side, left : left + side]
         shrinks = side > self.size
         method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
         return cv2.resize(square, (self.size, self.size), interpolation=method)
-
-    def _write(self, name: str, content: bytes, line: int) -> None:
-        target, temporary = self.output / name, self.output / WORK / "staging" / f"{line}.part"
-        write_by_way_of(temporary, target, content)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -162,8 +171,8 @@ def _parse_row(place: str, line: int, fields: list[str], wanted: list[int]) -> R
         row = Row(line, name.strip(), tuple(float(number) for number in numbers))
     except (IndexError, ValueError) as err:
         raise DataError(f"{place}: {','.join(fields)[:100]!r}; expected a name and numbers; mend the line") from err
-    if not np.isfinite(row.numbers).all() or (len(row.numbers) == 4 and min(row.numbers[2:]) <= 0):
-        raise DataError(f"{place}: {row.numbers}; expected finite numbers and sides above zero; mend the line")
+    if not np.abs(row.numbers).max() <= _FARTHEST_PX or (len(row.numbers) == 4 and min(row.numbers[2:]) <= 0):
+        raise DataError(f"{place}: {row.numbers}; expected numbers of pixels and sides above zero; mend the line")
     if not row.name or row.name.startswith("/") or ".." in row.name.split("/") or "\0" in row.name:
         raise DataError(f"{place}: {row.name!r} leaves the folder of photos; expected a path below it; mend the line")
     return row
@@ -174,40 +183,62 @@ def _photo_path(photos: Path, name: str) -> Path:
     return path if path.suffix and path.is_file() else photos / f"{name.removesuffix('.jpg')}.jpg"
 
 
+def _check_inside(row: Row, path: Path, rgb: np.ndarray) -> None:
+    """Raise DataError when the box, or the landmarks' own, lies beside the photo: it belongs to another."""
+    height, width = rgb.shape[:2]
+    if len(row.numbers) == 4:
+        left, top, right, bottom = *row.numbers[:2], row.numbers[0] + row.numbers[2], row.numbers[1] + row.numbers[3]
+    else:
+        xs, ys = row.numbers[0::2], row.numbers[1::2]
+        left, top, right, bottom = min(xs), min(ys), max(xs), max(ys)
+    if left >= width or top >= height or right <= 0 or bottom <= 0:
+        raise DataError(
+            f"{path}: {width} x {height} pixels, and the face at {left:g}, {top:g} lies beside them; expected it "
+            f"inside; check the table's line {row.line}"
+        )
+
+
 def _run(args: argparse.Namespace) -> None:
     watch = Stopwatch()
-    if not 1 <= args.quality <= 100 or not args.margin >= 0:
-        raise DataError("--quality, --margin: expected 1 to 100 and a share from 0 on; choose such numbers")
+    _check_numbers(args)
     if not args.photos.is_dir() or args.photos.resolve() == args.output.resolve():
         raise DataError(f"{args.photos}: expected a folder of photos other than OUT; check the paths")
     rows = list(read_rows(args.table, args.people))
     if not rows:
         raise DataError(f"{args.table}: has no rows; expected one for each face; check the file")
-    _refuse_twice(args.table, rows)
-    cropper = BoxCropper(args.photos, args.output, args.size, args.margin, args.min_size, args.quality)
-    _make_room(args.output, overwrite=args.overwrite)
-    about = {name: str(getattr(args, name)) for name in ("size", "margin", "min_size", "quality")}
-    journal = Journal(args.output / WORK, {"table": str(args.table.resolve()), **about})
-    num_before = len(journal.done)
-    try:
-        tasks = (row for row in rows if row.name not in journal.done)
+    crops = _crops(args.table, rows)
+    folder = CropFolder(args.output, "crops")
+    folder.check(crops, overwrite=args.overwrite)
+    cropper = BoxCropper(args.photos, folder, args.size, args.margin, args.min_size, args.quality)
+    settings = {"table": str(args.table.resolve()), "photos": str(args.photos.resolve())}
+    settings |= {name: str(getattr(args, name)) for name in ("size", "margin", "min_size", "quality")}
+    with folder.journal(settings, crops, overwrite=args.overwrite) as journal:
+        tasks = [row for row in rows if row.name not in journal.done]
         work = process_map(_crop, tasks, partial(_same, cropper), workers=args.workers)
-        total = len(rows) - num_before
-        for name, record in progress(work, total=total, unit="face", label="crop", quiet=args.quiet):
+        for name, record in progress(work, total=len(tasks), unit="face", label="crop", quiet=args.quiet):
             journal.append(name, record)
-        totals = _publish(args.output, journal)
-    except BaseException:
-        journal.give_up()
-        raise
-    journal.remove()
+        totals = folder.publish(journal)
     _report(args, totals, len(rows), watch.seconds)
 
 
-def _refuse_twice(table: Path, rows: Sequence[Row]) -> None:
-    names = Counter(row.name for row in rows)
-    twice = next((name for name, times in names.items() if times > 1), None)
-    if twice is not None:
-        raise DataError(f"{table}: names {twice!r} twice; expected one face a photo; remove a line")
+def _check_numbers(args: argparse.Namespace) -> None:
+    if not 1 <= args.quality <= 100 or not 0 <= args.margin <= MAX_MARGIN:
+        raise DataError(f"--quality, --margin: expected 1 to 100 and 0 to {MAX_MARGIN}; choose such numbers")
+    if args.size > MAX_SIZE:
+        raise DataError(f"--size {args.size}: expected at most {MAX_SIZE} pixels; choose such a number")
+
+
+def _crops(table: Path, rows: Sequence[Row]) -> list[str]:
+    """Return the crop of each row; DataError when two rows would give one."""
+    owners: dict[str, Row] = {}
+    for row in rows:
+        first = owners.setdefault(posixpath.normpath(row.crop), row)
+        if first is not row:
+            raise DataError(
+                f"{table}:{row.line}: {row.name!r} gives the crop of {first.name!r} in line {first.line}; expected one "
+                "face a photo; remove a line"
+            )
+    return list(owners)
 
 
 def _same(cropper: BoxCropper) -> BoxCropper:
@@ -218,28 +249,6 @@ def _same(cropper: BoxCropper) -> BoxCropper:
 
 def _crop(cropper: BoxCropper, row: Row) -> tuple[str, dict[str, Any]]:
     return row.name, cropper(row)
-
-
-def _make_room(output: Path, *, overwrite: bool) -> None:
-    records, work = output / RECORDS, output / WORK
-    if overwrite:
-        records.unlink(missing_ok=True)
-        shutil.rmtree(work, ignore_errors=True)
-    elif not work.is_dir() and (records.exists() or (output.is_dir() and any(output.iterdir()))):
-        raise DataError(f"{output}: is not empty; expected a new folder; choose another or pass --overwrite")
-    try:
-        (work / "staging").mkdir(parents=True, exist_ok=True)
-    except OSError as err:
-        raise DataError(f"{output}: cannot be written ({err.strerror or err}); choose a writable folder") from err
-
-
-def _publish(output: Path, journal: Journal) -> Counter[str]:
-    totals: Counter[str] = Counter()
-    with written(output / RECORDS, by_way_of=output / WORK / RECORDS) as handle:
-        for record in journal.records():
-            totals[record["status"]] += 1
-            handle.write(json.dumps({"photo": record.pop("key"), **record}) + "\n")
-    return totals
 
 
 def _report(args: argparse.Namespace, totals: Counter[str], num_rows: int, seconds: float) -> None:

@@ -11,11 +11,13 @@ killed continues when it is started again.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the root, so that no file here shadows the library
 
@@ -24,13 +26,14 @@ import numpy as np
 from recognition.cli import make_parser, positive_int, run_command
 from recognition.console import Stopwatch, count, duration, progress
 from recognition.distributed.collectives import barrier
-from recognition.distributed.world import World, declared_size, join_world
+from recognition.distributed.world import declared_size, join_world
 from recognition.embedders import BlockEmbedder, prepare_blocks
 from recognition.embedding_store import (
     EmbeddingStore,
     ImageSource,
     all_keys,
     block_range,
+    check_room,
     make_room,
     open_images,
 )
@@ -58,13 +61,17 @@ def _run(args: argparse.Namespace) -> None:
     watch = Stopwatch()
     if args.workers > 1 and declared_size() > 1:
         raise ConfigError(f"--workers {args.workers}: torchrun gives {declared_size()} processes; leave --workers out")
-    with join_world("cpu" if args.workers > 1 else args.device) as world:
+    with join_world("cpu" if args.workers > 1 else args.device) as world, contextlib.ExitStack() as held:
         source = open_images(args.faces)
         prepare = partial(prepare_blocks, args.faces, args.model, args.network, args.batch_size, str(world.device))
         about = {"faces": str(args.faces.resolve()), "model": _name_of(args.model), "network": args.network}
-        store, num_before = _begin(args, world, source, prepare, about)
-        mine = store.missing[world.rank :: world.size]
+        if world.is_main:
+            held.enter_context(_begin(args, source, prepare, about))
+        barrier(world)
+        store = EmbeddingStore(args.output)
+        missing = store.missing
         barrier(world)  # every rank has read what is missing before one writes
+        mine = missing[world.rank :: world.size]
         work = process_map(_embed, mine, prepare, workers=args.workers)
         quiet = args.quiet or not world.is_main
         for block, vectors in progress(work, total=len(mine), unit="block", label="embed", quiet=quiet):
@@ -72,24 +79,19 @@ def _run(args: argparse.Namespace) -> None:
         barrier(world)
         if world.is_main:
             store.publish(all_keys(source), about)
-            _report(args, len(source), num_before, watch.seconds)
+            num_new = sum(len(block_range(len(source), block)) for block in missing)
+            _report(args, len(source), len(source) - num_new, watch.seconds)
 
 
 def _begin(
-    args: argparse.Namespace,
-    world: World,
-    source: ImageSource,
-    prepare: Callable[[], BlockEmbedder],
-    about: dict[str, str | None],
-) -> tuple[EmbeddingStore, int]:
-    """Make or open the store on every rank; return it and the number of images it holds already."""
-    if world.is_main:
-        make_room(args.output, overwrite=args.overwrite)
-        dimension = prepare().embedder.embed(source.read(0)[None]).shape[1]
-        EmbeddingStore.begin(args.output, len(source), dimension, about)
-    barrier(world)
-    store = EmbeddingStore(args.output)
-    return store, len(source) - sum(len(block_range(len(source), block)) for block in store.missing)
+    args: argparse.Namespace, source: ImageSource, prepare: Callable[[], BlockEmbedder], about: dict[str, str | None]
+) -> BinaryIO:
+    """Make or continue the store; return its lock. What is wrong with set or network is told before it is touched."""
+    check_room(args.output, overwrite=args.overwrite)
+    dimension = prepare().embedder.embed(source.read(0)[None]).shape[1]
+    lock = make_room(args.output, overwrite=args.overwrite)
+    EmbeddingStore.begin(args.output, len(source), dimension, about)
+    return lock
 
 
 def _embed(embedder: BlockEmbedder, block: int) -> tuple[int, np.ndarray]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tokenize import TokenError
-from typing import Any, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 
@@ -19,8 +18,8 @@ from recognition.data.pairs_bin import read_pairs
 from recognition.data.photos import list_photos
 from recognition.data.records import ImageRecords
 from recognition.errors import DataError
-from recognition.files import written
-from recognition.journal import check_settings
+from recognition.files import publish_file, written
+from recognition.journal import check_settings, hold, is_under_way, remove_work
 
 BLOCK = 64
 """Images of a block, the unit of work and of resuming."""
@@ -234,12 +233,15 @@ class EmbeddingStore:
             work.mkdir(parents=True, exist_ok=True)
             check_settings(work, {**about, "num_images": num_images, "dimension": dimension})
             if not (work / _DONE).is_file():
-                shape = (num_images, dimension)
-                np.lib.format.open_memmap(work / _VECTORS, mode="w+", dtype=np.float32, shape=shape).flush()
+                is_complete = is_published(folder)  # killed while the work folder was being deleted
+                if not is_complete:
+                    shape = (num_images, dimension)
+                    np.lib.format.open_memmap(work / _VECTORS, mode="w+", dtype=np.float32, shape=shape).flush()
                 # Last, for its presence says that the matrix is whole.
-                (work / "done.part").write_bytes(bytes(-(-num_images // BLOCK)))
+                (work / "done.part").write_bytes(bytes([is_complete]) * -(-num_images // BLOCK))
                 os.replace(work / "done.part", work / _DONE)
-            elif not (work / _VECTORS).is_file():  # killed while it was being published
+            (folder / _ABOUT).unlink(missing_ok=True)
+            if not (work / _VECTORS).is_file():  # killed while it was being published
                 os.replace(folder / _VECTORS, work / _VECTORS)
         except OSError as err:
             reason = err.strerror or err
@@ -265,22 +267,34 @@ class EmbeddingStore:
         self._vectors.flush()
         with written(self._folder / _KEYS, by_way_of=work / _KEYS) as handle:
             handle.writelines(json.dumps(list(pair)) + "\n" for pair in keyed)
-        os.replace(work / _VECTORS, self._folder / _VECTORS)
+        publish_file(work / _VECTORS, self._folder / _VECTORS)
         shape = {"num_images": len(self._vectors), "dimension": self._vectors.shape[1]}
-        with written(self._folder / _ABOUT, by_way_of=work / _ABOUT) as handle:
+        with written(self._folder / _ABOUT, by_way_of=work / _ABOUT) as handle:  # last: it says that all is there
             handle.write(json.dumps({**about, **shape}, indent=1, sort_keys=True) + "\n")
-        shutil.rmtree(work)
+        remove_work(work)
 
 
-def make_room(folder: Path, *, overwrite: bool) -> None:
-    """Refuse published embeddings, or with `overwrite` remove them and what is under way."""
-    if overwrite:
-        for name in (_ABOUT, _KEYS, _VECTORS):
-            (folder / name).unlink(missing_ok=True)
-        shutil.rmtree(folder / _WORK, ignore_errors=True)
-    elif (folder / _ABOUT).exists():
-        shutil.rmtree(folder / _WORK, ignore_errors=True)  # left by a run killed at its very end
+def check_room(folder: Path, *, overwrite: bool) -> None:
+    """Refuse published embeddings without `overwrite`; of a run killed at its very end, the next one is welcome."""
+    if is_published(folder) and not is_under_way(folder / _WORK) and not overwrite:
         raise DataError(f"{folder}: holds embeddings already; expected a new folder; pass --overwrite to replace them")
+
+
+def make_room(folder: Path, *, overwrite: bool) -> BinaryIO:
+    """Make the folder, without what earlier runs left when `overwrite`; return its lock, held until it is closed."""
+    work = folder / _WORK
+    try:
+        if overwrite and work.is_dir():
+            with hold(work):
+                remove_work(work)
+        if overwrite:
+            for name in (_ABOUT, _KEYS, _VECTORS):
+                (folder / name).unlink(missing_ok=True)
+        work.mkdir(parents=True, exist_ok=True)
+        return hold(work)
+    except OSError as err:
+        reason = err.strerror or err
+        raise DataError(f"{folder}: cannot be written ({reason}); check space and permissions") from err
 
 
 def all_keys(source: ImageSource) -> Iterator[Keyed]:

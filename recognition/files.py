@@ -93,19 +93,27 @@ def write_by_way_of(temporary: Path, target: Path, content: bytes) -> None:
         raise DataError(f"{target}: cannot be written ({err.strerror or err}); check space and permissions") from err
 
 
+def publish_file(temporary: Path, target: Path) -> None:
+    """Sync a whole file and rename it onto `target`. It lies in a folder that holds what a kill may leave."""
+    try:
+        sync_file(temporary)
+        os.replace(temporary, target)
+    except OSError as err:
+        raise DataError(f"{target}: cannot be written ({err.strerror or err}); check space and permissions") from err
+
+
 @contextlib.contextmanager
 def written(target: Path, *, by_way_of: Path) -> Iterator[TextIO]:
-    """Yield a UTF-8 file that is synced and renamed onto `target` when it is whole.
+    """Yield a UTF-8 file that is synced and renamed from `by_way_of` onto `target` when it is whole, as `publish_file`.
 
-    Until then it is `by_way_of`, a name in a folder that holds what a kill may leave. Raises DataError.
+    Raises DataError.
     """
     try:
         with open(by_way_of, "w", encoding="utf-8") as handle:
             yield handle
-        sync_file(by_way_of)
-        os.replace(by_way_of, target)
     except OSError as err:
         raise DataError(f"{target}: cannot be written ({err.strerror or err}); check space and permissions") from err
+    publish_file(by_way_of, target)
 
 
 def write_text(path: Path, content: str) -> None:

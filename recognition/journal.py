@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from recognition.errors import DataError
 from recognition.files import write_text
 
-_NAME = "journal.jsonl"
+JOURNAL, SETTINGS, LOCK = "journal.jsonl", "settings.json", "lock"
 
 
 class Journal:
@@ -25,7 +27,7 @@ class Journal:
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         self.folder = folder
-        self._path = folder / _NAME
+        self._path = folder / JOURNAL
         self._offsets: dict[str, int] = {}
         check_settings(folder, settings)
         self._handle = open(self._path, "a+b")  # noqa: SIM115  closed by `close`
@@ -56,19 +58,6 @@ class Journal:
         """Close the file; the journal stays for the next run."""
         self._handle.close()
 
-    def give_up(self) -> None:
-        """Close after an error. Work of which nothing was finished leaves no folder that other settings would meet."""
-        self.close()
-        if not self._offsets:
-            shutil.rmtree(self.folder)
-            with contextlib.suppress(OSError):  # the folder around it holds something
-                self.folder.parent.rmdir()
-
-    def remove(self) -> None:
-        """Close and delete the journal and its folder: the work is published."""
-        self.close()
-        shutil.rmtree(self.folder)
-
     def _read_back(self) -> int:
         """Note the offsets of the whole lines and return where they end."""
         self._handle.seek(0)
@@ -92,7 +81,7 @@ class Journal:
 
 def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     """Note the settings of the work in `folder`, or raise DataError when it was begun with others."""
-    path, wanted = folder / "settings.json", json.dumps(settings, sort_keys=True)
+    path, wanted = folder / SETTINGS, json.dumps(settings, sort_keys=True)
     if not path.is_file():
         write_text(path, wanted)
         return
@@ -102,6 +91,43 @@ def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
             f"{folder.parent}: was begun with other settings ({_differing(found, wanted)}); expected the same to "
             "continue; pass --overwrite to begin anew"
         )
+
+
+def is_under_way(folder: Path) -> bool:
+    """Return whether the folder of work holds any; one that is empty, as a kill in `remove_work` leaves it, goes."""
+    if (folder / SETTINGS).is_file():
+        return True
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+    return False
+
+
+def hold(folder: Path) -> BinaryIO:
+    """Lock the folder of work under way until the file returned is closed or this process ends, however it ends.
+
+    Raises DataError while another process holds it: two runs would publish and delete under each other's hands.
+    """
+    handle = open(folder / LOCK, "wb")  # noqa: SIM115  the caller keeps it
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as err:
+        handle.close()
+        raise DataError(
+            f"{folder.parent}: another run is at work in it; expected none; wait for its end, or end its processes"
+        ) from err
+    except OSError:
+        pass  # a file system without locks: as well as none
+    return handle
+
+
+def remove_work(folder: Path) -> None:
+    """Delete the folder of finished work; its settings last, so that no other settings take what a kill leaves."""
+    for entry in os.scandir(folder):
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path)
+        elif entry.name != SETTINGS:
+            os.unlink(entry.path)
+    shutil.rmtree(folder)
 
 
 def _differing(found: str, wanted: str) -> str:

@@ -222,7 +222,7 @@ TABLE = [
     ),
     # faces
     Bad("align_faces none out", "none:", "is not a folder", "expected a folder of photos", "check the path"),
-    Bad("align_faces faces faces", "faces:", "holds the photos", "expected another folder", "choose another OUT"),
+    Bad("align_faces faces faces", "faces:", "lies in the folder of the photos", "expected another", "choose another"),
     Bad(
         "align_landmarks faces marks.txt out", "marks.txt:1:", "'p0/0.jpg 1 2 3'", "expected `path x1 y1", "mend the",
         file("marks.txt", "p0/0.jpg 1 2 3\n"),

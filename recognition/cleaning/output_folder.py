@@ -9,6 +9,7 @@ from pathlib import Path
 
 from recognition.errors import DataError
 from recognition.files import sync_file
+from recognition.journal import LOCK, SETTINGS, hold, is_under_way, remove_work
 
 DECISIONS, LST, SCORES, SUMMARY = "decisions.jsonl", "clean.lst", "scores.png", "summary.json"
 WORK, REVIEW_WORK = ".clean", ".review"
@@ -16,16 +17,18 @@ WORK, REVIEW_WORK = ".clean", ".review"
 
 def is_finished(output: Path) -> bool:
     """Return whether `output` holds a whole cleaning; one killed while it was published still has its work folder."""
-    return (output / SUMMARY).is_file() and not (output / WORK).is_dir()
+    return (output / SUMMARY).is_file() and not is_under_way(output / WORK)
 
 
 def make_room(output: Path, *, overwrite: bool) -> Path:
     """Return the work folder in `output`, new or of a killed run; DataError when the output holds anything else."""
     if overwrite:
-        for name in (DECISIONS, LST, SCORES, SUMMARY):
+        for name in (SUMMARY, DECISIONS, LST, SCORES):
             (output / name).unlink(missing_ok=True)
-        for name in (WORK, REVIEW_WORK):
-            shutil.rmtree(output / name, ignore_errors=True)
+        shutil.rmtree(output / REVIEW_WORK, ignore_errors=True)
+        if (output / WORK).is_dir():
+            with hold(output / WORK):
+                remove_work(output / WORK)
     elif is_finished(output):
         raise DataError(f"{output}: holds a cleaning already; expected a new OUT; pass --overwrite to replace it")
     if output.is_dir() and not (output / WORK).is_dir() and any(output.iterdir()):
@@ -39,7 +42,7 @@ def make_room(output: Path, *, overwrite: bool) -> Path:
 
 def give_up(work: Path) -> None:
     """Remove the work folder of a run that ended in an error before it finished anything, and what it is alone in."""
-    if {path.name for path in work.iterdir()} <= {"settings.json"}:
+    if {path.name for path in work.iterdir()} <= {SETTINGS, LOCK}:
         shutil.rmtree(work)
         if not any(work.parent.iterdir()):
             work.parent.rmdir()
@@ -55,4 +58,4 @@ def publish(work: Path, output: Path, names: Sequence[str]) -> None:
             os.replace(work / name, output / name)
     except OSError as err:
         raise DataError(f"{output}: cannot be written ({err.strerror or err}); check space and permissions") from err
-    shutil.rmtree(work)
+    remove_work(work)

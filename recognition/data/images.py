@@ -57,23 +57,25 @@ def decode_square(encoded: bytes, side: int, *, place: str) -> np.ndarray:
     return _decode(encoded, place)
 
 
-def read_image_file(path: str | Path) -> bytes:
-    """Return the bytes of an image file; DataError unless it is a plain file of at most MAX_FILE_BYTES.
+def read_image_file(path: str | Path, *, place: str | None = None, max_bytes: int = MAX_FILE_BYTES) -> bytes:
+    """Return the bytes of an image file; DataError unless it is a plain file of at most `max_bytes`.
 
-    A pipe or a device under an image's name would keep its reader waiting, or never end.
+    A pipe or a device under an image's name would keep its reader waiting, or never end. Messages begin with `place`,
+    by default the path.
     """
+    place = str(path) if place is None else place
     try:
         # Not waiting for a writer, should it be a pipe.
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0) as handle:
             status = os.fstat(handle.fileno())
             if not stat.S_ISREG(status.st_mode):
-                raise DataError(f"{path}: is no plain file; expected a JPEG or PNG; remove it")
-            if status.st_size > MAX_FILE_BYTES:
-                raise DataError(f"{path}: {status.st_size:,} bytes; expected at most {MAX_FILE_BYTES:,}; remove it")
+                raise DataError(f"{place}: is no plain file; expected a JPEG or PNG; remove it")
+            if status.st_size > max_bytes:
+                raise DataError(f"{place}: {status.st_size:,} bytes; expected at most {max_bytes:,}; remove it")
             return handle.read()
     except OSError as err:
         raise DataError(
-            f"{path}: cannot be read ({err.strerror or err}); expected an image file; check that it is still there"
+            f"{place}: cannot be read ({err.strerror or err}); expected an image file; check that it is still there"
         ) from err
 
 

@@ -10,11 +10,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from recognition.data.images import decode_rgb, image_size
+from recognition.data.images import decode_rgb, image_size, read_image_file
 from recognition.errors import DataError
 
 MAX_PIXELS = 1 << 26
 """Largest photo that is decoded: 67 megapixels, 201 MB as RGB."""
+MAX_PHOTO_BYTES = 1 << 29
+"""Largest file of a photo that is read: 67 megapixels of 16 bits take 403 MB uncompressed."""
 PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".pgm", ".ppm", ".pnm", ".bmp"})
 _PNM_HEADER = re.compile(rb"P[2356](?:\s|#[^\n]*\n)+(\d{1,9})(?:\s|#[^\n]*\n)+(\d{1,9})\s")
 
@@ -23,12 +25,12 @@ def list_photos(root: Path) -> list[str]:
     """Return the sorted paths of the photos below `root`, relative to it and with / between the parts.
 
     Names that begin with a dot are passed over, and links to folders are not followed. Raises DataError when `root` is
-    no folder or holds no photo, or a folder below it cannot be read.
+    no folder or holds no photo, and when a folder cannot be read.
     """
     if not root.is_dir():
         raise DataError(f"{root}: is not a folder; expected a folder of photos; check the path")
     found = []
-    for folder, subfolders, names in os.walk(root, onerror=_refuse_folder):
+    for folder, subfolders, names in os.walk(root, onerror=_refuse):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         below = os.path.relpath(folder, root)
         for name in names:
@@ -39,8 +41,9 @@ def list_photos(root: Path) -> list[str]:
     return sorted(found)
 
 
-def _refuse_folder(err: OSError) -> None:
-    raise DataError(f"{err.filename}: cannot be read ({err.strerror}); expected a folder of photos; check permissions")
+def read_photo(path: Path, *, place: str | None = None) -> bytes:
+    """Return the bytes of a photo; DataError, beginning with `place`, unless it is a plain file of a sane size."""
+    return read_image_file(path, place=place, max_bytes=MAX_PHOTO_BYTES)
 
 
 def decode_photo(encoded: bytes, *, place: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -72,6 +75,13 @@ def photo_size(encoded: bytes, *, place: str) -> tuple[int, int]:
     """Return (height, width) as the header states them, before any turning; decodes nothing."""
     size = _other_size(encoded)
     return image_size(encoded, place=place) if size is None else size
+
+
+def _refuse(err: OSError) -> None:
+    """Do not pass over the photos of a folder in silence, as os.walk would."""
+    raise DataError(
+        f"{err.filename}: cannot be read ({err.strerror or err}); expected a readable folder; mend its permissions"
+    ) from err
 
 
 def _other_size(encoded: bytes) -> tuple[int, int] | None:

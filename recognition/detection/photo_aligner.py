@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from recognition.data.images import encode_jpeg
-from recognition.data.photos import decode_photo
+from recognition.data.photos import decode_photo, read_photo
 from recognition.detection.alignment import align
 from recognition.detection.choice import Policy, choose_faces
 from recognition.detection.detectors import detect_within
@@ -57,10 +57,8 @@ class PhotoAligner:
     def __call__(self, task: PhotoTask) -> dict[str, Any]:
         """Write the crops of one photo and return its line of align.jsonl. Bad photos are recorded, not raised."""
         try:
-            encoded = (self.photos / task.photo).read_bytes()
+            encoded = read_photo(self.photos / task.photo, place=task.photo)
             rgb = decode_photo(encoded, place=task.photo)
-        except OSError as err:
-            return _unreadable(f"{task.photo}: cannot be read ({err.strerror or err})")
         except DataError as err:
             return _unreadable(str(err))
         crc = zlib.crc32(encoded)
@@ -68,12 +66,12 @@ class PhotoAligner:
         record: dict[str, Any] = {"crc32": crc, "width": rgb.shape[1], "height": rgb.shape[0]}
         status, chosen = self._choose(faces, (rgb.shape[0], rgb.shape[1]))
         listed = [face_record(faces, i) for i in range(len(faces))]
-        for number, index in enumerate(chosen):
+        try:
+            crops = [align(rgb, faces.landmarks[index], self.settings.size) for index in chosen]
+        except DataError as err:
+            return _unreadable(f"{task.photo}: {err}")
+        for number, (index, crop) in enumerate(zip(chosen, crops)):
             name = crop_name(task.crop, number)
-            try:
-                crop = align(rgb, faces.landmarks[index], self.settings.size)
-            except DataError as err:
-                return _unreadable(f"{task.photo}: {err}")
             self._write(name, encode_jpeg(crop, self.settings.quality))
             listed[index]["crop"] = name
         return {"status": status, **record, "faces": listed}

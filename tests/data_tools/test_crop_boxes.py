@@ -88,9 +88,21 @@ def test_only_the_first_people(photos: Path, tmp_path: Path, capsys: pytest.Capt
         ("NAME,X,Y\nn1/0000_01,1,2\n", r":1: has the columns NAME, X, Y; expected NAME_ID with X, Y, W, H or with P1X"),
         ("", r":1: has the columns of an empty file; expected NAME_ID"),
         ("NAME_ID,X,Y,W,H\nn1/0000_01,1,2,x,4\n", r":2: 'n1/0000_01,1,2,x,4'; expected a name and numbers"),
-        ("NAME_ID,X,Y,W,H\nn1/0000_01,1,2,0,4\n", r"expected finite numbers and sides above zero"),
+        ("NAME_ID,X,Y,W,H\nn1/0000_01,1,2,0,4\n", r"expected numbers of pixels and sides above zero"),
+        ("NAME_ID,X,Y,W,H\nn1/0000_01,1,2,3,inf\n", r"expected numbers of pixels and sides above zero"),
+        ("NAME_ID,X,Y,W,H\nn1/0000_01,nan,2,3,4\n", r"expected numbers of pixels and sides above zero"),
+        (f"{LANDMARK_HEADER}\nn1/0000_01,1e308,2,3,4,5,6,7,8,9,10\n", r"expected numbers of pixels"),
+        ("NAME_ID,X,Y,W,H\nn1/0000_01,1,2\n", r":2: 'n1/0000_01,1,2'; expected a name and numbers"),
         ("NAME_ID,X,Y,W,H\n../secret,1,2,3,4\n", r"'../secret' leaves the folder of photos"),
-        ("NAME_ID,X,Y,W,H\na,1,2,3,4\na,1,2,3,4\n", r"names 'a' twice; expected one face a photo"),
+        (
+            "NAME_ID,X,Y,W,H\na,1,2,3,4\na,1,2,3,4\n",
+            r":3: 'a' gives the crop of 'a' in line 2; expected one face a photo",
+        ),
+        ("NAME_ID,X,Y,W,H\na,1,2,3,4\na.jpg,1,2,3,4\n", r":3: 'a.jpg' gives the crop of 'a' in line 2"),
+        ("NAME_ID,X,Y,W,H\nn1//a,1,2,3,4\n./n1/a,1,2,3,4\n", r":3: './n1/a' gives the crop of 'n1//a' in line 2"),
+        ("NAME_ID,X,Y,W,H\n.crops/a,1,2,3,4\n", r".crops/a.jpg: would lie upon this command's own files"),
+        ("NAME_ID,X,Y,W,H\n/etc/a,1,2,3,4\n", r"'/etc/a' leaves the folder of photos"),
+        ("NAME_ID,X,Y,W,H\nn1/..,1,2,3,4\n", r"'n1/..' leaves the folder of photos"),
         ("NAME_ID,X,Y,W,H\n", r"has no rows"),
     ],
 )
@@ -100,6 +112,7 @@ def test_wrong_tables_are_one_line(
     assert _crop(photos, table, tmp_path / "out") == 1
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_bad_photos_get_a_line_and_the_others_their_crops(photos: Path, tmp_path: Path) -> None:
@@ -115,7 +128,7 @@ def test_bad_photos_get_a_line_and_the_others_their_crops(photos: Path, tmp_path
     csv.writer(table).writerows([["NAME_ID", "X", "Y", "W", "H"], *([name, 1, 2, 30, 40] for name in names)])
     assert _crop(photos, table.getvalue(), tmp_path / "out") == 0
     lines = {line["photo"]: line for line in map(json.loads, (tmp_path / "out" / "crops.jsonl").open())}
-    assert [lines[name]["status"] for name in names] == ["unreadable", "ok", "unreadable", "ok", "ok"]
+    assert [lines[name]["status"] for name in names] == [*["unreadable"] * 3, "ok", "ok"]
     assert "20000 x 10000 pixels; expected at most" in lines["huge"]["reason"]
     assert (tmp_path / "out" / f"{names[-1]}.jpg").is_file()
 

@@ -1,0 +1,131 @@
+"""A folder of crops with a line for each photo, filled by a command that may be killed at any moment. Torch-free."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from recognition.errors import DataError
+from recognition.files import written
+from recognition.journal import JOURNAL, Journal, hold, is_under_way, remove_work
+
+
+@dataclass(frozen=True)
+class CropFolder:
+    """`<name>.jsonl` and perhaps `<name>.json` beside the crops, and `.<name>` with what is under way.
+
+    Crops come to their places one by one, what is listed comes last, and `.<name>` goes when all is there.
+    """
+
+    output: Path
+    name: str
+
+    @property
+    def work(self) -> Path:
+        """The folder of what is under way."""
+        return self.output / f".{self.name}"
+
+    @property
+    def staging(self) -> Path:
+        """The folder for crops not yet whole."""
+        return self.work / "staging"
+
+    @property
+    def records(self) -> Path:
+        """The list of the crops."""
+        return self.output / f"{self.name}.jsonl"
+
+    def check(self, crops: Iterable[str], *, overwrite: bool) -> None:
+        """Raise DataError when the folder is finished or holds something else, or a crop would lie upon its files."""
+        own = {self.work.name, self.records.name, f"{self.name}.json"}
+        hidden = next((crop for crop in crops if crop.split("/")[0] in own), None)
+        if hidden is not None:
+            raise DataError(f"{hidden}: would lie upon this command's own files; expected another name; rename it")
+        if overwrite:
+            return
+        if self.records.exists() and not is_under_way(self.work):
+            raise DataError(f"{self.records}: exists already; expected a new OUT; pass --overwrite to begin anew")
+        if self.output.is_dir() and not self.work.is_dir() and any(self.output.iterdir()):
+            raise DataError(
+                f"{self.output}: is not empty; expected a new folder, or one this command began; choose another"
+            )
+
+    @contextlib.contextmanager
+    def journal(self, settings: Mapping[str, Any], crops: Iterable[str], *, overwrite: bool) -> Iterator[Journal]:
+        """Open the journal of the work, to begin or to continue it; `check` comes first.
+
+        `overwrite` removes what earlier runs left before: the crops they list, and those of `crops` (all that this run
+        may make) that a killed one had not listed yet.
+        """
+        if overwrite:
+            self._clear(crops)
+        try:
+            self.staging.mkdir(parents=True, exist_ok=True)
+            lock = hold(self.work)
+        except OSError as err:
+            reason = err.strerror or err
+            raise DataError(f"{self.output}: cannot be written ({reason}); choose a writable folder") from err
+        with lock, contextlib.closing(Journal(self.work, settings)) as journal:
+            try:
+                yield journal
+            except BaseException:
+                if not journal.done:  # nothing that another run, with other settings perhaps, would have to go around
+                    remove_work(self.work)
+                    with contextlib.suppress(OSError):  # the folder holds something else
+                        self.output.rmdir()
+                raise
+
+    def publish(self, journal: Journal, about: Mapping[str, Any] | None = None) -> Counter[str]:
+        """Write the list, sorted by photo, and `about`; delete what was under way. Return the counts by status."""
+        totals: Counter[str] = Counter()
+        if about is not None:
+            described = f"{self.name}.json"
+            with written(self.output / described, by_way_of=self.work / described) as handle:
+                handle.write(json.dumps(about, indent=1) + "\n")
+        with written(self.records, by_way_of=self.work / self.records.name) as handle:
+            for record in journal.records():
+                totals[record["status"]] += 1
+                totals["crops"] += len(_crops_of(record))
+                handle.write(json.dumps({"photo": record.pop("key"), **record}) + "\n")
+        remove_work(self.work)
+        return totals
+
+    def _clear(self, crops: Iterable[str]) -> None:
+        """Remove the crops of earlier runs, then the lists of them: killed in between, the next run does the rest."""
+        if self.work.is_dir():
+            with hold(self.work):
+                for name in chain(_listed(self.work / JOURNAL), crops):
+                    self._remove(name)
+                remove_work(self.work)
+        for name in _listed(self.records):
+            self._remove(name)
+        self.records.unlink(missing_ok=True)
+
+    def _remove(self, name: str) -> None:
+        """Remove a crop, and the folders that are empty without it. A list may come from anywhere: only below OUT."""
+        path = Path(name)
+        if path.is_absolute() or ".." in path.parts:
+            return
+        with contextlib.suppress(OSError, ValueError):
+            (self.output / path).unlink(missing_ok=True)
+            for folder in path.parents:
+                if folder != Path():
+                    (self.output / folder).rmdir()
+
+
+def _listed(path: Path) -> Iterator[str]:
+    """Yield the crops that the lines of a file name; what is no such line names none."""
+    with contextlib.suppress(OSError), open(path, "rb") as handle:
+        for line in handle:
+            with contextlib.suppress(ValueError, RecursionError, AttributeError, TypeError, KeyError):
+                yield from _crops_of(json.loads(line))
+
+
+def _crops_of(record: Mapping[str, Any]) -> list[str]:
+    return [str(item["crop"]) for item in (record, *record.get("faces", ())) if "crop" in item]
