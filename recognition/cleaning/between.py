@@ -20,6 +20,7 @@ def merge_identities(context: Context, decisions: Decisions) -> Changes:
 
     Two are one when the mean cosine between their pictures reaches the threshold. Larger ones come first, and each is
     merged with the nearest of those before it that were not: with that one it agrees itself, so there are no chains.
+    An identity of a single picture is not merged: among many identities one that agrees by chance is always found.
     """
     threshold = context.thresholds["merge"]
     groups = group_rows(decisions.identity, len(decisions.identities), decisions.kept)
@@ -62,7 +63,7 @@ def _agreeing_pairs(context: Context, means: Means, threshold: float) -> tuple[n
 
     The graph compares the means as if of length one, and so holds every pair wanted and some more.
     """
-    filled = np.flatnonzero(means.counts)
+    filled = np.flatnonzero(means.counts > 1)
     graph = nearest_neighbours(
         means.vectors[filled], _NEIGHBOURS, threshold=min(threshold, 0.9999) - 1e-4, device=context.device,
         progress=not context.quiet,

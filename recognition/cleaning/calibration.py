@@ -2,12 +2,15 @@
 
 What agrees and what does not is learnt on a sample: cosines within identities and between them. Some pictures sit in
 the wrong identity, so the scores within are a mixture; how much of it is strangers shows where only strangers score.
+A picture that is compared with everybody meets strangers who agree by chance, the more of them the larger the set; how
+many, the upper tail of the scores between says.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -24,6 +27,10 @@ _PARTNERS = 16
 _PER_IDENTITY = 256  # pictures of an identity that are sampled at most
 _LEAST = 30  # scores a histogram needs
 _SURE = 0.1
+_MERGED_BY_CHANCE = 0.01  # of the identities, which other identities are taken for
+_FOUND_BY_CHANCE = 0.05  # of the identities or pictures, with which a picture of a stranger is held to agree
+_TAIL = (0.01, 1e-5)  # probabilities between which scores of strangers show how their tail goes on
+_TAIL_SCORES = 30  # of strangers above the last score that is read off
 _DUPLICATE = 1 / 6
 _QUARTILES = (0.25, 0.5, 0.75)
 
@@ -75,6 +82,25 @@ class Separation:
         """Return the score that all but `share` of the right ones reach."""
         return _edge(int(np.argmax(self.genuine >= share)))
 
+    def rare(self, probability: float) -> float:
+        """Return the score that one between strangers exceeds with this probability.
+
+        Where the sample is too small for it, the upper tail is carried on as that of a normal distribution through
+        its last two scores that can be read off.
+        """
+        between = _cumulated(self.between)
+        least = max(_TAIL_SCORES / max(1, self.between.sum()), _TAIL[1])
+
+        def read_off(share: float) -> float:
+            return _edge(int(np.argmax(between >= 1 - share)))
+
+        if probability >= least or least >= _TAIL[0]:
+            return read_off(max(probability, least))
+        deviations = [NormalDist().inv_cdf(1 - share) for share in (_TAIL[0], least, probability)]
+        scores = [read_off(_TAIL[0]), read_off(least)]
+        slope = (scores[1] - scores[0]) / (deviations[1] - deviations[0])
+        return round(min(1.0, scores[1] + slope * (deviations[2] - deviations[1])), 4)
+
     def as_json(self) -> dict[str, Any]:
         """Return the share of wrong scores within and the quartiles of the right and of the wrong ones."""
         between = _cumulated(self.between)
@@ -99,18 +125,21 @@ class Calibration:
     pictures: Separation
     halves: Separation
 
-    def thresholds(self) -> dict[str, float]:
-        """Return a threshold for each step that has one."""
-        sure = self.pictures.right(_SURE)
+    def thresholds(self, *, num_identities: int, num_tested: int = 0) -> dict[str, float]:
+        """Return a threshold for each step that has one, for so many identities and pictures of test sets.
+
+        Nine of ten right scores reach those of the steps between identities, unless chance would reach them too often.
+        """
+        sure, many = self.pictures.right(_SURE), max(1, num_identities)
         return {
             "within": self.pairs.equal_error(),
             "far": self.pictures.fewest_errors(),
-            # Nine of ten right pictures, or halves of an identity, agree at least as well.
-            "merge": self.halves.right(_SURE),
-            "misplaced": sure,
+            # Of K identities there are K / 2 pairs for each.
+            "merge": max(self.halves.right(_SURE), self.halves.rare(2 * _MERGED_BY_CHANCE / many)),
+            "misplaced": max(sure, self.pictures.rare(_FOUND_BY_CHANCE / many)),
             # Six times closer than two ordinary pictures of a person.
             "duplicates": round(1 - _DUPLICATE * (1 - self.pairs.right(0.5)), 4),
-            "tests": sure,
+            "tests": max(sure, self.pictures.rare(_FOUND_BY_CHANCE / max(1, num_tested))),
         }
 
     def as_json(self) -> dict[str, Any]:

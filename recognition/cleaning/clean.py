@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from recognition.cleaning.against import SetEmbedder
 from recognition.cleaning.calibration import Calibration, calibrate
 from recognition.cleaning.context import Context
@@ -52,16 +54,16 @@ def clean(
 
     What an earlier, killed run with these settings finished in `work` is not done again.
     """
-    embed_set = None
+    embed_set, num_tested = None, 0
     if settings.against:
         assert settings.model is not None, "test sets need a network"
         embed_set = SetEmbedder(
             work, settings.model, settings.network, machine.batch_size, machine.workers, machine.device, machine.quiet
         )
         for number, path in enumerate(settings.against):
-            embed_set(path, number)  # first, so that what is wrong with one shows before the long work
+            num_tested += len(embed_set(path, number))  # first: what is wrong shows before the long work
     calibration = _calibration(pictures, settings)
-    context = _context(pictures, settings, calibration, embed_set, machine)
+    context = _context(pictures, settings, calibration, embed_set, num_tested, machine)
     decisions, reports = run_steps(context, settings.steps, work)
     with open(work / DECISIONS, "w", encoding="ascii") as handle:
         write_decisions(handle, context, decisions)
@@ -116,9 +118,13 @@ def _context(
     settings: CleanSettings,
     calibration: Calibration | None,
     embed_set: SetEmbedder | None,
+    num_tested: int,
     machine: Machine,
 ) -> Context:
-    found = {} if calibration is None else calibration.thresholds()
+    found = {}
+    if calibration is not None:
+        num_identities = int((np.bincount(pictures.labels) > 1).sum())  # single pictures are not merged, nor moved to
+        found = calibration.thresholds(num_identities=num_identities, num_tested=num_tested)
     thresholds = {**found, **settings.given}
     # Without histograms nothing says how far is far; half the way to a cosine of one is a guess.
     spread = calibration.spread() if calibration else max(1e-3, (1 - min([*thresholds.values(), 0.9])) / 2)

@@ -27,6 +27,13 @@ def test_identities_of_one_person_become_the_largest_of_them(tmp_path: Path) -> 
     assert sorted(moves) == [f"a third/{i}.jpg" for i in range(2)] + [f"a/{i:03}.jpg" for i in range(3)]
 
 
+def test_single_pictures_are_not_merged(tmp_path: Path) -> None:
+    vectors = people({"a": 3, "b": 4}) | {"a again/0.jpg": person_vectors(0, 1, seed=5)[0]}
+    vectors["a third/0.jpg"] = person_vectors(0, 1, seed=6)[0]
+    context, decisions = open_set(tmp_path, vectors, merge=0.6)
+    assert len(merge_identities(context, decisions)) == 0
+
+
 def test_merging_does_not_chain(tmp_path: Path) -> None:
     angles = {"a": (0, 4), "b": (40, 3), "c": (80, 2)}  # b agrees with both, a and c do not
     vectors = {

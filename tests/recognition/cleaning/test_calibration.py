@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recognition.cleaning.calibration import BINS, Separation, calibrate, histogram
+from recognition.cleaning.calibration import BINS, Calibration, Separation, calibrate, histogram
 from recognition.cleaning.pictures import Pictures
 from recognition.errors import DataError
 from tests.recognition.cleaning.people import people, person_vectors, write_set
@@ -46,18 +46,40 @@ def test_fewest_errors_weighs_wrong_pictures_by_their_share() -> None:
     assert 0.1 < clean.fewest_errors() < right.min() + 0.001
 
 
+def test_a_rare_score_is_read_off_or_carried_on() -> None:
+    separation, _, strangers = _mixture(0.1)
+    assert separation.rare(0.01) == pytest.approx(np.quantile(strangers, 0.99), abs=0.002)
+    assert separation.rare(2e-4) == pytest.approx(0.1 + 0.1 * 3.540, abs=0.01)
+    assert separation.rare(1e-6) == pytest.approx(0.1 + 0.1 * 4.753, abs=0.02)
+    assert separation.rare(1e-9) == pytest.approx(0.1 + 0.1 * 5.998, abs=0.03)
+    few = Separation(separation.within, histogram(strangers[:500]))
+    assert few.rare(1e-6) == pytest.approx(np.quantile(strangers[:500], 1 - 30 / 500), abs=0.002), "too few to go by"
+
+
+def test_the_more_there_are_to_compare_with_the_surer_a_match_has_to_be() -> None:
+    separation, _, _ = _mixture(0.1)
+    calibration = Calibration(separation, separation, separation)
+    few = calibration.thresholds(num_identities=10, num_tested=10)
+    many = calibration.thresholds(num_identities=10**7, num_tested=10**8)
+    assert few["merge"] == few["misplaced"] == few["tests"] == separation.right(0.1)
+    assert many["merge"] == separation.rare(2e-9) > few["merge"]
+    assert many["misplaced"] == separation.rare(5e-9) > few["misplaced"]
+    assert many["tests"] == separation.rare(5e-10) > few["tests"]
+    assert [many[step] for step in ("within", "far")] == [few[step] for step in ("within", "far")]
+
+
 def test_thresholds_stand_between_right_and_wrong(tmp_path: Path) -> None:
     vectors = people({f"p{i}": 3 + i % 5 for i in range(40)})
     for i in range(0, 40, 5):
         vectors[f"p{i}/002.jpg"] = person_vectors(i + 1, 1, seed=9)[0]
     pictures = Pictures(write_set(tmp_path, vectors)[1])
     calibration = calibrate(pictures, seed=0)
-    thresholds = calibration.thresholds()
+    thresholds = calibration.thresholds(num_identities=40)
     assert 0.2 < thresholds["within"] < 0.75
     assert 0.2 < thresholds["far"] < 0.75
-    assert thresholds["far"] < thresholds["misplaced"] == thresholds["tests"] < 0.8 < thresholds["duplicates"] < 1
+    assert thresholds["far"] < thresholds["misplaced"] < 0.8 < thresholds["duplicates"] < 1
     assert calibration.pictures.wrong_share == pytest.approx(8 / len(vectors), abs=0.03)
-    assert calibrate(pictures, seed=0).thresholds() == thresholds
+    assert calibrate(pictures, seed=0).thresholds(num_identities=40) == thresholds
     assert calibration.as_json()["pairs"]["num_within"] == int(calibration.pairs.within.sum())
 
 
@@ -65,8 +87,8 @@ def test_a_sample_is_enough_of_a_large_set(tmp_path: Path) -> None:
     pictures = Pictures(write_set(tmp_path, people({f"p{i:03}": 5 for i in range(200)}))[1])
     whole, part = calibrate(pictures, seed=0), calibrate(pictures, seed=0, sample=300)
     assert part.pairs.within.sum() < whole.pairs.within.sum() / 3
-    for step, threshold in whole.thresholds().items():
-        assert part.thresholds()[step] == pytest.approx(threshold, abs=0.15), step
+    for step, threshold in whole.thresholds(num_identities=200).items():
+        assert part.thresholds(num_identities=200)[step] == pytest.approx(threshold, abs=0.15), step
 
 
 @pytest.mark.parametrize("counts", [{"a": 1}, {"a": 40}, {"a": 1, "b": 1, "c": 1}])
