@@ -139,7 +139,7 @@ def read_rows(path: Path, num_people: int | None = None) -> Iterator[Row]:
     """Yield the rows of a table; DataError names the line and what was expected."""
     people: set[str] = set()
     try:
-        with open(path, encoding="utf-8", newline="") as handle:
+        with open(path, encoding="utf-8-sig", newline="") as handle:
             lines = csv.reader(handle, skipinitialspace=True)
             wanted = _wanted_columns(path, [column.strip() for column in next(lines, [])])
             for fields in lines:
@@ -203,6 +203,8 @@ def _run(args: argparse.Namespace) -> None:
     _check_numbers(args)
     if not args.photos.is_dir() or args.photos.resolve() == args.output.resolve():
         raise DataError(f"{args.photos}: expected a folder of photos other than OUT; check the paths")
+    if not any(args.photos.iterdir()):
+        raise DataError(f"{args.photos}: holds nothing; expected the photos of the table; check the path")
     rows = list(read_rows(args.table, args.people))
     if not rows:
         raise DataError(f"{args.table}: has no rows; expected one for each face; check the file")

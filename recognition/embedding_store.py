@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -273,6 +274,13 @@ class EmbeddingStore:
         for name in (_KEYS, _VECTORS, _ABOUT):  # the last one says that all is there
             publish_file(work / name, self._folder / name)
         remove_work(work)
+
+    def give_up(self) -> None:
+        """Leave nothing of work that ended in an error before its first block."""
+        if not np.asarray(self._done).any():
+            remove_work(self._folder / _WORK)
+            with contextlib.suppress(OSError):  # it holds something else
+                self._folder.rmdir()
 
 
 def check_room(folder: Path, *, overwrite: bool) -> None:
