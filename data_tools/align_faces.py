@@ -27,6 +27,7 @@ from typing import Any
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the root, so that no file here shadows the library
 
 import cv2
+import numpy as np
 import torch
 
 from recognition.cli import make_parser, positive_int, run_command
@@ -36,7 +37,14 @@ from recognition.detection.alignment import ARCFACE_TEMPLATE
 from recognition.detection.choice import POLICIES, Policy
 from recognition.detection.crop_folder import CropFolder
 from recognition.detection.detectors import DETECTORS, build_detector
-from recognition.detection.photo_aligner import STATUSES, AlignSettings, PhotoAligner, PhotoTask, crop_name
+from recognition.detection.photo_aligner import (
+    STATUSES,
+    AlignSettings,
+    PhotoAligner,
+    PhotoTask,
+    crop_name,
+    faces_of_record,
+)
 from recognition.errors import DataError
 from recognition.processes import process_map
 
@@ -172,10 +180,13 @@ def _read_records(path: Path) -> Iterator[dict[str, Any]]:
         with open(path, encoding="utf-8") as handle:
             for number, line in enumerate(handle, 1):
                 record = json.loads(line)
-                if not isinstance(record, dict) or not {"photo", "status", "faces"} <= record.keys():
-                    raise ValueError(f"line {number} lacks photo, status or faces")
+                if not isinstance(record, dict) or not isinstance(record.get("photo"), str):
+                    raise ValueError(f"line {number} names no photo")
+                if any(np.shape(face["landmarks"]) != (5, 2) or len(face["box"]) != 4 for face in record["faces"]):
+                    raise ValueError(f"line {number} has a face without box or five landmarks")
+                faces_of_record(record)
                 yield record
-    except (OSError, ValueError) as err:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as err:
         raise DataError(f"{path}: cannot be read ({err}); expected an align.jsonl; give another file") from err
 
 
