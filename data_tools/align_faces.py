@@ -49,6 +49,7 @@ from recognition.processes import process_map
 
 TEMPLATE = {"template": ARCFACE_TEMPLATE.tolist(), "template_size": 112, "transform": "similarity"}
 MAX_SIZE = 4096
+_LONGEST_NAME = 240  # bytes: most file systems take 255, and a further face's name is longer
 _FURTHER_FACE = re.compile(r"(.*)\.face[1-9][0-9]*(\.[^./]*)", re.DOTALL)
 
 
@@ -118,7 +119,8 @@ def _check_numbers(args: argparse.Namespace) -> None:
 def crop_names(photos: Sequence[str], policy: Policy = "largest") -> dict[str, str]:
     """Return photo -> crop: the same name when it ends in .jpg or .jpeg, and with .jpg after it otherwise.
 
-    Raises DataError when two photos would give one name; with the policy all, further faces have names of their own.
+    Raises DataError when a name is too long for a file, and when two photos would give one; with the policy all,
+    further faces have names of their own.
     """
     names = {p: p if os.path.splitext(p)[1].lower() in (".jpg", ".jpeg") else f"{p}.jpg" for p in photos}
     owners = Counter(names.values())
@@ -126,6 +128,9 @@ def crop_names(photos: Sequence[str], policy: Policy = "largest") -> dict[str, s
         further = (match for name in list(owners) if (match := _FURTHER_FACE.fullmatch(name)))
         owners.update(match[0] for match in further if match[1] + match[2] in owners)
     twice = next((name for name, times in owners.items() if times > 1), None)
+    long = next((name for name in owners if len(os.fsencode(os.path.basename(name))) > _LONGEST_NAME), None)
+    if long is not None:
+        raise DataError(f"{long}: a crop's name; expected at most {_LONGEST_NAME} bytes; rename the photo")
     if twice is not None:
         raise DataError(f"{twice}: would be the crop of two photos; expected names that differ; rename one photo")
     return names

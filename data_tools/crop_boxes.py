@@ -139,7 +139,7 @@ def read_rows(path: Path, num_people: int | None = None) -> Iterator[Row]:
     """Yield the rows of a table; DataError names the line and what was expected."""
     people: set[str] = set()
     try:
-        with open(path, encoding="utf-8", newline="") as handle:
+        with open(path, encoding="utf-8-sig", newline="") as handle:
             lines = csv.reader(handle, skipinitialspace=True)
             wanted = _wanted_columns(path, [column.strip() for column in next(lines, [])])
             for fields in lines:
@@ -151,7 +151,10 @@ def read_rows(path: Path, num_people: int | None = None) -> Iterator[Row]:
                     return
                 yield row
     except (OSError, UnicodeDecodeError, csv.Error) as err:
-        raise DataError(f"{path}: cannot be read as CSV ({err}); expected a table of boxes or landmarks") from err
+        reason = err.strerror if isinstance(err, OSError) else err
+        raise DataError(
+            f"{path}: cannot be read as CSV ({reason}); expected a table of boxes or landmarks; check that it is one"
+        ) from err
 
 
 def _wanted_columns(path: Path, header: list[str]) -> list[int]:
@@ -202,7 +205,9 @@ def _run(args: argparse.Namespace) -> None:
     watch = Stopwatch()
     _check_numbers(args)
     if not args.photos.is_dir() or args.photos.resolve() == args.output.resolve():
-        raise DataError(f"{args.photos}: expected a folder of photos other than OUT; check the paths")
+        raise DataError(f"{args.photos}: is none, or OUT; expected a folder of photos; check the paths")
+    if not any(args.photos.iterdir()):
+        raise DataError(f"{args.photos}: holds nothing; expected the photos of the table; check the path")
     rows = list(read_rows(args.table, args.people))
     if not rows:
         raise DataError(f"{args.table}: has no rows; expected one for each face; check the file")
@@ -222,8 +227,10 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _check_numbers(args: argparse.Namespace) -> None:
-    if not 1 <= args.quality <= 100 or not 0 <= args.margin <= MAX_MARGIN:
-        raise DataError(f"--quality, --margin: expected 1 to 100 and 0 to {MAX_MARGIN}; choose such numbers")
+    if not 1 <= args.quality <= 100:
+        raise DataError(f"--quality {args.quality}: expected 1 to 100; choose such a number")
+    if not 0 <= args.margin <= MAX_MARGIN:
+        raise DataError(f"--margin {args.margin}: expected 0 to {MAX_MARGIN}; choose such a number")
     if args.size > MAX_SIZE:
         raise DataError(f"--size {args.size}: expected at most {MAX_SIZE} pixels; choose such a number")
 

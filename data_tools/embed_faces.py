@@ -26,7 +26,7 @@ import numpy as np
 from recognition.cli import make_parser, positive_int, run_command
 from recognition.console import Stopwatch, count, duration, progress
 from recognition.distributed.collectives import barrier
-from recognition.distributed.world import declared_size, join_world
+from recognition.distributed.world import World, declared_size, join_world
 from recognition.embedders import BlockEmbedder, prepare_blocks
 from recognition.embedding_store import (
     EmbeddingStore,
@@ -37,7 +37,7 @@ from recognition.embedding_store import (
     make_room,
     open_images,
 )
-from recognition.errors import ConfigError
+from recognition.errors import ArcShardError, ConfigError
 from recognition.processes import process_map
 
 
@@ -72,10 +72,12 @@ def _run(args: argparse.Namespace) -> None:
         missing = store.missing
         barrier(world)  # every rank has read what is missing before one writes
         mine = missing[world.rank :: world.size]
-        work = process_map(_embed, mine, prepare, workers=args.workers)
-        quiet = args.quiet or not world.is_main
-        for block, vectors in progress(work, total=len(mine), unit="block", label="embed", quiet=quiet):
-            store.write(block, vectors)
+        try:
+            _fill(args, world, store, mine, prepare)
+        except ArcShardError:
+            if world.is_main:
+                store.give_up()
+            raise
         barrier(world)
         if world.is_main:
             store.publish(all_keys(source), about)
@@ -83,12 +85,26 @@ def _run(args: argparse.Namespace) -> None:
             _report(args, len(source), len(source) - num_new, watch.seconds)
 
 
+def _fill(
+    args: argparse.Namespace,
+    world: World,
+    store: EmbeddingStore,
+    blocks: Sequence[int],
+    prepare: Callable[[], BlockEmbedder],
+) -> None:
+    """Embed this rank's blocks."""
+    work = process_map(_embed, blocks, prepare, workers=args.workers)
+    quiet = args.quiet or not world.is_main
+    for block, vectors in progress(work, total=len(blocks), unit="block", label="embed", quiet=quiet):
+        store.write(block, vectors)
+
+
 def _begin(
     args: argparse.Namespace, source: ImageSource, prepare: Callable[[], BlockEmbedder], about: dict[str, str | None]
 ) -> BinaryIO:
     """Make or continue the store; return its lock. What is wrong with set or network is told before it is touched."""
     check_room(args.output, overwrite=args.overwrite)
-    dimension = prepare().embedder.embed(source.read(0)[None]).shape[1]
+    dimension = prepare().dimension(args.model)
     lock = make_room(args.output, overwrite=args.overwrite)
     EmbeddingStore.begin(args.output, len(source), dimension, about)
     return lock

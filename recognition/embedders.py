@@ -57,7 +57,15 @@ class OnnxEmbedder:
         return (plain + other).astype(np.float32)
 
     def _run(self, images: np.ndarray) -> np.ndarray:
-        (found,) = self._session.run(None, {self._input: images})
+        try:
+            (found,) = self._session.run(None, {self._input: images})
+        # onnxruntime's errors have no common class.
+        except Exception as err:
+            reason = str(err).strip().partition("\n")[0]
+            raise CheckpointError(
+                f"{self._path}: does not run on images {list(images.shape)} ({reason[:200]}); expected embeddings; "
+                "export the backbone for their size"
+            ) from err
         return found
 
 
@@ -82,6 +90,18 @@ class BlockEmbedder:
     def __call__(self, block: int) -> np.ndarray:
         """Return float32 [n, D]."""
         return self.embedder.embed(read_block(self.source, block))
+
+    def dimension(self, model: str) -> int:
+        """Return D, by one image; errors say that the set is unusable, or that `model` does not take its images."""
+        image = read_block(self.source, 0)[:1]
+        try:
+            return self.embedder.embed(image).shape[1]
+        except RuntimeError as err:
+            reason = str(err).strip().partition("\n")[0]
+            raise CheckpointError(
+                f"{model}: does not take images of {image.shape[1]} x {image.shape[2]} pixels ({reason}); expected the "
+                "size it was trained on; align the faces to that"
+            ) from err
 
 
 def prepare_blocks(faces: Path, model: str, network: str | None, batch_size: int, device: str) -> BlockEmbedder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -272,6 +273,13 @@ class EmbeddingStore:
         with written(self._folder / _ABOUT, by_way_of=work / _ABOUT) as handle:  # last: it says that all is there
             handle.write(json.dumps({**about, **shape}, indent=1, sort_keys=True) + "\n")
         remove_work(work)
+
+    def give_up(self) -> None:
+        """Leave nothing of work that ended in an error before its first block."""
+        if not np.asarray(self._done).any():
+            remove_work(self._folder / _WORK)
+            with contextlib.suppress(OSError):  # it holds something else
+                self._folder.rmdir()
 
 
 def check_room(folder: Path, *, overwrite: bool) -> None:

@@ -98,6 +98,12 @@ def shard_missing(folder: Path) -> None:
         file(f"old/checkpoint_gpu_{rank}.pt", b"")(folder)
 
 
+def empty(folder: Path) -> None:
+    (folder / "empty").mkdir()
+
+
+HEADER = "NAME_ID,X,Y,W,H\n"
+
 TABLE = [
     # training: configs
     Bad("train_v2 minee", "minee:", "no such config", "expected it here", "did you mean 'mine'"),
@@ -223,6 +229,41 @@ TABLE = [
     # faces
     Bad("align_faces none out", "none:", "is not a folder", "expected a folder of photos", "check the path"),
     Bad("align_faces faces faces", "faces:", "lies in the folder of the photos", "expected another", "choose another"),
+    Bad("align_faces faces faces/out", "faces/out:", "lies in the folder of the photos", "expected another", "choose"),
+    Bad("align_faces empty out", "empty:", "holds no photo", "expected .bmp", "check the path", file("empty/a", "")),
+    Bad("align_faces faces train.idx", "train.idx:", "is not a folder", "expected a folder", "choose another"),
+    Bad("align_faces faces out --model nowhere", "nowhere", "no such file", "expected MTCNN's", "fetch_weights"),
+    Bad("align_faces faces out --detector scrfd", "scrfd:", "needs an ONNX file", "such as", "give it with --model"),
+    Bad("align_faces faces out --quality 101", "--quality", "101", "expected 1 to 100", "choose such a number"),
+    Bad("align_faces faces out --size 5000", "--size", "5000", "expected at most 4096", "choose such a number"),
+    Bad("align_faces faces out --min-face 0", "--min-face", "0.0", "expected at least 1", "choose such a number"),
+    Bad(
+        "align_faces faces out", "p0/0.png.jpg:", "the crop of two photos", "expected names", "rename one",
+        lambda folder: (file("faces/p0/0.png", "")(folder), file("faces/p0/0.png.jpg", "")(folder)),
+    ),
+    Bad(
+        "align_faces faces out --faces all", "p0/0.face1.jpg:", "the crop of two", "expected names", "rename one",
+        file("faces/p0/0.face1.jpg", ""),
+    ),
+    Bad(
+        "align_faces faces out", f"p0/{'n' * 240}.jpg:", "a crop's name", "expected at most 240 bytes", "rename",
+        file(f"faces/p0/{'n' * 240}.jpg", ""),
+    ),
+    Bad(
+        "align_faces faces out", "align.jsonl/0.jpg:", "would lie upon", "expected another name", "rename it",
+        file("faces/align.jsonl/0.jpg", ""),
+    ),
+    Bad(
+        "align_faces faces out --landmarks marks.jsonl", "marks.jsonl:", "line 1 has a face without box",
+        "expected an align.jsonl", "give another file", file("marks.jsonl", '{"photo": "a", "faces": [{"box": [1], '
+        '"landmarks": [], "score": 1}]}\n'),
+    ),
+    Bad(
+        "align_faces faces out --landmarks out/align.jsonl --overwrite", "out/align.jsonl:", "--overwrite removes it",
+        "expected another file", "copy it", file("out/align.jsonl", ""),
+    ),
+    Bad("align_faces faces out", "out:", "is not empty", "expected a new folder", "choose another", file("out/a", "")),
+    Bad("align_faces faces out", "align.jsonl:", "exists", "a new OUT", "--overwrite", file("out/align.jsonl", "")),
     Bad(
         "align_landmarks faces marks.txt out", "marks.txt:1:", "'p0/0.jpg 1 2 3'", "expected `path x1 y1", "mend the",
         file("marks.txt", "p0/0.jpg 1 2 3\n"),
@@ -230,6 +271,37 @@ TABLE = [
     Bad(
         "crop_boxes faces boxes.csv out", "boxes.csv:1:", "columns NAME, X", "expected NAME_ID", "write them",
         file("boxes.csv", "NAME,X\n1,2\n"),
+    ),
+    Bad("crop_boxes none boxes.csv out", "none:", "is none", "expected a folder of photos", "check the paths"),
+    Bad("crop_boxes empty boxes.csv out", "empty:", "holds nothing", "expected the photos", "check the path", empty),
+    Bad("crop_boxes faces none.csv out", "none.csv:", "cannot be read", "expected a table", "check that it is one"),
+    Bad("crop_boxes faces boxes.csv out", "boxes.csv:", "has no rows", "expected", "check", file("boxes.csv", HEADER)),
+    Bad(
+        "crop_boxes faces boxes.csv out", "boxes.csv:2:", "'../p'", "expected a path below it", "mend the line",
+        file("boxes.csv", f"{HEADER}../p,1,2,3,4\n"),
+    ),
+    Bad(
+        "crop_boxes faces boxes.csv out --margin inf", "--margin", "inf", "expected 0 to 100", "choose such a number",
+        file("boxes.csv", f"{HEADER}p0/0,1,2,3,4\n"),
+    ),
+    Bad(
+        "crop_boxes faces boxes.csv out", "out:", "is not empty", "expected a new folder", "choose another",
+        lambda folder: (file("boxes.csv", f"{HEADER}p0/0,1,2,3,4\n")(folder), file("out/a", "")(folder)),
+    ),
+    Bad("embed_faces none out --model model.pt", "none:", "is not a folder", "expected a folder", "check the path"),
+    Bad("embed_faces empty out --model model.pt", "empty:", "holds no photo", "expected", "check the path", empty),
+    Bad(
+        "embed_faces bad out --model model.pt", "bad/a.jpg:", "begins with b'no pictu'", "expected a JPEG", "remove or",
+        file("bad/a.jpg", "no picture"),
+    ),
+    Bad(
+        "embed_faces one out --model model.pt", "model.pt:", "64 x 64 pixels", "expected the size it was trained on",
+        "align the faces to that", file("one/a.jpg", encode_jpeg(np.zeros((64, 64, 3), np.uint8))),
+    ),
+    Bad("embed_faces train.rec /proc/none/x --model model.pt", "/proc/none/x:", "No such", "space", "check space"),
+    Bad(
+        "embed_faces train.rec old --model none.pt --overwrite", "none.pt:", "not found", "expected a run", "check the",
+        file("old/embeddings.json", "{}"),
     ),
     Bad("embed_faces faces out --model none.pt", "none.pt:", "not found", "expected a run folder", "check the path"),
     Bad(

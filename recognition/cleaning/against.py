@@ -36,7 +36,7 @@ class SetEmbedder:
     def _embed(self, path: Path, folder: Path) -> None:
         source = open_images(path)
         prepare = partial(prepare_blocks, path, self.model, self.network, self.batch_size, self.device)
-        dimension = prepare().embedder.embed(source.read(0)[None]).shape[1]
+        dimension = prepare().dimension(self.model)
         about = {"faces": str(path.resolve()), "model": self.model, "network": self.network}
         store = EmbeddingStore.begin(folder, len(source), dimension, about)
         missing = store.missing

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import struct
@@ -10,8 +11,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from recognition.console import count
 from recognition.data.images import decode_rgb, image_size, read_image_file
 from recognition.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 MAX_PIXELS = 1 << 26
 """Largest photo that is decoded: 67 megapixels, 201 MB as RGB."""
@@ -30,12 +34,17 @@ def list_photos(root: Path) -> list[str]:
     if not root.is_dir():
         raise DataError(f"{root}: is not a folder; expected a folder of photos; check the path")
     found = []
+    num_hidden = 0
     for folder, subfolders, names in os.walk(root, onerror=_refuse):
+        photos = [name for name in names if os.path.splitext(name)[1].lower() in PHOTO_SUFFIXES]
+        num_hidden += sum(name.startswith(".") for name in [*photos, *subfolders])
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         below = os.path.relpath(folder, root)
-        for name in names:
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in PHOTO_SUFFIXES:
+        for name in photos:
+            if not name.startswith("."):
                 found.append(name if below == "." else f"{below}/{name}".replace(os.sep, "/"))
+    if num_hidden:
+        logger.info("%s: passed over %s beginning with a dot", root, count(num_hidden, "name"))
     if not found:
         raise DataError(f"{root}: holds no photo; expected {', '.join(sorted(PHOTO_SUFFIXES))}; check the path")
     return sorted(found)

@@ -47,6 +47,8 @@ class CropFolder:
         hidden = next((crop for crop in crops if crop.split("/")[0] in own), None)
         if hidden is not None:
             raise DataError(f"{hidden}: would lie upon this command's own files; expected another name; rename it")
+        if self.output.exists() and not self.output.is_dir():
+            raise DataError(f"{self.output}: is not a folder; expected a folder for the crops; choose another")
         if overwrite:
             return
         if self.records.exists() and not is_under_way(self.work):

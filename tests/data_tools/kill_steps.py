@@ -32,6 +32,9 @@ ROOT = Path(__file__).resolve().parents[2]
 _EVENTS = frozenset({"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.chmod"})
 _TIMEOUT_S = 300
 
+Tree = dict[str, bytes | None]
+"""Every file below a folder, and every folder (None)."""
+
 
 class FewFaces:
     """Stands in for a detector: as many faces as the picture's corner says, at places that do not depend on it."""
@@ -53,8 +56,8 @@ class FewNumbers:
         return images_rgb[:, :2, :2].reshape(len(images_rgb), -1).astype(np.float32)
 
 
-def tree(folder: Path) -> dict[str, bytes | None]:
-    """Return every file and folder (None) below `folder`."""
+def tree(folder: Path) -> Tree:
+    """Return what is below `folder`."""
     return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
 
 
@@ -114,38 +117,60 @@ CASES: dict[str, tuple[str, Callable[[Path], list[list[str]]]]] = {
 
 
 def kill_everywhere(main: Callable[[Sequence[str]], int], commands: list[list[str]], place: Path) -> dict[str, Any]:
-    """Kill each command before its first, second ... change of the disk, run it to its end, and compare the trees."""
+    """Kill each command before its first, second ... change of the disk, run it to its end, and compare the trees.
+
+    The second command, with --overwrite, starts from what the first one finished; and it ends what that left killed.
+    """
     moments, unequal = [], []
-    before: Path | None = None
+    expected = [_whole(main, command, place / f"whole-{i}") for i, command in enumerate(commands)]
+    output = place / "killed" / "out"
     for number, command in enumerate(commands):
-        whole = place / f"whole-{number}"
-        _start_from(before, whole)
-        # In this process, so that what the command imports on its way is there for all the forks.
-        with contextlib.redirect_stdout(io.StringIO()):
-            assert main(_filled(command, whole)) == 0, f"the undisturbed run {command} fails"
-        expected = tree(whole)
         for at in range(1, sys.maxsize):
-            output = place / "killed" / "out"
-            _start_from(before, output)
+            _start_from(place / "whole-0" if number else None, output)
             if _run(main, command, output, kill_at=at) != -signal.SIGKILL:
                 break
-            problem = _second_run(main, command, output, is_whole=_files(output) == _files(whole))
-            found = tree(output.parent)
-            if problem or found != {"out": None, **{f"out/{name}": data for name, data in expected.items()}}:
-                names = [name for name in found.keys() ^ {"out", *(f"out/{n}" for n in expected)}]
-                unequal.append(f"command {number}, killed before change {at}: {problem or ''} {sorted(names)}")
+            if number and list(output.glob(".*/settings.json")):
+                break  # what earlier runs left is gone, and all goes on as in an empty folder
+            in_place = [name for name in _files(output) if not name.startswith(".")]
+            endings = [0, 1] if number == 0 and in_place else [number]
+            shutil.copytree(output.parent, place / "copy", dirs_exist_ok=True)
+            for ending in endings:
+                if ending != number:
+                    _start_from(place / "copy" / "out", output)
+                problem = _end(main, commands[ending], output, expected[ending])
+                if problem:
+                    unequal.append(f"command {number} killed before change {at}, ended by command {ending}: {problem}")
+            shutil.rmtree(place / "copy")
         moments.append(at - 1)
-        before = whole
     return {"moments": moments, "unequal": unequal}
 
 
-def _second_run(main: Callable[[Sequence[str]], int], command: list[str], output: Path, *, is_whole: bool) -> str:
-    """Return what was wrong with the run after the kill; it may refuse an output that was whole already."""
+def _whole(main: Callable[[Sequence[str]], int], command: list[str], output: Path) -> Tree:
+    """Run a command undisturbed into a new folder, in this process, so that what it imports is there for the forks."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert main(_filled(command, output)) == 0, f"the undisturbed run {command} fails"
+    return tree(output)
+
+
+def _end(main: Callable[[Sequence[str]], int], command: list[str], output: Path, expected: Tree) -> str:
+    """Run a command after a kill and return what is wrong with what it leaves, or with its status.
+
+    It may refuse an output that was whole already.
+    """
+    was_whole = _files(output) == {name: content for name, content in expected.items() if content is not None}
     status = _run(main, command, output)
-    return "" if status == 0 or (status == 1 and is_whole) else f"the second run ended with {status}"
+    if status != 0 and not (status == 1 and was_whole):
+        return f"it ended with {status}"
+    found = tree(output.parent)
+    wanted = {"out": None, **{f"out/{name}": content for name, content in expected.items()}}
+    return (
+        ""
+        if found == wanted
+        else f"unequal: {sorted(n for n in found | wanted if found.get(n, 0) != wanted.get(n, 0))}"
+    )
 
 
-def _files(folder: Path) -> dict[str, bytes | None]:
+def _files(folder: Path) -> Tree:
     return {name: content for name, content in tree(folder).items() if content is not None}
 
 

@@ -1,0 +1,212 @@
+"""Kill align, crop, embed and clean at random moments, start them again, and compare what they leave.
+
+    python benchmarks/kill_tools.py lfw/images aligned/ work_dirs/kills --kills 20 --detector mtcnn
+
+PHOTOS is a folder per person, ALIGNED what align_faces.py made of some, WORK a new folder. Each run is killed one to
+three times with SIGKILL, the whole process group or its first process alone, at moments drawn over its length from the
+appearance of its work folder on (a tenth of them: from its start), and then left to end. The same in every byte and
+name as an undisturbed run with one process is what each has to leave; no process may stay behind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the root, so that no file here shadows the library
+
+from recognition.cli import make_parser, positive_int, run_command
+from recognition.data.photos import list_photos
+from recognition.errors import DataError
+
+ROOT = Path(__file__).resolve().parent.parent
+PYTHON = [sys.executable]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+NAMES = ("align", "crop", "embed", "embed torchrun", "clean")
+WAIT_S = 600
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A command line without its launcher; OUT stands for the output. `work` is the folder it begins with in there."""
+
+    name: str
+    launcher: list[str]
+    words: list[str]
+    more: list[str]
+    work: str
+
+    def line(self, output: Path, *, undisturbed: bool = False) -> list[str]:
+        """Return the command line: undisturbed by one process, else by all of them."""
+        words = [str(output) if word == "OUT" else word for word in self.words]
+        return [*PYTHON, *words] if undisturbed else [*self.launcher, *words, *self.more]
+
+
+@dataclass
+class Outcome:
+    """What came of the runs of a tool."""
+
+    runs: int = 0
+    kills: int = 0
+    equal: int = 0
+    left: int = 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the command line, kill, print the table, and return the exit status."""
+    parser = make_parser("kill_tools", __doc__)
+    add = parser.add_argument
+    add("photos", type=Path, metavar="PHOTOS")
+    add("aligned", type=Path, metavar="ALIGNED")
+    add("work", type=Path, metavar="WORK")
+    add("--kills", type=positive_int, default=20, help="at least so many of each command (default: 20)")
+    add("--num-photos", type=positive_int, default=60, metavar="N", help="of PHOTOS (default: 60)")
+    add("--num-faces", type=positive_int, default=320, metavar="N", help="of ALIGNED (default: 320)")
+    add("--detector", default="mtcnn", help="default: mtcnn")
+    add("--only", nargs="+", choices=NAMES, metavar="NAME", help=f"some of: {', '.join(NAMES)}")
+    add("--seed", type=int, default=0)
+    return run_command(parser, _run, argv)
+
+
+def _run(args: argparse.Namespace) -> None:
+    if args.work.exists():
+        raise DataError(f"{args.work}: exists already; expected a new folder; remove it")
+    _copy(args.photos, args.work / "photos", args.num_photos)
+    _copy(args.aligned, args.work / "faces", args.num_faces)
+    tools = {tool.name: tool for tool in _tools(args.work, args.detector)}
+    _check(tools["embed"].line(args.work / "embedded", undisturbed=True))  # what clean begins with
+    draw = random.Random(args.seed)
+    print("command              runs  kills  equal  processes left  undisturbed", flush=True)
+    for name in args.only or tools:
+        tool = tools[name]
+        outcome, seconds = kill_often(tool, args.work / tool.name.replace(" ", "-"), args.kills, draw)
+        print(
+            f"{tool.name:<19} {outcome.runs:>5}  {outcome.kills:>5}  {outcome.equal:>5}  {outcome.left:>14}  "
+            f"{seconds:>9.1f} s",
+            flush=True,
+        )
+
+
+def kill_often(tool: Tool, place: Path, least_kills: int, draw: random.Random) -> tuple[Outcome, float]:
+    """Kill runs of a tool until there were enough; return what came of them, and the seconds of an undisturbed one."""
+    whole = place / "whole"
+    _check(tool.line(whole, undisturbed=True))
+    expected = _tree(whole)
+    begun, start = _start(tool, place / "timed"), time.monotonic()
+    _await_work(begun, place / "timed" / tool.work)
+    first = time.monotonic() - start
+    begun.wait(WAIT_S)
+    seconds = time.monotonic() - start
+    outcome = Outcome()
+    while outcome.kills < least_kills:
+        output = place / f"run-{outcome.runs}"
+        started = [_kill_one(tool, output, draw, (first, seconds)) for _ in range(draw.randint(1, 3))]
+        last = _start(tool, output)
+        last.wait(WAIT_S)
+        outcome.runs += 1
+        outcome.kills += sum(run.returncode == -signal.SIGKILL for run in started)
+        outcome.left += sum(not _is_gone(run.pid) for run in [*started, last])
+        is_equal = _tree(output) == expected
+        outcome.equal += is_equal
+        if is_equal:
+            shutil.rmtree(output)  # of the others one wants to see what they left
+    return outcome, seconds
+
+
+def _kill_one(tool: Tool, output: Path, draw: random.Random, times: tuple[float, float]) -> subprocess.Popen[bytes]:
+    """Start the tool and kill it, unless it ends before; return it."""
+    first, seconds = times
+    running = _start(tool, output)
+    if draw.random() < 0.1:
+        time.sleep(draw.uniform(0, seconds))
+    else:
+        _await_work(running, output / tool.work)
+        time.sleep(draw.uniform(0, seconds - first))
+    if running.poll() is None:
+        # torchrun's own death alone is no kill of the work: its processes live on, and hold the folder's lock.
+        if draw.random() < 0.5 or tool.launcher == TORCHRUN:
+            os.killpg(running.pid, signal.SIGKILL)
+        else:
+            running.kill()
+    running.wait(WAIT_S)
+    return running
+
+
+def _tools(work: Path, detector: str) -> list[Tool]:
+    photos, faces, embedded = str(work / "photos"), str(work / "faces"), str(work / "embedded")
+    align = ["data_tools/align_faces.py", photos, "OUT", "--detector", detector, "--quiet"]
+    embed = ["data_tools/embed_faces.py", faces, "OUT", "--model", "dlib", "--device", "cpu", "--quiet"]
+    clean = ["data_tools/clean_faces.py", faces, "OUT", "--embeddings", embedded, "--device", "cpu", "--quiet"]
+    crop = ["data_tools/crop_boxes.py", photos, _table(work), "OUT", "--size", "600", "--quiet"]
+    return [
+        Tool("align", PYTHON, [*align, "--workers", "1"], ["--workers", "2"], ".align"),
+        Tool("crop", PYTHON, [*crop, "--workers", "1"], ["--workers", "2"], ".crops"),
+        Tool("embed", PYTHON, embed, ["--workers", "2"], ".embed"),
+        Tool("embed torchrun", TORCHRUN, embed, [], ".embed"),
+        Tool("clean", PYTHON, clean, [], ".clean"),
+    ]
+
+
+def _table(work: Path) -> str:
+    """Write a table with a box in each photo and return its path."""
+    rows = [f"{json.dumps(name)},40,40,{60 + i % 20},70\n" for i, name in enumerate(list_photos(work / "photos"))]
+    (work / "boxes.csv").write_text("NAME_ID,X,Y,W,H\n" + "".join(rows), encoding="utf-8")
+    return str(work / "boxes.csv")
+
+
+def _copy(source: Path, target: Path, num: int) -> None:
+    for name in list_photos(source)[:num]:
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / name, target / name)
+
+
+def _start(tool: Tool, output: Path) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    silent = subprocess.DEVNULL
+    return subprocess.Popen(
+        tool.line(output), cwd=ROOT, env=environment, stdout=silent, stderr=silent, start_new_session=True
+    )
+
+
+def _await_work(running: subprocess.Popen[bytes], folder: Path) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not folder.is_dir() and running.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+
+
+def _check(line: list[str]) -> None:
+    """Run a command to its end."""
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, check=False, text=True)
+    if done.returncode != 0:
+        raise DataError(f"{' '.join(line)}: ended with {done.returncode}: {done.stderr[-500:]}; expected 0; see it")
+
+
+def _tree(folder: Path) -> dict[str, bytes | None]:
+    """Return every file and folder (None) below `folder`."""
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
+
+
+def _is_gone(group: int) -> bool:
+    """Return whether no process of a group is left, after some time to end."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+if __name__ == "__main__":
+    sys.exit(main())
