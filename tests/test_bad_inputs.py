@@ -254,9 +254,9 @@ TABLE = [
         file("faces/align.jsonl/0.jpg", ""),
     ),
     Bad(
-        "align_faces faces out --landmarks marks.jsonl", "marks.jsonl:", "line 1 has a face without box",
-        "expected an align.jsonl", "give another file", file("marks.jsonl", '{"photo": "a", "faces": [{"box": [1], '
-        '"landmarks": [], "score": 1}]}\n'),
+        "align_faces faces out --landmarks marks.jsonl", "marks.jsonl:1:", '"photo": "a"',
+        "expected a line of an align.jsonl", "let align_faces.py write it",
+        file("marks.jsonl", '{"photo": "a", "faces": [{"box": [1], "landmarks": [], "score": 1}]}\n'),
     ),
     Bad(
         "align_faces faces out --landmarks out/align.jsonl --overwrite", "out/align.jsonl:", "--overwrite removes it",
