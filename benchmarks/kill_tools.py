@@ -3,14 +3,15 @@
     python benchmarks/kill_tools.py lfw/images aligned/ work_dirs/kills --kills 20 --detector mtcnn
 
 PHOTOS is a folder per person, ALIGNED what align_faces.py made of some, WORK a new folder. Each run is killed one to
-three times with SIGKILL, the whole process group or its first process alone, at moments drawn over its length from the
-appearance of its work folder on (a tenth of them: from its start), and then left to end. The same in every byte and
-name as an undisturbed run with one process is what each has to leave; no process may stay behind.
+three times with SIGKILL, all its processes or one alone, at moments drawn over its length from the appearance of its
+work folder on (a tenth of them: from its start), and then left to end. The same in every byte and name as an
+undisturbed run with one process is what each has to leave; no process may stay behind.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -110,12 +111,13 @@ def kill_often(tool: Tool, place: Path, least_kills: int, draw: random.Random) -
     outcome = Outcome()
     while outcome.kills < least_kills:
         output = place / f"run-{outcome.runs}"
-        started = [_kill_one(tool, output, draw, (first, seconds)) for _ in range(draw.randint(1, 3))]
+        pids: list[int] = []
+        kills = [_kill_one(tool, output, draw, (first, seconds), pids) for _ in range(draw.randint(1, 3))]
         last = _start(tool, output)
         last.wait(WAIT_S)
         outcome.runs += 1
-        outcome.kills += sum(run.returncode == -signal.SIGKILL for run in started)
-        outcome.left += sum(not _is_gone(run.pid) for run in [*started, last])
+        outcome.kills += sum(kills)
+        outcome.left += sum(not _is_gone(pid) for pid in [*pids, last.pid])
         is_equal = _tree(output) == expected
         outcome.equal += is_equal
         if is_equal:
@@ -123,23 +125,34 @@ def kill_often(tool: Tool, place: Path, least_kills: int, draw: random.Random) -
     return outcome, seconds
 
 
-def _kill_one(tool: Tool, output: Path, draw: random.Random, times: tuple[float, float]) -> subprocess.Popen[bytes]:
-    """Start the tool and kill it, unless it ends before; return it."""
+def _kill_one(tool: Tool, output: Path, draw: random.Random, times: tuple[float, float], pids: list[int]) -> bool:
+    """Start the tool and kill it, unless it ends before; return whether it was. `pids` gets its processes."""
     first, seconds = times
     running = _start(tool, output)
+    pids.append(running.pid)
     if draw.random() < 0.1:
         time.sleep(draw.uniform(0, seconds))
     else:
         _await_work(running, output / tool.work)
         time.sleep(draw.uniform(0, seconds - first))
-    if running.poll() is None:
-        # torchrun's own death alone is no kill of the work: its processes live on, and hold the folder's lock.
-        if draw.random() < 0.5 or tool.launcher == TORCHRUN:
-            os.killpg(running.pid, signal.SIGKILL)
-        else:
-            running.kill()
+    is_killed = running.poll() is None
+    if is_killed and tool.launcher == TORCHRUN:
+        # One rank alone, or all and torchrun: its own death is no kill of the work, which its ranks go on with.
+        ranks = _children(running.pid)
+        pids += ranks
+        for pid in draw.choice([[running.pid, *ranks], ranks[:1], ranks[1:]]):
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.kill(pid, signal.SIGKILL)
+    elif is_killed and draw.random() < 0.5:
+        os.killpg(running.pid, signal.SIGKILL)
+    elif is_killed:
+        running.kill()
     running.wait(WAIT_S)
-    return running
+    return is_killed
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
 
 
 def _tools(work: Path, detector: str) -> list[Tool]:
@@ -197,7 +210,7 @@ def _tree(folder: Path) -> dict[str, bytes | None]:
 
 
 def _is_gone(group: int) -> bool:
-    """Return whether no process of a group is left, after some time to end."""
+    """Return whether no process of a group (torchrun's ranks have their own) is left, after some time to end."""
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         try:

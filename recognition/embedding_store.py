@@ -19,7 +19,7 @@ from recognition.data.pairs_bin import read_pairs
 from recognition.data.photos import list_photos
 from recognition.data.records import ImageRecords
 from recognition.errors import DataError
-from recognition.files import publish_file, written
+from recognition.files import publish_file
 from recognition.journal import check_settings, hold, is_under_way, remove_work
 
 BLOCK = 64
@@ -200,6 +200,16 @@ def _unreadable(folder: Path, err: BaseException) -> DataError:
     return DataError(f"{folder}: cannot be read ({reason}); expected embeddings; run embed_faces.py again")
 
 
+def _claim_space(path: Path) -> None:
+    """Have the system set aside all of a file: a mapped page that finds the disk full kills its process."""
+    with open(path, "r+b") as handle:
+        os.posix_fallocate(handle.fileno(), 0, os.fstat(handle.fileno()).st_size)
+
+
+def _unwritable(folder: Path, err: OSError) -> DataError:
+    return DataError(f"{folder}: cannot be written ({err.strerror or err}); check space and permissions")
+
+
 def _read_about(path: Path) -> dict[str, Any]:
     with open(path, "rb") as handle:
         about = json.loads(handle.read(_MAX_LINE_BYTES))
@@ -238,6 +248,7 @@ class EmbeddingStore:
                 if not is_complete:
                     shape = (num_images, dimension)
                     np.lib.format.open_memmap(work / _VECTORS, mode="w+", dtype=np.float32, shape=shape).flush()
+                    _claim_space(work / _VECTORS)
                 # Last, for its presence says that the matrix is whole.
                 (work / "done.part").write_bytes(bytes([is_complete]) * -(-num_images // BLOCK))
                 os.replace(work / "done.part", work / _DONE)
@@ -245,8 +256,7 @@ class EmbeddingStore:
             if not (work / _VECTORS).is_file():  # killed while it was being published
                 os.replace(folder / _VECTORS, work / _VECTORS)
         except OSError as err:
-            reason = err.strerror or err
-            raise DataError(f"{folder}: cannot be written ({reason}); check space and permissions") from err
+            raise _unwritable(folder, err) from err
         return cls(folder)
 
     @property
@@ -265,14 +275,18 @@ class EmbeddingStore:
         """Move the finished matrix to its place beside the keys and delete the rest."""
         assert not self.missing, "embeddings are published before they are finished"
         work = self._folder / _WORK
-        self._vectors.flush()
-        with written(self._folder / _KEYS, by_way_of=work / _KEYS) as handle:
-            handle.writelines(json.dumps(list(pair)) + "\n" for pair in keyed)
-        publish_file(work / _VECTORS, self._folder / _VECTORS)
         shape = {"num_images": len(self._vectors), "dimension": self._vectors.shape[1]}
-        with written(self._folder / _ABOUT, by_way_of=work / _ABOUT) as handle:  # last: it says that all is there
-            handle.write(json.dumps({**about, **shape}, indent=1, sort_keys=True) + "\n")
-        remove_work(work)
+        text = json.dumps({**about, **shape}, indent=1, sort_keys=True) + "\n"
+        try:
+            self._vectors.flush()
+            with open(work / _KEYS, "w", encoding="utf-8") as handle:
+                handle.writelines(json.dumps(list(pair)) + "\n" for pair in keyed)
+            (work / _ABOUT).write_text(text, encoding="utf-8")
+            for name in (_KEYS, _VECTORS, _ABOUT):  # the last one says that all is there
+                publish_file(work / name, self._folder / name)
+            remove_work(work)
+        except OSError as err:
+            raise _unwritable(self._folder, err) from err
 
     def give_up(self) -> None:
         """Leave nothing of work that ended in an error before its first block."""
@@ -301,8 +315,7 @@ def make_room(folder: Path, *, overwrite: bool) -> BinaryIO:
         work.mkdir(parents=True, exist_ok=True)
         return hold(work)
     except OSError as err:
-        reason = err.strerror or err
-        raise DataError(f"{folder}: cannot be written ({reason}); check space and permissions") from err
+        raise _unwritable(folder, err) from err
 
 
 def all_keys(source: ImageSource) -> Iterator[Keyed]:

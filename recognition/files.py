@@ -8,7 +8,6 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
 
 from recognition.errors import DataError
 
@@ -100,20 +99,6 @@ def publish_file(temporary: Path, target: Path) -> None:
         os.replace(temporary, target)
     except OSError as err:
         raise DataError(f"{target}: cannot be written ({err.strerror or err}); check space and permissions") from err
-
-
-@contextlib.contextmanager
-def written(target: Path, *, by_way_of: Path) -> Iterator[TextIO]:
-    """Yield a UTF-8 file that is synced and renamed from `by_way_of` onto `target` when it is whole, as `publish_file`.
-
-    Raises DataError.
-    """
-    try:
-        with open(by_way_of, "w", encoding="utf-8") as handle:
-            yield handle
-    except OSError as err:
-        raise DataError(f"{target}: cannot be written ({err.strerror or err}); check space and permissions") from err
-    publish_file(by_way_of, target)
 
 
 def write_text(path: Path, content: str) -> None:

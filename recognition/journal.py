@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -30,8 +31,9 @@ class Journal:
         self._path = folder / JOURNAL
         self._offsets: dict[str, int] = {}
         check_settings(folder, settings)
-        self._handle = open(self._path, "a+b")  # noqa: SIM115  closed by `close`
         self._end = self._read_back()
+        # Unbuffered: after an error nothing is left that `close` would try to write once more.
+        self._handle = open(self._path, "ab", buffering=0)  # noqa: SIM115  closed by `close`
         self._handle.truncate(self._end)
 
     @property
@@ -40,10 +42,15 @@ class Journal:
         return self._offsets
 
     def append(self, key: str, record: Mapping[str, Any]) -> None:
-        """Note that the item `key` is finished."""
+        """Note that the item `key` is finished. Raises DataError when the disk does not take it."""
         line = json.dumps({"key": key, **record}).encode() + b"\n"
-        self._handle.write(line)
-        self._handle.flush()
+        try:
+            if self._handle.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as err:
+            raise DataError(
+                f"{self._path}: cannot be written ({err.strerror or err}); check space and start again"
+            ) from err
         self._offsets[key] = self._end
         self._end += len(line)
 
@@ -60,13 +67,15 @@ class Journal:
 
     def _read_back(self) -> int:
         """Note the offsets of the whole lines and return where they end."""
-        self._handle.seek(0)
         end = 0
-        for line in self._handle:
-            if not line.endswith(b"\n"):
-                break
-            self._offsets[self._key(line, end)] = end
-            end += len(line)
+        if not self._path.is_file():
+            return end
+        with open(self._path, "rb") as handle:
+            for line in handle:
+                if not line.endswith(b"\n"):
+                    break
+                self._offsets[self._key(line, end)] = end
+                end += len(line)
         return end
 
     def _key(self, line: bytes, offset: int) -> str:

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from recognition.errors import DataError
-from recognition.files import written
+from recognition.files import publish_file
 from recognition.journal import JOURNAL, Journal, hold, is_under_way, remove_work
 
 
@@ -85,17 +85,19 @@ class CropFolder:
 
     def publish(self, journal: Journal, about: Mapping[str, Any] | None = None) -> Counter[str]:
         """Write the list, sorted by photo, and `about`; delete what was under way. Return the counts by status."""
-        totals: Counter[str] = Counter()
-        if about is not None:
-            described = f"{self.name}.json"
-            with written(self.output / described, by_way_of=self.work / described) as handle:
-                handle.write(json.dumps(about, indent=1) + "\n")
-        with written(self.records, by_way_of=self.work / self.records.name) as handle:
-            for record in journal.records():
-                totals[record["status"]] += 1
-                totals["crops"] += len(_crops_of(record))
-                handle.write(json.dumps({"photo": record.pop("key"), **record}) + "\n")
-        remove_work(self.work)
+        try:
+            if about is not None:
+                described = self.work / f"{self.name}.json"
+                described.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+                publish_file(described, self.output / described.name)
+            temporary = self.work / self.records.name
+            with open(temporary, "w", encoding="utf-8") as handle:
+                totals = _write_records(handle, journal)
+            publish_file(temporary, self.records)
+            remove_work(self.work)
+        except OSError as err:
+            reason = err.strerror or err
+            raise DataError(f"{self.output}: cannot be written ({reason}); check space and start again") from err
         return totals
 
     def _clear(self, crops: Iterable[str]) -> None:
@@ -119,6 +121,15 @@ class CropFolder:
             for folder in path.parents:
                 if folder != Path():
                     (self.output / folder).rmdir()
+
+
+def _write_records(handle: TextIO, journal: Journal) -> Counter[str]:
+    totals: Counter[str] = Counter()
+    for record in journal.records():
+        totals[record["status"]] += 1
+        totals["crops"] += len(_crops_of(record))
+        handle.write(json.dumps({"photo": record.pop("key"), **record}) + "\n")
+    return totals
 
 
 def _listed(path: Path) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,24 @@ def test_a_damaged_line_and_other_settings_are_refused(work: Path) -> None:
     (work / JOURNAL).write_bytes(b'{"key": "a"}\n[1]\n')
     with pytest.raises(DataError, match=r"journal\.jsonl: at byte 13: .*; expected a line this command wrote"):
         Journal(work, {"size": 1, "name": None})
+
+
+def test_a_full_disk_is_one_line_and_the_lines_before_stay(work: Path) -> None:
+    journal = Journal(work, {})
+    journal.append("a", {})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30, before[1]))
+    try:
+        with pytest.raises(DataError, match=r"journal\.jsonl: cannot be written \(.*\); check space and start again"):
+            journal.append("b", {"text": "x" * 100})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    journal.close()
+    again = Journal(work, {})
+    assert list(again.done) == ["a"]
+    again.append("b", {})
+    again.close()
+    assert (work / JOURNAL).read_bytes() == b'{"key": "a"}\n{"key": "b"}\n'
 
 
 def test_a_folder_is_held_until_its_holder_ends_however_it_ends(work: Path) -> None:
