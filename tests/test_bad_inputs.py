@@ -179,6 +179,10 @@ TABLE = [
         "pack_rec bad.lst out/x", "bad.lst:1:", "'../secret.jpg' leads out", "expected a path below", "set --root",
         file("bad.lst", "0\t0\t../secret.jpg\n"),
     ),
+    Bad(
+        "pack_rec faces out/x", r"p0/0\nb.jpg", "a line break", "expected none", "rename it",
+        lambda folder: (folder / "faces/p0/0.jpg").rename(folder / "faces/p0/0\nb.jpg"),
+    ),
     Bad("pack_rec faces train", "train.rec:", "exists already", "expected a new path", "pass --overwrite"),
     Bad("pack_rec faces out/x --quality 101", "--quality", "101", "expected 1 to 100", "choose one"),
     Bad("unpack_rec none.rec out", "none.rec:", "no such file", "expected a .rec", "check it"),

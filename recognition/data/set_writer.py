@@ -45,8 +45,10 @@ class ImageSetWriter:
     def add(self, label: int, image: bytes, name: str, extra: tuple[float, ...] = ()) -> None:
         """Append one image; `name` is its path in the .lst, `extra` (multilabel only) the labels behind the first.
 
-        Raises DataError when insightface's order is broken.
+        Raises DataError when insightface's order is broken, and for a name that no .lst can hold.
         """
+        if "\t" in name or "\n" in name or "\r" in name:
+            raise DataError(f"{name!r}: has a tab or a line break, which no .lst can name; expected none; rename it")
         key = self._next_key
         if label not in self._labels:
             if self._has_identities and label < self._last_label:
