@@ -77,10 +77,10 @@ class CropFolder:
             try:
                 yield journal
             except BaseException:
-                if not journal.done:  # nothing that another run, with other settings perhaps, would have to go around
+                # Nothing was done that another run, with other settings perhaps, would have to go around.
+                if not journal.done and [path.name for path in self.output.iterdir()] == [self.work.name]:
                     remove_work(self.work)
-                    with contextlib.suppress(OSError):  # the folder holds something else
-                        self.output.rmdir()
+                    self.output.rmdir()
                 raise
 
     def publish(self, journal: Journal, about: Mapping[str, Any] | None = None) -> Counter[str]:
