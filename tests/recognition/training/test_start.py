@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -65,7 +66,7 @@ def test_a_restart_by_the_same_launcher_resumes_and_one_by_another_does_not(
 def test_a_launcher_is_told_by_more_than_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
     host, parent, started = world_module.launcher_name().split()
     assert world_module.launcher_name() == f"{host} {parent} {started}"
-    monkeypatch.setattr(world_module.os, "getppid", lambda: 1)
+    monkeypatch.setattr(world_module.os, "getppid", os.getpid)  # a process, and not the parent
     assert world_module.launcher_name().split()[1:] != [parent, started]
 
 
