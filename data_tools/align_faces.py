@@ -100,7 +100,7 @@ def _run(args: argparse.Namespace) -> None:
     with folder.journal(begun, _present(args.output, crops), overwrite=args.overwrite) as journal:
         missing = [photo for photo in crops if photo not in journal.done]
         tasks = (PhotoTask(photo, crops[photo], known.get(photo)) for photo in missing)
-        tool = prepare if aligner is None or args.workers > 1 else partial(_same, aligner)
+        tool = prepare if args.workers > 1 else lambda: aligner
         done = process_map(_align, tasks, tool, workers=args.workers, at_once=8)
         for photo, record in progress(done, total=len(missing), unit="photo", label="align", quiet=args.quiet):
             journal.append(photo, record)
@@ -155,10 +155,6 @@ def prepare_aligner(
 
 def _align(aligner: PhotoAligner, task: PhotoTask) -> tuple[str, dict[str, Any]]:
     return task.photo, aligner(task)
-
-
-def _same(aligner: PhotoAligner) -> PhotoAligner:
-    return aligner
 
 
 def _present(output: Path, crops: Mapping[str, str]) -> Iterator[str]:

@@ -48,9 +48,9 @@ from recognition.console import Stopwatch, count, duration, progress
 from recognition.data.pairs_bin import Pairs
 from recognition.data.preprocess import to_network
 from recognition.distributed.world import choose_device
-from recognition.errors import ConfigError, DataError
+from recognition.errors import DataError
 from recognition.files import refuse_existing, write_bytes
-from recognition.inference import Embedder
+from recognition.inference import Embedder, try_images
 
 logger = logging.getLogger(__name__)
 
@@ -122,14 +122,8 @@ def _load(args: argparse.Namespace) -> Model:
     module, network = load_backbone(args.model, network=args.network, device=device)
     embedder = Embedder(module, device=device, batch_size=args.batch_size, precision=args.precision)
     side = _image_size(args)
-    try:
-        embedder.embed(np.zeros((1, side, side, 3), dtype=np.uint8))
-    except RuntimeError as err:
-        reason = str(err).strip().partition("\n")[0]
-        raise ConfigError(
-            f"{args.model}: {network} does not take images of {side} x {side} pixels ({reason}); "
-            "expected the size it was trained on; correct --image-size"
-        ) from err
+    blank = np.zeros((1, side, side, 3), dtype=np.uint8)
+    try_images(embedder.embed, blank, place=f"{args.model}: {network}", advice="correct --image-size")
     return Model(network, embedder, side, args.quiet)
 
 

@@ -13,7 +13,7 @@ from recognition.data.preprocess import to_network
 from recognition.detection.dlib_detector import DlibEmbedder
 from recognition.embedding_store import ImageSource, open_images, read_block
 from recognition.errors import CheckpointError
-from recognition.inference import Embedder
+from recognition.inference import Embedder, try_images
 from recognition.onnx_session import open_onnx
 
 
@@ -94,14 +94,7 @@ class BlockEmbedder:
     def dimension(self, model: str) -> int:
         """Return D, by one image; errors say that the set is unusable, or that `model` does not take its images."""
         image = read_block(self.source, 0)[:1]
-        try:
-            return self.embedder.embed(image).shape[1]
-        except RuntimeError as err:
-            reason = str(err).strip().partition("\n")[0]
-            raise CheckpointError(
-                f"{model}: does not take images of {image.shape[1]} x {image.shape[2]} pixels ({reason}); expected the "
-                "size it was trained on; align the faces to that"
-            ) from err
+        return try_images(self.embedder.embed, image, place=f"{model}:", advice="align the faces to that").shape[1]
 
 
 def prepare_blocks(faces: Path, model: str, network: str | None, batch_size: int, device: str) -> BlockEmbedder:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,23 @@ from torch import nn
 from recognition.backbones.weights import load_backbone
 from recognition.config.schema import Precision
 from recognition.data.preprocess import to_network
+from recognition.errors import CheckpointError
 
 _AUTOCAST: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def try_images(
+    embed: Callable[[np.ndarray], np.ndarray], images_rgb: np.ndarray, *, place: str, advice: str
+) -> np.ndarray:
+    """Return embed(images), float32 [n, D]; CheckpointError when the network is not made for images of their size."""
+    try:
+        return embed(images_rgb)
+    except RuntimeError as err:
+        reason = str(err).strip().partition("\n")[0]
+        raise CheckpointError(
+            f"{place} does not take images of {images_rgb.shape[1]} x {images_rgb.shape[2]} pixels ({reason}); "
+            f"expected the size it was trained on; {advice}"
+        ) from err
 
 
 class Embedder:
