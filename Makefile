@@ -46,7 +46,7 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# The demo's people: the `people` are learnt, the `strangers` are only ever compared.
+# The demo's people: the `people` are learned, the `strangers` are only ever compared.
 DEMO := work_dirs/demo_data
 DEMO_IDENTITIES ?= 600
 DEMO_IMAGES ?= 16

@@ -1,4 +1,4 @@
-"""Train a face-recognition model with the class centres sharded over all processes.
+"""Train a face-recognition model with the class centers sharded over all processes.
 
     torchrun --nproc_per_node=8 train_v2.py configs/ms1mv3_r50 [optim.lr=0.2 head.sample_rate=0.1 ...] [--check]
     python train_v2.py configs/demo                                one process, no launcher, CPU if there is no GPU

@@ -39,7 +39,7 @@ class ArcfaceTorchHead(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The centres of this rank [C_r, D]."""
+        """The centers of this rank [C_r, D]."""
         weight: Tensor = self.head.weight
         return weight
 
@@ -49,7 +49,7 @@ class ArcfaceTorchHead(nn.Module):
         return loss
 
     def step(self) -> None:
-        """Move the centres."""
+        """Move the centers."""
         self.optimizer.step()
         self.optimizer.zero_grad()
 

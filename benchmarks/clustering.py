@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from recognition.cli import make_parser, non_negative_int, positive_int, run_command
-from recognition.clustering.approximate import STORAGES, approximate_neighbours, import_faiss
+from recognition.clustering.approximate import STORAGES, approximate_neighbors, import_faiss
 from recognition.clustering.graph import pairs_above
 from recognition.clustering.scores import bcubed, pairwise
 from recognition.clustering.unit_rows import blocks
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--identities", type=positive_int, default=5000, help="of these images (default 5000)")
     add("--within", type=float, default=0.64, help="mean cosine of two images of a person (default 0.64)")
     add("--threshold", type=float, default=0.35, help="least cosine of an edge (default 0.35)")
-    add("--neighbours", type=positive_int, default=20, help="of each image (default 20)")
+    add("--neighbors", type=positive_int, default=20, help="of each image (default 20)")
     add("--probes", type=positive_int, default=8, help="groups of the index searched (default 8)")
     add("--storage", choices=STORAGES, default="float16", help="numbers of the index (default float16)")
     add("--memory", type=positive_int, default=4096, metavar="MIB", help="of graph and index (default 4096)")
@@ -130,9 +130,9 @@ def large_set(path: Path, args: argparse.Namespace) -> dict[str, Any]:
     truth = make_embeddings(path, args.images, args.identities, args)
     vectors = np.load(path, mmap_mode="r")
     watch = Stopwatch()
-    found = approximate_neighbours(
+    found = approximate_neighbors(
         vectors,
-        args.neighbours,
+        args.neighbors,
         threshold=args.threshold,
         num_probes=args.probes,
         storage=args.storage,

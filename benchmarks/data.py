@@ -157,7 +157,7 @@ def drain(batches: Iterator[Any], num_images: int) -> int:
 
 
 class PeerDataset(torch.utils.data.Dataset[Any]):
-    """ToPILImage, RandomHorizontalFlip, ToTensor, Normalize, spelled out; the reading is ours, which favours it."""
+    """ToPILImage, RandomHorizontalFlip, ToTensor, Normalize, spelled out; the reading is ours, which favors it."""
 
     def __init__(self, dataset: RecDataset) -> None:
         self._records = ImageRecords(dataset.path)

@@ -1,13 +1,13 @@
 """Measure the sharded head beside its autograd mode and beside one that stores its logits: time and memory of a step.
 
     python benchmarks/head.py                                            # a few minutes; prints the table with ratios
-    python benchmarks/head.py --identities 200e3 1e6 --heads fused materialised --products float32 bf16 --json
+    python benchmarks/head.py --identities 200e3 1e6 --heads fused materialized --products float32 bf16 --json
 
-The materialised head has the shape of every published trainer: F.normalize of all centres, full logits, the margin on
+The materialized head has the shape of every published trainer: F.normalize of all centers, full logits, the margin on
 them, autograd, torch.optim.SGD. --arcface-torch INSIGHTFACE/recognition/arcface_torch puts their own code beside it.
 Time: all heads of a size alternate in the same processes, and the median step counts; "CPU s" is what one process
 computed, which other work on the machine stretches less. Memory: each head alone, in fresh processes, its peak above
-the state (centres and momentum), summed over ranks.
+the state (centers and momentum), summed over ranks.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from typing import Any
 import torch
 
 from benchmarks.arcface_torch_head import ArcfaceTorchHead
-from benchmarks.materialised import MaterialisedHead
+from benchmarks.materialized import MaterializedHead
 from benchmarks.peak_memory import peak, start_watching
 from benchmarks.ranks import run_ranks
 from recognition.cli import make_parser, run_command
@@ -41,14 +41,14 @@ from recognition.heads.sharded_softmax import ShardedSoftmax
 
 SCALE = 64.0
 SGD: dict[str, Any] = {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4}
-PEERS = ("materialised", "arcface_torch")
+PEERS = ("materialized", "arcface_torch")
 
 
 @dataclass(frozen=True)
 class Spec:
     """One head at one size."""
 
-    kind: str  # fused, deferred, autograd, materialised or arcface_torch
+    kind: str  # fused, deferred, autograd, materialized or arcface_torch
     identities: int
     batch: int  # of all ranks
     embedding_size: int = 512
@@ -91,11 +91,11 @@ class Runner:
     def __init__(self, spec: Spec, world: World) -> None:
         self.spec, self.world = spec, world
         self.number = 0
-        self.head: ArcfaceTorchHead | MaterialisedHead | ShardedSoftmax
+        self.head: ArcfaceTorchHead | MaterializedHead | ShardedSoftmax
         self.optimizer: torch.optim.Optimizer | None = None
         size = (spec.identities, spec.embedding_size)
-        if spec.kind == "materialised":
-            self.head = MaterialisedHead(*size, world=world, margins=spec.margins, scale=SCALE, sgd=SGD)
+        if spec.kind == "materialized":
+            self.head = MaterializedHead(*size, world=world, margins=spec.margins, scale=SCALE, sgd=SGD)
             return
         if spec.checkout is not None:
             self.head = ArcfaceTorchHead(
@@ -125,7 +125,7 @@ class Runner:
 
     @property
     def state_bytes(self) -> int:
-        """Centres and momentum of this rank, whoever holds the momentum."""
+        """Centers and momentum of this rank, whoever holds the momentum."""
         if not isinstance(self.head, ShardedSoftmax):
             return 2 * self.head.weight.nbytes
         rows = self.head.state_rows()
@@ -140,17 +140,17 @@ class Runner:
         labels = torch.randint(0, self.spec.identities, (each,), generator=generator).to(self.world.device)
         self.number += 1
         barrier(self.world)
-        _synchronise(self.world)
+        _synchronize(self.world)
         start, start_cpu = time.perf_counter(), time.process_time()
         if isinstance(self.head, ShardedSoftmax):
             self.head.begin_step(step=self.number, lr=SGD["lr"])
         loss = self.head(embeddings, labels)
-        _synchronise(self.world)
+        _synchronize(self.world)
         middle = time.perf_counter()
         loss.backward()
         self._finish()
         barrier(self.world)
-        _synchronise(self.world)
+        _synchronize(self.world)
         return time.perf_counter() - start, middle - start, time.process_time() - start_cpu, loss.item()
 
     def _finish(self) -> None:
@@ -194,7 +194,7 @@ def _warm_up(world: World, spec: Spec) -> None:
         runner.step()
 
 
-def _synchronise(world: World) -> None:
+def _synchronize(world: World) -> None:
     if world.device.type == "cuda":
         torch.cuda.synchronize()
 
@@ -217,15 +217,15 @@ def measure(specs: list[Spec], *, ranks: int, device: str, steps: int, with_memo
 
 
 def table(results: list[Result]) -> str:
-    """Return the results as Markdown, with ratios to the materialised head of the same size."""
+    """Return the results as Markdown, with ratios to the materialized head of the same size."""
     lines = [
-        "| identities | head | step s | of materialised | forward s | CPU s | of materialised "
-        "| state GB | above it MB | of materialised |",
+        "| identities | head | step s | of materialized | forward s | CPU s | of materialized "
+        "| state GB | above it MB | of materialized |",
         "|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for result in results:
         size = result.spec.identities
-        peers = [r for r in results if r.spec.kind == "materialised" and r.spec.identities == size]
+        peers = [r for r in results if r.spec.kind == "materialized" and r.spec.identities == size]
         time_ratio = f"{result.step_s / peers[0].step_s:.3f}x" if peers else ""
         cpu_ratio = f"{result.cpu_s / peers[0].cpu_s:.3f}x" if peers else ""
         memory_ratio = (
@@ -274,7 +274,7 @@ def plot(results: list[Result], path: Path) -> None:
         left.loglog(sizes, [result.step_s for result in mine], "o-", label=name)
         right.loglog(sizes, [max(result.transient_bytes, 1) / 1e6 for result in mine], "o-", label=name)
     left.set(xlabel="identities", ylabel="seconds a step")
-    right.set(xlabel="identities", ylabel="MB above centres and momentum, all ranks")
+    right.set(xlabel="identities", ylabel="MB above centers and momentum, all ranks")
     left.legend()
     figure.tight_layout()
     figure.savefig(path)
@@ -291,7 +291,7 @@ def make_specs(args: argparse.Namespace, identities: int) -> list[Spec]:
     }
     specs = []
     for kind in args.heads:
-        if kind == "materialised":
+        if kind == "materialized":
             specs.append(Spec(kind, **common))
             continue
         for products in args.products if kind == "fused" else args.products[:1]:
@@ -311,8 +311,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ranks", type=int, default=2, help="processes, of one thread each on a CPU")
     parser.add_argument("--batch-size", type=int, default=128, help="images of all ranks")
     parser.add_argument("--embedding-size", type=int, default=512)
-    kinds = ("fused", "deferred", "autograd", "materialised")
-    parser.add_argument("--heads", nargs="+", choices=kinds, default=["fused", "autograd", "materialised"])
+    kinds = ("fused", "deferred", "autograd", "materialized")
+    parser.add_argument("--heads", nargs="+", choices=kinds, default=["fused", "autograd", "materialized"])
     parser.add_argument(
         "--arcface-torch", type=Path, metavar="CHECKOUT", help="measure their own head from this folder too"
     )

@@ -1,4 +1,4 @@
-"""Measure what each format of centres and momentum costs in accuracy: train a config with each, and verify.
+"""Measure what each format of centers and momentum costs in accuracy: train a config with each, and verify.
 
     python benchmarks/state_formats.py configs/demo work_dirs/demo_data/unseen.bin --seeds 1 2 3
     python benchmarks/state_formats.py configs/lfw_tiny work_dirs/lfw/fold5.bin --set train.num_epoch=18
@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps([asdict(row) for row in rows]))
         return
-    lines = [["centres+momentum", "accuracy of each seed", "mean", "mean AUC", "loss at the end"], ["---"] * 5]
+    lines = [["centers+momentum", "accuracy of each seed", "mean", "mean AUC", "loss at the end"], ["---"] * 5]
     print("\n".join(f"| {' | '.join(cells)} |" for cells in [*lines, *(row.cells for row in rows)]))
 
 

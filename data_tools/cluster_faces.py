@@ -1,11 +1,11 @@
 """Group the faces of an embedding store into people nobody has named: a similarity graph, and Chinese whispers on it.
 
     python data_tools/cluster_faces.py embedded/ clusters.lst --threshold 0.4
-    python data_tools/cluster_faces.py embedded/ clusters.jsonl --threshold 0.4 --graph approximate --neighbours 40
+    python data_tools/cluster_faces.py embedded/ clusters.jsonl --threshold 0.4 --graph approximate --neighbors 40
 
 EMBEDDINGS is what embed_faces.py wrote. OUT.lst has a line `index TAB cluster TAB path` an image, for pack_rec.py;
 OUT.jsonl a line {"key": ..., "cluster": ...}. Clusters are numbered in the order of their first image. The graph holds
-every pair of images whose cosine is above --threshold, or of these only the nearest --neighbours of each image.
+every pair of images whose cosine is above --threshold, or of these only the nearest --neighbors of each image.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the root, so that n
 import numpy as np
 
 from recognition.cli import make_parser, non_negative_int, positive_int, run_command
-from recognition.clustering.approximate import STORAGES, Storage, approximate_neighbours
+from recognition.clustering.approximate import STORAGES, Storage, approximate_neighbors
 from recognition.clustering.graph import DEFAULT_MEMORY, SimilarityGraph, pairs_above
-from recognition.clustering.neighbours import nearest_neighbours
+from recognition.clustering.neighbors import nearest_neighbors
 from recognition.clustering.scores import bcubed, pairwise
 from recognition.clustering.weights import EDGE_WEIGHTS, weigh_edges
 from recognition.clustering.whispers import DEFAULT_ITERATIONS, chinese_whispers
@@ -35,7 +35,7 @@ from recognition.embedding_store import Embeddings, read_embeddings
 from recognition.errors import ConfigError, DataError
 from recognition.files import refuse_existing, staged
 
-DEFAULT_NEIGHBOURS, DEFAULT_PROBES = 40, 16
+DEFAULT_NEIGHBORS, DEFAULT_PROBES = 40, 16
 DEFAULT_STORAGE: Storage = "float16"
 
 
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("output", type=Path, metavar="OUT", help="OUT.lst or OUT.jsonl")
     add("--threshold", type=float, required=True, metavar="COS", help="least cosine of an edge; depends on the network")
     add("--graph", choices=("pairs", "nearest", "approximate"), default="pairs", help="which pairs (default: pairs)")
-    add("--neighbours", type=positive_int, metavar="K", help=f"nearest of each image (default: {DEFAULT_NEIGHBOURS})")
+    add("--neighbors", type=positive_int, metavar="K", help=f"nearest of each image (default: {DEFAULT_NEIGHBORS})")
     add("--probes", type=positive_int, metavar="N", help=f"approximate: groups searched (default: {DEFAULT_PROBES})")
     add("--storage", choices=STORAGES, help=f"approximate: numbers of the index (default: {DEFAULT_STORAGE})")
     add(
@@ -70,15 +70,15 @@ def build_graph(vectors: np.ndarray, args: argparse.Namespace) -> tuple[Similari
         "threshold": args.threshold, "memory_bytes": args.memory << 20, "device": choose_device(args.device),
         "progress": not args.quiet,
     }  # fmt: skip
-    neighbours = args.neighbours or DEFAULT_NEIGHBOURS
+    neighbors = args.neighbors or DEFAULT_NEIGHBORS
     if args.graph == "approximate":
-        found = approximate_neighbours(
-            vectors, neighbours, num_probes=args.probes or DEFAULT_PROBES,
+        found = approximate_neighbors(
+            vectors, neighbors, num_probes=args.probes or DEFAULT_PROBES,
             storage=args.storage or DEFAULT_STORAGE, seed=args.seed, **shared,
         )  # fmt: skip
         return found.graph, found.recall
     if args.graph == "nearest":
-        return nearest_neighbours(vectors, neighbours, **shared), None
+        return nearest_neighbors(vectors, neighbors, **shared), None
     return pairs_above(vectors, **shared), None
 
 
@@ -109,7 +109,7 @@ def _check(args: argparse.Namespace) -> None:
     if args.output.suffix not in (".lst", ".jsonl"):
         raise ConfigError(f"{args.output}: expected a name that ends in .lst or .jsonl; choose such a name")
     for flag, graphs in (
-        ("neighbours", ("nearest", "approximate")), ("probes", ("approximate",)), ("storage", ("approximate",))
+        ("neighbors", ("nearest", "approximate")), ("probes", ("approximate",)), ("storage", ("approximate",))
     ):  # fmt: skip
         if getattr(args, flag) is not None and args.graph not in graphs:
             raise ConfigError(f"--{flag}: means nothing to --graph {args.graph}; expected {' or '.join(graphs)}")
@@ -151,7 +151,7 @@ def _report(args: argparse.Namespace, counts: dict[str, Any], seconds: float) ->
         print(json.dumps({"output": str(args.output), **counts, "seconds": round(seconds, 3)}))
         return
     if counts["graph_recall"] is not None:
-        print(f"graph recall {counts['graph_recall']:.4f}: true neighbours above the threshold that the index found")
+        print(f"graph recall {counts['graph_recall']:.4f}: true neighbors above the threshold that the index found")
     for name in ("pairwise", "bcubed") if args.compare else ():
         print("{}: precision {precision:.4f}, recall {recall:.4f}, F {f:.4f}".format(name, **counts[name]))
     print(

@@ -126,7 +126,7 @@ def square_inside(box: Sequence[float], margin: float, picture: tuple[int, int])
     """Return (left, top, side) of the square about a box X, Y, W, H, within a picture of (height, width).
 
     Its side is the box's longer one and `margin` of it at either end; it is moved, not cut, where it would reach over
-    the edge, and shrunk about its centre to the picture's shorter side when it is larger.
+    the edge, and shrunk about its center to the picture's shorter side when it is larger.
     """
     x, y, width, height = box
     side = min(max(1, round(max(width, height) * (1 + 2 * margin))), *picture)

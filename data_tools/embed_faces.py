@@ -3,7 +3,7 @@
     python data_tools/embed_faces.py aligned/ embedded/ --model work_dirs/ms1mv3_r50
     torchrun --nproc_per_node=8 data_tools/embed_faces.py train.rec embedded/ --model work_dirs/ms1mv3_r50
 
-OUT gets embeddings.npy (float32 [n, D], not normalised, to be memory-mapped), keys.jsonl (path or key and identity of
+OUT gets embeddings.npy (float32 [n, D], not normalized, to be memory-mapped), keys.jsonl (path or key and identity of
 each row) and embeddings.json. Blocks go to the processes of torchrun, or to --workers on the CPU; a run that was
 killed continues when it is started again.
 """

@@ -2,7 +2,7 @@
 
     python data_tools/fetch_weights.py
 
-pip downloads the wheel without its dependencies, whose pins exclude current torch. The files and the wheel's licence
+pip downloads the wheel without its dependencies, whose pins exclude current torch. The files and the wheel's license
 (MIT) are unpacked into share/arcshard/mtcnn of the running Python's environment; nothing is done when they are there.
 """
 
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def unpack(wheel: Path, folder: Path) -> None:
-    """Put the three files and their licence into `folder`; DataError when the wheel holds other bytes."""
+    """Put the three files and their license into `folder`; DataError when the wheel holds other bytes."""
     try:
         with zipfile.ZipFile(wheel) as archive:
             contents = {name: archive.read(f"facenet_pytorch/data/{name}") for name in MTCNN_FILES}

@@ -52,7 +52,7 @@ def merge(args: argparse.Namespace) -> None:
     if layout == "insightface" and rising:
         streams = [stream.sorted_by_label() for stream in streams]
     total = sum(map(len, sets))
-    images = progress(relabelled(streams, identities), total=total, unit="img", label="merging", quiet=args.quiet)
+    images = progress(relabeled(streams, identities), total=total, unit="img", label="merging", quiet=args.quiet)
     num_identities = write_set(images, output_paths(args.prefix), layout, overwrite=args.overwrite)
     if args.json:
         counts = {"num_sets": len(sets), "num_images": total, "num_identities": num_identities}
@@ -65,7 +65,7 @@ def merge(args: argparse.Namespace) -> None:
     )
 
 
-def relabelled(streams: Sequence[RecStream], identities: IdentityMap) -> Iterator[StreamedImage]:
+def relabeled(streams: Sequence[RecStream], identities: IdentityMap) -> Iterator[StreamedImage]:
     """Yield the images of all sets with the class ids of the merged one; names begin with the number of their set."""
     for number, stream in enumerate(streams):
         for image in stream:

@@ -51,7 +51,7 @@ def read_pair_list(path: Path, *, folds: Collection[int] | None = None) -> list[
         return _read_lfw(path, head, numbered[1:], folds)
     if folds is not None:
         raise DataError(f"{path}: has no LFW header `folds pairs`; expected one for --folds; leave --folds out")
-    return [_labelled(path, number, fields) for number, fields in numbered]
+    return [_labeled(path, number, fields) for number, fields in numbered]
 
 
 def parse_folds(text: str) -> list[int]:
@@ -105,7 +105,7 @@ def _lfw_picture(name: str, number: str) -> str:
     return f"{name}/{name}_{int(number):04d}"
 
 
-def _labelled(path: Path, line: int, fields: list[str]) -> PicturePair:
+def _labeled(path: Path, line: int, fields: list[str]) -> PicturePair:
     if len(fields) != 3 or fields[2] not in ("0", "1"):
         raise DataError(f"{path}:{line}: found {' '.join(fields)[:100]!r}; expected `path path 0|1`; mend the line")
     return PicturePair(fields[0], fields[1], fields[2] == "1")

@@ -3,7 +3,7 @@
     python data_tools/review_faces.py aligned/ cleaned/ review/
 
 FACES and CLEAN are the two folders of clean_faces.py. OUT/index.html opens in any browser, without a server: the
-pictures beside the centre of their identity, most doubtful first. What the reviewer sets there is saved as
+pictures beside the center of their identity, most doubtful first. What the reviewer sets there is saved as
 decisions.json, which the same clean_faces.py with `--review decisions.json` applies.
 """
 
@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the root, so that no file here shadows the library
 
-from recognition.cleaning.borderline import DECISIONS, KINDS, Survey, centre_faces, survey
+from recognition.cleaning.borderline import DECISIONS, KINDS, Survey, center_faces, survey
 from recognition.cleaning.review_page import DATA, INDEX, own_identities, page_data, write_page, write_sheets
 from recognition.cli import make_parser, positive_int, run_command
 from recognition.console import Stopwatch, count, duration, progress
@@ -50,8 +50,8 @@ def _run(args: argparse.Namespace) -> None:
     _check(args)
     decisions = args.clean / DECISIONS
     found = survey(decisions, limit=args.limit, min_doubt=args.min_doubt)
-    centres = centre_faces(decisions, own_identities(found))
-    data, plan = page_data(found, centres, title=args.faces.resolve().name)
+    centers = center_faces(decisions, own_identities(found))
+    data, plan = page_data(found, centers, title=args.faces.resolve().name)
     with staged_folder(args.output, replace=args.overwrite) as folder:
         sheets = write_sheets(folder, args.faces, plan, workers=args.workers)
         shown = progress(sheets, total=len(plan.sheets), unit="sheet", label="draw", quiet=args.quiet)

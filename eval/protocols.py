@@ -37,7 +37,7 @@ from recognition.errors import DataError
 Pixels = npt.NDArray[np.uint8]
 Indices = npt.NDArray[np.int64]
 Embed = Callable[[Pixels], npt.NDArray[np.float32]]
-"""Images [n, S, S, 3] RGB -> embeddings [n, D]: of the image plus of its mirror image, not normalised."""
+"""Images [n, S, S, 3] RGB -> embeddings [n, D]: of the image plus of its mirror image, not normalized."""
 
 FAR_TARGETS = (1e-3, 1e-4)
 NEAR_CHANCE = 0.05
@@ -206,7 +206,7 @@ def order_warning(pair_set: PairSet, folds: int) -> str | None:
     """Return what to do when folds hold one kind of pairs only, else None.
 
     LFW's list has 300 same and then 300 different pairs in each fold: right in its own folds, and wrong once another
-    number of folds cuts it, because leaving one kind out pulls the threshold towards the other.
+    number of folds cuts it, because leaving one kind out pulls the threshold toward the other.
     """
     starts = np.cumsum([0, *fold_sizes(len(pair_set.is_same), folds)])
     lopsided = sum(

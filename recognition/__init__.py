@@ -1,1 +1,1 @@
-"""Face recognition with the class-centre matrix sharded over ranks."""
+"""Face recognition with the class-center matrix sharded over ranks."""

@@ -42,7 +42,7 @@ class OnnxEmbedder:
         self._batch_size = shape[0] if isinstance(shape[0], int) else batch_size
 
     def embed(self, images_rgb: np.ndarray) -> np.ndarray:
-        """Return float32 [n, D]: f(image) + f(mirror image), not normalised."""
+        """Return float32 [n, D]: f(image) + f(mirror image), not normalized."""
         if self._side is not None and images_rgb.shape[1] != self._side:
             raise CheckpointError(
                 f"{self._path}: takes images of {self._side} pixels; found {images_rgb.shape[1]}; align to its size"

@@ -140,7 +140,7 @@ def block_range(num_images: int, block: int) -> range:
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Published embeddings: vectors [n, D] float32, memory-mapped, as the network gave them (not normalised)."""
+    """Published embeddings: vectors [n, D] float32, memory-mapped, as the network gave them (not normalized)."""
 
     vectors: np.ndarray
     keys: list[str]

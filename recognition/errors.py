@@ -26,7 +26,7 @@ class ConfigError(ArcShardError):
 
 
 class DataError(ArcShardError):
-    """A data file or an image is missing, damaged or contradicts its neighbours."""
+    """A data file or an image is missing, damaged or contradicts its neighbors."""
 
 
 class CheckpointError(ArcShardError):

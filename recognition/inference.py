@@ -69,7 +69,7 @@ class Embedder:
         return cls(module, device=device, batch_size=batch_size, precision=precision)
 
     def embed(self, images_rgb: np.ndarray) -> np.ndarray:
-        """Return float32 [n, D]: f(image) + f(mirror image), not normalised, for uint8 RGB images [n, S, S, 3].
+        """Return float32 [n, D]: f(image) + f(mirror image), not normalized, for uint8 RGB images [n, S, S, 3].
 
         Every image passes through the network twice. Raises ValueError for another type or shape.
         """

@@ -27,7 +27,7 @@ def build_backbone(
 ) -> nn.Module:
     """Build the network named `network` with fresh weights from torch's generator.
 
-    forward(images [B, 3, image_size, image_size] in [-1, 1]) -> embeddings [B, embedding_size] float32, not normalised.
+    forward(images [B, 3, image_size, image_size] in [-1, 1]) -> embeddings [B, embedding_size] float32, not normalized.
     It never turns autocast on: the caller's autocast covers the convolutions, the last layers leave it. Under
     `torch.device("meta")` nothing is allocated. Raises ConfigError for an unknown name or an impossible size.
     """

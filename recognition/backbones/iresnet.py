@@ -89,7 +89,7 @@ class IResNet(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, std=0.1)
-        # The head normalises embeddings, so a learned gain per dimension would only reweigh them; insightface fixes it.
+        # The head normalizes embeddings, so a learned gain per dimension would only reweigh them; insightface fixes it.
         self.features.weight.requires_grad_(False)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:

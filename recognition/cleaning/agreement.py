@@ -14,15 +14,15 @@ import torch
 
 from recognition.cleaning.pictures import Groups, Pictures
 from recognition.clustering.graph import SimilarityGraph
-from recognition.clustering.neighbours import nearest_neighbours
+from recognition.clustering.neighbors import nearest_neighbors
 from recognition.clustering.weights import weigh_edges
 from recognition.clustering.whispers import chinese_whispers
 
 BLOCK = 2**14
 """Pictures held at once."""
 
-_ALL_PAIRS = 2048  # of a larger identity only neighbours are compared: its pairs would fill the memory
-_NEIGHBOURS = 64
+_ALL_PAIRS = 2048  # of a larger identity only neighbors are compared: its pairs would fill the memory
+_NEIGHBORS = 64
 _TILE = 2**11
 
 
@@ -91,7 +91,7 @@ def pairs_within(units: np.ndarray, threshold: float) -> tuple[np.ndarray, np.nd
     Of more than 2,048 pictures only pairs of which one is among the other's 64 nearest.
     """
     if len(units) > _ALL_PAIRS:
-        graph = nearest_neighbours(units, _NEIGHBOURS, threshold=threshold)
+        graph = nearest_neighbors(units, _NEIGHBORS, threshold=threshold)
         return graph.first, graph.second, graph.weight
     cosines = units @ units.T
     first, second = np.nonzero(np.triu(cosines > threshold, 1))

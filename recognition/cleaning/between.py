@@ -8,11 +8,11 @@ from recognition.cleaning.agreement import BLOCK, Means, identity_means, mean_co
 from recognition.cleaning.context import Context
 from recognition.cleaning.decisions import DROP, REASONS, Changes, Decisions, doubt_of, no_changes
 from recognition.cleaning.pictures import Groups, group_rows
-from recognition.clustering.neighbours import nearest_neighbours
+from recognition.clustering.neighbors import nearest_neighbors
 from recognition.console import progress
 
-_NEIGHBOURS = 16
-_DOUBTED = tuple(REASONS.index(reason) for reason in ("minority_cluster", "far_from_centre"))
+_NEIGHBORS = 16
+_DOUBTED = tuple(REASONS.index(reason) for reason in ("minority_cluster", "far_from_center"))
 
 
 def merge_identities(context: Context, decisions: Decisions) -> Changes:
@@ -64,8 +64,8 @@ def _agreeing_pairs(context: Context, means: Means, threshold: float) -> tuple[n
     The graph compares the means as if of length one, and so holds every pair wanted and some more.
     """
     filled = np.flatnonzero(means.counts > 1)
-    graph = nearest_neighbours(
-        means.vectors[filled], _NEIGHBOURS, threshold=min(threshold, 0.9999) - 1e-4, device=context.device,
+    graph = nearest_neighbors(
+        means.vectors[filled], _NEIGHBORS, threshold=min(threshold, 0.9999) - 1e-4, device=context.device,
         progress=not context.quiet,
     )  # fmt: skip
     first, second = filled[graph.first], filled[graph.second]

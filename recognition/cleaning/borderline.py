@@ -32,7 +32,7 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
 
 @dataclass(frozen=True)
 class Decision:
-    """What clean_faces.py decided about a picture; `beside` are faces at the centre of `to`, or else of `identity`."""
+    """What clean_faces.py decided about a picture; `beside` are faces at the center of `to`, or else of `identity`."""
 
     picture: str
     identity: str
@@ -77,13 +77,13 @@ def survey(path: Path, *, limit: int, min_doubt: float) -> Survey:
     return found
 
 
-def centre_faces(path: Path, identities: Set[str]) -> dict[str, tuple[str, ...]]:
-    """Return the faces at the centre of those of `identities` about which some line of decisions.jsonl tells."""
+def center_faces(path: Path, identities: Set[str]) -> dict[str, tuple[str, ...]]:
+    """Return the faces at the center of those of `identities` about which some line of decisions.jsonl tells."""
     faces: dict[str, tuple[str, ...]] = {}
     for decision in read_decisions(path):
-        centre_of = decision.identity if decision.to is None else decision.to
-        if centre_of in identities and len(decision.beside) > len(faces.get(centre_of, ())):
-            faces[centre_of] = decision.beside
+        center_of = decision.identity if decision.to is None else decision.to
+        if center_of in identities and len(decision.beside) > len(faces.get(center_of, ())):
+            faces[center_of] = decision.beside
     return faces
 
 

@@ -1,6 +1,6 @@
 """Thresholds from the data's own score histograms, whatever network made the embeddings and however wrong the labels.
 
-What agrees and what does not is learnt on a sample: cosines within identities and between them. Some pictures sit in
+What agrees and what does not is learned on a sample: cosines within identities and between them. Some pictures sit in
 the wrong identity, so the scores within are a mixture; how much of it is strangers shows where only strangers score.
 A picture that is compared with everybody meets strangers who agree by chance, the more of them the larger the set; how
 many, the upper tail of the scores between says.
@@ -37,7 +37,7 @@ _QUARTILES = (0.25, 0.5, 0.75)
 
 @dataclass(frozen=True)
 class Separation:
-    """Histograms int64 [BINS] of scores within identities, as labelled, and between them."""
+    """Histograms int64 [BINS] of scores within identities, as labeled, and between them."""
 
     within: np.ndarray
     between: np.ndarray

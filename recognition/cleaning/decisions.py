@@ -15,7 +15,7 @@ STEPS = ("within", "far", "merge", "misplaced", "duplicates", "tests", "small")
 """The steps in the order in which they run by default."""
 
 REASONS = (
-    "kept", "minority_cluster", "far_from_centre", "merged", "other_identity", "near_duplicate", "in_test_set",
+    "kept", "minority_cluster", "far_from_center", "merged", "other_identity", "near_duplicate", "in_test_set",
     "small_identity",
 )  # fmt: skip
 STEP_OF = dict(zip(REASONS, ("", *STEPS)))

@@ -53,7 +53,7 @@ def _draw(axes: Axes, scores: Separation) -> None:
     edges = np.arange(low, high + width, width)
     for counts, label, color in (
         (scores.between, "different identities", "tab:orange"),
-        (scores.within, "one identity, as labelled", "tab:blue"),
+        (scores.within, "one identity, as labeled", "tab:blue"),
     ):
         shares = np.add.reduceat(counts, edges[:-1]) / max(1, counts.sum())
         axes.stairs(shares, edges * 2 / BINS - 1, fill=True, alpha=0.5, label=label, color=color)

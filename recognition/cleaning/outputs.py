@@ -26,7 +26,7 @@ NUM_BESIDE = 3
 
 def write_decisions(handle: TextIO, context: Context, decisions: Decisions) -> None:
     """Write a JSON object a picture, in their order; see docs/cleaning.md for its fields."""
-    scores, beside = _centres(context, decisions)
+    scores, beside = _centers(context, decisions)
     kept = decisions.reason == 0
     threshold = context.thresholds.get("far", context.thresholds.get("within"))
     score = np.where(kept, scores, decisions.score)
@@ -114,10 +114,10 @@ def _line(
     }
 
 
-def _centres(context: Context, decisions: Decisions) -> tuple[np.ndarray, np.ndarray]:
-    """Return each kept picture's mean cosine to its identity, and the rows [K, 3] nearest each identity's centre.
+def _centers(context: Context, decisions: Decisions) -> tuple[np.ndarray, np.ndarray]:
+    """Return each kept picture's mean cosine to its identity, and the rows [K, 3] nearest each identity's center.
 
-    Of an identity that nothing is left of, the centre is that of all the pictures that were dropped from it.
+    Of an identity that nothing is left of, the center is that of all the pictures that were dropped from it.
     """
     num = len(decisions.identities)
     is_left = np.bincount(decisions.identity[decisions.kept], minlength=num) > 0

@@ -43,10 +43,10 @@ def apply_review(decisions: Path, handle: TextIO, review: Mapping[str, Verdict],
 
     Raises DataError, naming `place`, when a verdict is about a picture or an identity that is not there.
     """
-    centres = _check_known(decisions, review, place)
+    centers = _check_known(decisions, review, place)
     for line in read_lines(decisions):
         if verdict := review.get(line["picture"]):
-            line = _reviewed(line, verdict, centres)
+            line = _reviewed(line, verdict, centers)
         handle.write(json.dumps(line) + "\n")
 
 
@@ -63,28 +63,28 @@ def _verdict(path: Path, picture: str, entry: Any) -> Verdict:
 
 
 def _check_known(decisions: Path, review: Mapping[str, Verdict], place: Path) -> dict[str, list[str]]:
-    """Return the pictures at the centre of the identities that verdicts move to."""
+    """Return the pictures at the center of the identities that verdicts move to."""
     unknown, wanted = set(review), {verdict.to for verdict in review.values() if verdict.to is not None}
-    identities, centres = set[str](), dict[str, list[str]]()
+    identities, centers = set[str](), dict[str, list[str]]()
     for line in read_lines(decisions):
         unknown.discard(line["picture"])
         identities |= {line["identity"], line["to"] or line["identity"]}
-        at_centre_of = line["to"] or line["identity"]
-        if at_centre_of in wanted and len(line["beside"]) > len(centres.get(at_centre_of, [])):
-            centres[at_centre_of] = line["beside"]
+        at_center_of = line["to"] or line["identity"]
+        if at_center_of in wanted and len(line["beside"]) > len(centers.get(at_center_of, [])):
+            centers[at_center_of] = line["beside"]
     if unknown:
         raise DataError(f"{place}: no picture {min(unknown)!r}; expected pictures of this set; review this cleaning")
     if wanted - identities:
         raise DataError(
             f"{place}: no identity {min(wanted - identities)!r} to move to; expected one of this set; review this set"
         )
-    return centres
+    return centers
 
 
-def _reviewed(line: dict[str, Any], verdict: Verdict, centres: dict[str, list[str]]) -> dict[str, Any]:
+def _reviewed(line: dict[str, Any], verdict: Verdict, centers: dict[str, list[str]]) -> dict[str, Any]:
     """Return a line with the verdict; a move to where the picture lies already keeps it."""
     moves = verdict.decision == "move" and verdict.to != line["identity"]
     decision = verdict.decision if moves or verdict.decision == "drop" else "keep"
     changed = {"decision": decision, "to": verdict.to if moves else None, "reason": "reviewed", "step": "review"}
-    beside = centres.get(verdict.to, line["beside"]) if verdict.to is not None else line["beside"]
+    beside = centers.get(verdict.to, line["beside"]) if verdict.to is not None else line["beside"]
     return {**line, **changed, "doubt": 0.0, "beside": beside}

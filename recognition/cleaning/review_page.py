@@ -23,18 +23,18 @@ _NEAR = 4
 
 
 def own_identities(found: Survey) -> set[str]:
-    """Return the identities whose centre faces the rows do not bring with them: those that a picture would leave."""
+    """Return the identities whose center faces the rows do not bring with them: those that a picture would leave."""
     return {row.identity for row in found.rows if row.to is not None}
 
 
-def page_data(found: Survey, centres: Mapping[str, tuple[str, ...]], *, title: str) -> tuple[dict[str, Any], Plan]:
+def page_data(found: Survey, centers: Mapping[str, tuple[str, ...]], *, title: str) -> tuple[dict[str, Any], Plan]:
     """Return the content of data.js and the plan of the sheets that its tile numbers refer to.
 
-    A row is [picture, identity, decision, to or null, reason, score, doubt, step, tile, tiles of the centre of its
-    identity, tiles of the centre of `to`, the identities it might belong to]. The key is a hash of all the rows.
+    A row is [picture, identity, decision, to or null, reason, score, doubt, step, tile, tiles of the center of its
+    identity, tiles of the center of `to`, the identities it might belong to]. The key is a hash of all the rows.
     """
     plan = Plan()
-    rows = [_row(row, centres, found, plan) for row in found.rows]
+    rows = [_row(row, centers, found, plan) for row in found.rows]
     key = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
     data = {
         "version": 1,
@@ -67,9 +67,9 @@ def write_sheets(folder: Path, faces: Path, plan: Plan, *, workers: int) -> Iter
         yield len(pictures)
 
 
-def _row(row: Decision, centres: Mapping[str, tuple[str, ...]], found: Survey, plan: Plan) -> list[Any]:
+def _row(row: Decision, centers: Mapping[str, tuple[str, ...]], found: Survey, plan: Plan) -> list[Any]:
     beside = [picture for picture in row.beside if picture != row.picture]
-    left = [picture for picture in centres.get(row.identity, ()) if picture != row.picture]
+    left = [picture for picture in centers.get(row.identity, ()) if picture != row.picture]
     own, target = (beside, []) if row.to is None else (left, beside)
     tile, *others = plan.place([row.picture, *own, *target])
     near = [name for name, _ in found.links.get(row.identity, {}).items()]

@@ -14,7 +14,7 @@ from recognition.data.photos import decode_photo
 from recognition.errors import DataError
 
 TILE_PX = 112
-"""A multiple of the 16 pixels in which JPEG stores colour, so that tiles share no block."""
+"""A multiple of the 16 pixels in which JPEG stores color, so that tiles share no block."""
 
 COLUMNS = 8
 TILES = COLUMNS * COLUMNS
@@ -43,7 +43,7 @@ class Plan:
 
 
 def draw_sheet(faces: Path, pictures: Sequence[str]) -> bytes:
-    """Return a JPEG of the pictures below `faces` as tiles in rows of COLUMNS, grey where none is left.
+    """Return a JPEG of the pictures below `faces` as tiles in rows of COLUMNS, gray where none is left.
 
     Raises DataError when a picture is missing or does not decode.
     """
@@ -56,7 +56,7 @@ def draw_sheet(faces: Path, pictures: Sequence[str]) -> bytes:
 
 
 def _tile(path: Path) -> np.ndarray:
-    """Return a picture scaled to fit a tile, uint8 [TILE_PX, TILE_PX, 3] RGB, with grey bars where it is not square."""
+    """Return a picture scaled to fit a tile, uint8 [TILE_PX, TILE_PX, 3] RGB, with gray bars where it is not square."""
     try:
         rgb = decode_photo(path.read_bytes(), place=str(path))
     except OSError as err:

@@ -1,4 +1,4 @@
-"""The steps that look at one identity at a time: minority clusters, pictures far from the centre, near duplicates."""
+"""The steps that look at one identity at a time: minority clusters, pictures far from the center, near duplicates."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def drop_minorities(context: Context, decisions: Decisions) -> Changes:
     """Cluster each identity and drop what is not in its largest cluster; with `split`, large others stand alone.
 
     A picture outside that agrees with the largest cluster as well as the step `far` asks stays all the same: whispers
-    leave single pictures alone that have one weak neighbour.
+    leave single pictures alone that have one weak neighbor.
     """
     threshold = context.thresholds["within"]
     enough = context.thresholds.get("far", threshold)
@@ -70,7 +70,7 @@ def drop_far(context: Context, decisions: Decisions) -> Changes:
         away = score < threshold
         rows.append(own.rows[away])
         scores.append(score[away])
-    return _changes(context, "far_from_centre", threshold, rows, scores)
+    return _changes(context, "far_from_center", threshold, rows, scores)
 
 
 def drop_duplicates(context: Context, decisions: Decisions) -> Changes:

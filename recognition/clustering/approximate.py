@@ -1,4 +1,4 @@
-"""Nearest neighbours by a faiss inverted-file index, for sets too large to compare every pair, with measured recall."""
+"""Nearest neighbors by a faiss inverted-file index, for sets too large to compare every pair, with measured recall."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from recognition.clustering.graph import DEFAULT_MEMORY, SimilarityGraph
-from recognition.clustering.neighbours import NeighbourLists, nearest_of_block
+from recognition.clustering.neighbors import NeighborLists, nearest_of_block
 from recognition.clustering.unit_rows import blocks, unit_rows
 from recognition.console import progress as show_progress
 from recognition.console import size
@@ -29,14 +29,14 @@ _TRAIN_PER_LIST = 48  # faiss warns below 39
 
 @dataclass(frozen=True)
 class ApproximateGraph:
-    """A graph of approximate neighbours and `recall`, the share of the true ones that it holds, by a random sample."""
+    """A graph of approximate neighbors and `recall`, the share of the true ones that it holds, by a random sample."""
 
     graph: SimilarityGraph
     recall: float
     num_sampled: int
 
 
-def approximate_neighbours(
+def approximate_neighbors(
     embeddings: np.ndarray,
     k: int,
     *,
@@ -50,12 +50,12 @@ def approximate_neighbours(
     device: torch.device | str = "cpu",
     progress: bool = False,
 ) -> ApproximateGraph:
-    """Return what `nearest_neighbours` returns but for the neighbours the index misses, and its measured recall.
+    """Return what `nearest_neighbors` returns but for the neighbors the index misses, and its measured recall.
 
     The rows are cut into `num_lists` groups (default 4 sqrt(N)) and each is compared with those of the `num_probes`
     groups nearest to it, stored in `storage`: weights err by 2e-4 for float16 and by 8e-3 for int8. The recall is
     measured on `num_sampled` random rows, on `device`: how many of their exact k nearest above the threshold are edges.
-    `memory_bytes` bounds everything but the matrix; DataError when index and neighbours do not fit it. Needs faiss.
+    `memory_bytes` bounds everything but the matrix; DataError when index and neighbors do not fit it. Needs faiss.
     """
     faiss = import_faiss()
     num_rows = len(embeddings)
@@ -64,7 +64,7 @@ def approximate_neighbours(
     generator = np.random.default_rng(seed)
     index = _build(faiss, embeddings, num_lists, storage, generator, progress=progress)
     index.nprobe = min(num_probes, num_lists)
-    lists = NeighbourLists(num_rows, threshold, memory_bytes - index_bytes)
+    lists = NeighborLists(num_rows, threshold, memory_bytes - index_bytes)
     for rows, cosines, ids in _search(index, embeddings, k, progress=progress):
         lists.add(rows, cosines, ids)
     del index
@@ -83,9 +83,9 @@ def graph_recall(
     threshold: float = -1.0,
     device: torch.device | str = "cpu",
 ) -> float:
-    """Return the share of the exact k nearest neighbours above the threshold of the rows `sample` [n] that are edges.
+    """Return the share of the exact k nearest neighbors above the threshold of the rows `sample` [n] that are edges.
 
-    1 when the sample has no such neighbours.
+    1 when the sample has no such neighbors.
     """
     num_true = num_found = 0
     keys = graph.first.astype(np.int64) * graph.num_nodes + graph.second
@@ -108,8 +108,8 @@ def import_faiss() -> Any:
         import faiss
     except ImportError as err:
         raise ConfigError(
-            "approximate neighbours: faiss is not installed; expected the package faiss-cpu; "
-            "pip install 'arcshard[cluster]', or take exact neighbours"
+            "approximate neighbors: faiss is not installed; expected the package faiss-cpu; "
+            "pip install 'arcshard[cluster]', or take exact neighbors"
         ) from err
     return faiss
 
@@ -117,7 +117,7 @@ def import_faiss() -> Any:
 def _index_bytes(shape: tuple[int, ...], num_lists: int, storage: Storage, memory_bytes: int) -> int:
     """Return the bytes of the index: numbers and ids of every row; DataError when they exceed half of the memory.
 
-    So do the rows the groups are learnt from, which are held twice before there is an index.
+    So do the rows the groups are learned from, which are held twice before there is an index.
     """
     num_bytes = shape[0] * (shape[1] * _BYTES[storage] + 8)
     training_bytes = 2 * min(shape[0], _TRAIN_PER_LIST * num_lists) * shape[1] * 4
@@ -139,7 +139,7 @@ def _build(
     *,
     progress: bool,
 ) -> Any:
-    """Return an index of all rows, its groups learnt from a random sample of them."""
+    """Return an index of all rows, its groups learned from a random sample of them."""
     kind = {"float32": "Flat", "float16": "SQfp16", "int8": "SQ8"}[storage]
     index = faiss.index_factory(embeddings.shape[1], f"IVF{num_lists},{kind}", faiss.METRIC_INNER_PRODUCT)
     if storage == "int8":

@@ -58,7 +58,7 @@ def pairs_above(
 ) -> SimilarityGraph:
     """Return every pair of rows of [N, D] whose cosine is above `threshold`; N * N / 2 products.
 
-    Rows are normalised block by block; the matrix may be a memory map and is not counted in `memory_bytes`, which
+    Rows are normalized block by block; the matrix may be a memory map and is not counted in `memory_bytes`, which
     bounds everything else. Products in the fastest precision only choose candidates; whether a pair is in, and its
     weight, come from float64, so that neither depends on blocks, threads or device. Raises DataError when the pairs
     do not fit the memory.
@@ -131,7 +131,7 @@ class _EdgeList:
         if needed > self._memory_bytes:
             raise DataError(
                 f"{self._num_sorted + self._num_open:,} pairs above {self._threshold} and more to come; expected what "
-                f"fits {size(self._memory_bytes)}; raise the threshold or the memory, or take nearest neighbours"
+                f"fits {size(self._memory_bytes)}; raise the threshold or the memory, or take nearest neighbors"
             )
         if len(first):
             self._open.append((first, second, weight))

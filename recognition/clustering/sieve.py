@@ -28,7 +28,7 @@ class Sieve:
     def of(cls, dtype: torch.dtype, dimension: int) -> Sieve:
         """Return the error bound of `dtype`, whose sums are float32 at least."""
         # Two factors, the product and the threshold it is compared with are rounded once each, every time by up to
-        # half the distance of neighbouring numbers around 1; the sums add a rounding of float32 for each dimension.
+        # half the distance of neighboring numbers around 1; the sums add a rounding of float32 for each dimension.
         return cls(dtype, 4 * torch.finfo(dtype).eps / 2 + dimension * torch.finfo(torch.float32).eps)
 
 

@@ -1,4 +1,4 @@
-"""Blocks of embeddings, normalised as they are loaded, so that the matrix itself may stay a memory map."""
+"""Blocks of embeddings, normalized as they are loaded, so that the matrix itself may stay a memory map."""
 
 from __future__ import annotations
 

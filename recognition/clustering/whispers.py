@@ -1,7 +1,7 @@
 """Chinese whispers on a similarity graph, by the rules of dlib's `chinese_whispers`: the same visits, the same result.
 
 Biemann, "Chinese whispers", 2006. Every node starts with a label of its own; nodes are visited at random, and a visited
-node takes the label with the greatest sum of edge weights among its neighbours, the lowest label of equals.
+node takes the label with the greatest sum of edge weights among its neighbors, the lowest label of equals.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ def chinese_whispers(
     """Return the cluster of each node, int32 [N], clusters numbered in the order of their first node.
 
     `iterations` times N visits, drawn as dlib's generator draws them (`seed` 0: as `dlib.chinese_whispers`), or the
-    nodes of `order` one after the other instead. A visit whose node's neighbours kept their labels since its last one
+    nodes of `order` one after the other instead. A visit whose node's neighbors kept their labels since its last one
     would change nothing and is skipped, and when no other is left the rest is: neither alters the result.
     `self_weight` is each node's vote for its own label: 1 in `dlib.chinese_whispers_clustering`, unweighted, and 0 in
     `dlib.chinese_whispers`. The loops are compiled by numba where it is installed.
     """
     num_nodes = graph.num_nodes
-    offsets, neighbours, weights = adjacency(graph, weighted=weighted, self_weight=self_weight)
-    if len(neighbours) > _PLAIN_EDGES and _jit() is None:
+    offsets, neighbors, weights = adjacency(graph, weighted=weighted, self_weight=self_weight)
+    if len(neighbors) > _PLAIN_EDGES and _jit() is None:
         logger.warning("%s without numba takes long; pip install numba", count(graph.num_edges, "edge"))
     labels = np.arange(num_nodes, dtype=np.int32)
     pending = offsets[1:] > offsets[:-1]
@@ -54,7 +54,7 @@ def chinese_whispers(
     visit = _compiled(_visit)
     chunks = _visits(num_nodes, iterations, seed) if order is None else iter([np.asarray(order, np.int64)])
     for chunk in show_progress(chunks, total=None, unit="100k visits", label="whispers", quiet=not progress):
-        num_pending = visit(chunk, offsets, neighbours, weights, labels, pending, scores, num_pending)
+        num_pending = visit(chunk, offsets, neighbors, weights, labels, pending, scores, num_pending)
         if num_pending == 0:
             break
     return number_by_appearance(labels)
@@ -63,21 +63,21 @@ def chinese_whispers(
 def adjacency(
     graph: SimilarityGraph, *, weighted: bool = True, self_weight: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return offsets int64 [N + 1], neighbours int32 [2 E] and weights float32 [2 E]; a node's stand by index.
+    """Return offsets int64 [N + 1], neighbors int32 [2 E] and weights float32 [2 E]; a node's stand by index.
 
-    With `self_weight` every node is a neighbour of itself, too.
+    With `self_weight` every node is a neighbor of itself, too.
     """
     degrees = np.bincount(graph.first, minlength=graph.num_nodes)
     degrees += np.bincount(graph.second, minlength=graph.num_nodes) + (self_weight != 0)
     offsets = np.zeros(graph.num_nodes + 1, np.int64)
     np.cumsum(degrees, out=offsets[1:])
-    neighbours = np.empty(offsets[-1], np.int32)
+    neighbors = np.empty(offsets[-1], np.int32)
     weights = np.ones(offsets[-1], np.float32)
     edge_weights = graph.weight if weighted else np.ones(graph.num_edges, np.float32)
     _compiled(_fill)(
-        graph.first, graph.second, edge_weights, np.float32(self_weight), offsets[:-1].copy(), neighbours, weights
+        graph.first, graph.second, edge_weights, np.float32(self_weight), offsets[:-1].copy(), neighbors, weights
     )
-    return offsets, neighbours, weights
+    return offsets, neighbors, weights
 
 
 def number_by_appearance(labels: np.ndarray) -> np.ndarray:
@@ -94,32 +94,32 @@ def _fill(
     edge_weights: np.ndarray,
     self_weight: np.float32,
     cursor: np.ndarray,
-    neighbours: np.ndarray,
+    neighbors: np.ndarray,
     weights: np.ndarray,
 ) -> None:
-    """Write each edge to both of its nodes: lower neighbours, the node itself, higher ones, each in order."""
-    for edge in range(len(first)):  # sorted by first, hence each node's lower neighbours come in order
+    """Write each edge to both of its nodes: lower neighbors, the node itself, higher ones, each in order."""
+    for edge in range(len(first)):  # sorted by first, hence each node's lower neighbors come in order
         slot = cursor[second[edge]]
         cursor[second[edge]] = slot + 1
-        neighbours[slot] = first[edge]
+        neighbors[slot] = first[edge]
         weights[slot] = edge_weights[edge]
     if self_weight != 0:
         for node in range(len(cursor)):
             slot = cursor[node]
             cursor[node] = slot + 1
-            neighbours[slot] = node
+            neighbors[slot] = node
             weights[slot] = self_weight
     for edge in range(len(first)):
         slot = cursor[first[edge]]
         cursor[first[edge]] = slot + 1
-        neighbours[slot] = second[edge]
+        neighbors[slot] = second[edge]
         weights[slot] = edge_weights[edge]
 
 
 def _visit(
     order: np.ndarray,
     offsets: np.ndarray,
-    neighbours: np.ndarray,
+    neighbors: np.ndarray,
     weights: np.ndarray,
     labels: np.ndarray,
     pending: np.ndarray,
@@ -134,19 +134,19 @@ def _visit(
         num_pending -= 1
         begin, end = offsets[node], offsets[node + 1]
         for edge in range(begin, end):
-            scores[labels[neighbours[edge]]] = 0.0
+            scores[labels[neighbors[edge]]] = 0.0
         for edge in range(begin, end):
-            # float64 sums in the order of the neighbours' indices, as dlib's: equal scores stay equal.
-            scores[labels[neighbours[edge]]] += weights[edge]
+            # float64 sums in the order of the neighbors' indices, as dlib's: equal scores stay equal.
+            scores[labels[neighbors[edge]]] += weights[edge]
         best, best_score = labels[node], -np.inf
         for edge in range(begin, end):
-            label = labels[neighbours[edge]]
+            label = labels[neighbors[edge]]
             if scores[label] > best_score or (scores[label] == best_score and label < best):
                 best, best_score = label, scores[label]
         if best != labels[node]:
             labels[node] = best
             for edge in range(begin, end):
-                other = neighbours[edge]
+                other = neighbors[edge]
                 if other != node and not pending[other]:
                     pending[other] = True
                     num_pending += 1

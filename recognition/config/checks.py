@@ -37,7 +37,7 @@ def _each(range_: Range, text: str) -> Range:
     return lambda values: all(range_[0](value) for value in values), text
 
 
-AUGMENTATIONS = ("crop", "misalign", "shift", "low_resolution", "blur", "color", "grey", "occlusion", "mask", "jpeg")
+AUGMENTATIONS = ("crop", "misalign", "shift", "low_resolution", "blur", "color", "gray", "occlusion", "mask", "jpeg")
 
 RANGES: Mapping[str, Range] = {
     "seed": (lambda value: 0 <= value < 2**63, "between 0 and 2^63 - 1"),
@@ -147,7 +147,7 @@ def _head_problems(config: Config, changed: _Changed) -> Iterator[tuple[str, str
     head = config.head
     if head.update != "autograd" and config.train.gradient_accumulation > 1:
         yield "train.gradient_accumulation", (
-            f"cannot be {config.train.gradient_accumulation} with head.update {head.update}, which moves the centres "
+            f"cannot be {config.train.gradient_accumulation} with head.update {head.update}, which moves the centers "
             "in every micro-batch; set head.update: autograd"
         )
     if head.update == "autograd":

@@ -144,7 +144,7 @@ def _adapt_validation(values: Values, notes: list[str], name: str) -> None:
 def _adapt_optimizer(values: Values, notes: list[str], name: str) -> None:
     optimizer, momentum = values.get("optim.optimizer"), values.get("optim.momentum")
     if optimizer and optimizer.value == "adamw":
-        notes.append("optimizer = 'adamw': it also drives the centres there, so head.update is autograd here")
+        notes.append("optimizer = 'adamw': it also drives the centers there, so head.update is autograd here")
         values["head.update"] = Setting("autograd", optimizer.place)
         if momentum:
             notes.append(f"momentum = {momentum.value!r}: left out: AdamW has none")

@@ -46,8 +46,8 @@ def find_config(path: str) -> Path:
         for candidate in (folder / path, folder / f"{path}.yaml"):
             if _is_file(candidate):
                 return candidate
-    neighbours = {file.stem for folder in (Path(), ROOT) for file in (folder / path).parent.glob("*.yaml")}
-    hint = nearest(Path(path).stem, neighbours) if neighbours else "; expected a YAML file"
+    neighbors = {file.stem for folder in (Path(), ROOT) for file in (folder / path).parent.glob("*.yaml")}
+    hint = nearest(Path(path).stem, neighbors) if neighbors else "; expected a YAML file"
     raise ConfigError(f"{path}: no such config; expected it here or in {ROOT}, with or without .yaml{hint}")
 
 

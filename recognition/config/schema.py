@@ -34,7 +34,7 @@ class DataConfig:
     num_threads: int = 1
     """Threads of each loader process; decoding runs outside the GIL."""
     shuffle_block: int = 1
-    """Neighbouring images that are shuffled as one block, for disks and network file systems; 1 shuffles images."""
+    """Neighboring images that are shuffled as one block, for disks and network file systems; 1 shuffles images."""
     images_per_identity: int | None = None
     """Images of one person that stand together in a batch, for losses on pairs; absent: images are independent."""
     flip: float = 0.5
@@ -62,9 +62,9 @@ class AugmentConfig:
     blur: float | None = None
     color: float | None = None
     """Brightness, contrast, saturation, hue."""
-    grey: float | None = None
+    gray: float | None = None
     occlusion: float | None = None
-    """A grey rectangle."""
+    """A gray rectangle."""
     mask: float | None = None
     """A synthetic face mask; needs faces on the ArcFace template."""
     jpeg: float | None = None
@@ -90,7 +90,7 @@ class HeadConfig:
     scale: float = 64.0
     margin_gradient: Literal["straight_through", "exact"] = "straight_through"
     update: Literal["fused", "deferred", "autograd"] = "fused"
-    """Where the centres' step is taken: inside the block loop, after the backbone's backward, or by an optimizer."""
+    """Where the centers' step is taken: inside the block loop, after the backbone's backward, or by an optimizer."""
     products: Literal["float32", "bf16"] = "float32"
     """Precision of the matrix products; accumulation and reductions are float32 in both."""
     block_size: int | None = None
@@ -99,13 +99,13 @@ class HeadConfig:
     """Share of the classes used in a step (PartialFC); positives are always used, and 0 means positives only."""
     negatives: Literal["random", "nearest"] = "random"
     lr_factor: float = 1.0
-    """The centres' learning rate as a multiple of optim.lr. Without momentum a step is 1 / (1 - optim.momentum) times
+    """The centers' learning rate as a multiple of optim.lr. Without momentum a step is 1 / (1 - optim.momentum) times
     shorter in the long run; this is where to make up for it."""
     centers_format: Literal["float32", "bf16"] = "float32"
     momentum_format: Literal["float32", "bf16", "int8", "none"] = "float32"
     sub_centers: int = 1
     init: Literal["random", "class_means"] = "random"
-    """Where the centres start; "class_means", of the embeddings of the network that `init_from` names."""
+    """Where the centers start; "class_means", of the embeddings of the network that `init_from` names."""
     init_images: int = 10
     """With "class_means": at most so many images of a class are embedded."""
     interclass_filtering_threshold: float = 0.0
@@ -114,7 +114,7 @@ class HeadConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """The optimizer of backbone and centres, and its schedule."""
+    """The optimizer of backbone and centers, and its schedule."""
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: float = 0.1

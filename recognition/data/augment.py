@@ -20,7 +20,7 @@ from recognition.data.hashing import derive_key, mix64
 # One number per kind of draw, so that no two use the same stream. An operation's parameters follow its own number.
 _FLIP = 1
 _STREAMS = {
-    "crop": 16, "misalign": 160, "shift": 32, "low_resolution": 48, "blur": 64, "color": 80, "grey": 96,
+    "crop": 16, "misalign": 160, "shift": 32, "low_resolution": 48, "blur": 64, "color": 80, "gray": 96,
     "occlusion": 112, "mask": 128, "jpeg": 144,
 }  # fmt: skip
 
@@ -52,7 +52,7 @@ class Recipe:
     contrast: Span = (0.5, 1.5)
     saturation: Span = (0.5, 1.5)
     hue_degrees: Span = (0.0, 0.0)
-    grey: float = 0.0
+    gray: float = 0.0
     occlusion: float = 0.0
     occlusion_side: Span = (0.15, 0.4)
     mask: float = 0.0
@@ -62,10 +62,10 @@ class Recipe:
 
 PRESETS = {
     "none": Recipe(),
-    # The DALI pipeline of arcface_torch: resize to 0.5-0.8 and back, blur of window 3 or 5, hue and saturation, grey.
+    # The DALI pipeline of arcface_torch: resize to 0.5-0.8 and back, blur of window 3 or 5, hue and saturation, gray.
     "arcface_dali": Recipe(
         low_resolution=0.1, low_resolution_ratio=(0.5, 0.8), blur=0.2, blur_sigma=(0.8, 1.1), color=0.2,
-        brightness=(1.0, 1.0), contrast=(1.0, 1.0), saturation=(1.0, 1.2), hue_degrees=(0.0, 20.0), grey=0.1,
+        brightness=(1.0, 1.0), contrast=(1.0, 1.0), saturation=(1.0, 1.2), hue_degrees=(0.0, 20.0), gray=0.1,
     ),
     # AdaFace, arXiv:2204.00964, section 4.1: crop, rescaling and photometric jittering, each with probability 0.2.
     "adaface": Recipe(crop=0.2, low_resolution=0.2, color=0.2),
@@ -168,8 +168,8 @@ def _color(recipe: Recipe, draw: _Draws) -> tuple[Operation, list[Tensor]]:
     return pixel_ops.jitter_color, [draw(span) for span in spans]
 
 
-def _grey(recipe: Recipe, draw: _Draws) -> tuple[Operation, list[Tensor]]:
-    return pixel_ops.grey, []
+def _gray(recipe: Recipe, draw: _Draws) -> tuple[Operation, list[Tensor]]:
+    return pixel_ops.gray, []
 
 
 def _occlusion(recipe: Recipe, draw: _Draws) -> tuple[Operation, list[Tensor]]:
@@ -178,16 +178,16 @@ def _occlusion(recipe: Recipe, draw: _Draws) -> tuple[Operation, list[Tensor]]:
 
 
 def _mask(recipe: Recipe, draw: _Draws) -> tuple[Operation, list[Tensor]]:
-    # From white over surgical blue to black: one lightness, with a tint towards blue.
+    # From white over surgical blue to black: one lightness, with a tint toward blue.
     light, tint = draw((0.1, 1.0)), draw((0.0, 0.3))
     return pixel_ops.wear_mask, [draw((0.50, 0.60)), light * (1 - tint), light * (1 - tint / 2), light]
 
 
 def _jpeg(recipe: Recipe, draw: _Draws) -> tuple[Operation, list[Tensor]]:
-    return pixel_ops.jpeg_artefacts, [draw(recipe.jpeg_quality)]
+    return pixel_ops.jpeg_artifacts, [draw(recipe.jpeg_quality)]
 
 
 _OPERATIONS: dict[str, Callable[[Recipe, _Draws], tuple[Any, list[Tensor]]]] = {
-    "crop": _crop, "shift": _shift, "low_resolution": _low_resolution, "blur": _blur, "color": _color, "grey": _grey,
+    "crop": _crop, "shift": _shift, "low_resolution": _low_resolution, "blur": _blur, "color": _color, "gray": _gray,
     "occlusion": _occlusion, "mask": _mask, "jpeg": _jpeg, "misalign": _misalign,
 }  # fmt: skip

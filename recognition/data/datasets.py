@@ -142,7 +142,7 @@ class FolderDataset:
         return np.array(self._labels, dtype=np.int64)
 
     def read_ahead(self, spans: list[range]) -> None:
-        """Do nothing: neighbours in a folder are no neighbours on a disk."""
+        """Do nothing: neighbors in a folder are no neighbors on a disk."""
 
 
 class JoinedDataset:

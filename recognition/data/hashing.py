@@ -15,7 +15,7 @@ _WORD = (1 << 64) - 1
 def mix64(x: Integers) -> Integers:
     """Return a bijective hash of every int64 in an array or a tensor.
 
-    The finaliser of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014), with its shifts made logical.
+    The finalizer of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014), with its shifts made logical.
     """
     x = (x ^ (x >> 30 & 0x3FFFFFFFF)) * _signed(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> 27 & 0x1FFFFFFFFF)) * _signed(0x94D049BB133111EB)

@@ -1,4 +1,4 @@
-"""Lists of labelled image files: a folder of identity folders, or a .lst. Memory stays small for tens of millions."""
+"""Lists of labeled image files: a folder of identity folders, or a .lst. Memory stays small for tens of millions."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ _last_head: tuple[bytes, tuple[int, int]] = (b"", (0, 0))
 
 
 def decode_rgb(encoded: bytes, *, place: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Decode a JPEG or PNG into uint8 [H, W, 3] RGB; grey becomes three equal channels, alpha is dropped.
+    """Decode a JPEG or PNG into uint8 [H, W, 3] RGB; gray becomes three equal channels, alpha is dropped.
 
     Raises DataError beginning with `place` when the bytes are no such image, are cut off, or claim over `max_pixels`.
     """
@@ -159,7 +159,7 @@ def _jpeg_size(encoded: bytes, place: str) -> tuple[int, int]:
             height, width = struct.unpack_from(">HH", encoded, offset + 5)
             size = (height, width)
         if marker == _JPEG_SCAN_MARKER:
-            # libjpeg fills what is missing with grey and only warns; half a face must not pass for a face.
+            # libjpeg fills what is missing with gray and only warns; half a face must not pass for a face.
             if encoded.rfind(_JPEG_END) < offset:
                 raise _damaged(place, "is a JPEG cut off before its end")
             if size is not None:

@@ -22,7 +22,7 @@ class EpochOrder(Protocol):
         """Return the images at `positions` [k]."""
 
     def about_to_read(self, position: int) -> list[range]:
-        """Return the neighbouring images that reading from `position` on will need, when a new window begins there."""
+        """Return the neighboring images that reading from `position` on will need, when a new window begins there."""
 
 
 class Order(Protocol):
@@ -33,7 +33,7 @@ class Order(Protocol):
 
 
 class ImageOrder:
-    """Every image anywhere: a uniform shuffle, or one of blocks of `block` neighbours, which disks prefer."""
+    """Every image anywhere: a uniform shuffle, or one of blocks of `block` neighbors, which disks prefer."""
 
     def __init__(self, num_images: int, seed: int, *, block: int = 1) -> None:
         self._num_images = num_images
@@ -52,7 +52,7 @@ class _Uniform(Permutation):
 
 
 class _Blocks:
-    """Blocks of neighbours in random order, and a random order within each window of WINDOW_BLOCKS blocks.
+    """Blocks of neighbors in random order, and a random order within each window of WINDOW_BLOCKS blocks.
 
     The cuts between blocks move every epoch. Images that fill no block go with the last window.
     """

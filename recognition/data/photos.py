@@ -58,7 +58,7 @@ def read_photo(path: Path, *, place: str | None = None) -> bytes:
 def decode_photo(encoded: bytes, *, place: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Decode a JPEG, PNG, WebP, PNM or BMP into uint8 [H, W, 3] RGB, turned upright as its EXIF tag says.
 
-    Grey becomes three equal channels, alpha is dropped, 16 bits become their upper 8. Raises DataError beginning with
+    Gray becomes three equal channels, alpha is dropped, 16 bits become their upper 8. Raises DataError beginning with
     `place` when the bytes are no such picture, are cut off, or claim over `max_pixels` in the header.
     """
     size = _other_size(encoded)

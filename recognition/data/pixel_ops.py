@@ -35,7 +35,7 @@ def shift(images: Tensor, right: Tensor, down: Tensor) -> Tensor:
 
 
 def misalign(images: Tensor, degrees: Tensor, zoom: Tensor, right: Tensor, down: Tensor) -> Tensor:
-    """Turn, enlarge and move each image about its centre, as landmarks that are off would; outside is black.
+    """Turn, enlarge and move each image about its center, as landmarks that are off would; outside is black.
 
     `degrees` turns clockwise, `zoom` above 1 enlarges, `right` and `down` are pixels.
     """
@@ -61,10 +61,10 @@ def keep_window(images: Tensor, left: Tensor, top: Tensor, width: Tensor, height
     return images * _window(images, left, top, width, height)
 
 
-def occlude(images: Tensor, left: Tensor, top: Tensor, width: Tensor, height: Tensor, grey: Tensor) -> Tensor:
-    """Cover a window with one grey in [0, 1]."""
+def occlude(images: Tensor, left: Tensor, top: Tensor, width: Tensor, height: Tensor, gray: Tensor) -> Tensor:
+    """Cover a window with one gray in [0, 1]."""
     inside = _window(images, left, top, width, height)
-    return images * (1 - inside) + 255 * grey[:, None, None, None] * inside
+    return images * (1 - inside) + 255 * gray[:, None, None, None] * inside
 
 
 def _window(images: Tensor, left: Tensor, top: Tensor, width: Tensor, height: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ def _window(images: Tensor, left: Tensor, top: Tensor, width: Tensor, height: Te
 
 
 def wear_mask(images: Tensor, upper_edge: Tensor, red: Tensor, green: Tensor, blue: Tensor) -> Tensor:
-    """Draw a face mask over mouth and nose of an aligned face; colours are in [0, 1].
+    """Draw a face mask over mouth and nose of an aligned face; colors are in [0, 1].
 
     The shape is a trapezoid in the ArcFace template: its upper edge lies between the eyes (about 0.46 of the side) and
     the tip of the nose (0.64), it is as wide as the face there and narrows to the chin, and a fold runs across.
@@ -84,7 +84,7 @@ def wear_mask(images: Tensor, upper_edge: Tensor, red: Tensor, green: Tensor, bl
     size = images.shape[3]
     centers = (torch.arange(size, device=images.device) + 0.5) / size
     across, along = centers[None, None, :], centers[None, :, None]
-    top = upper_edge[:, None, None] + 0.35 * (across - 0.5) ** 2  # the edge hangs a little towards the ears
+    top = upper_edge[:, None, None] + 0.35 * (across - 0.5) ** 2  # the edge hangs a little toward the ears
     half_width = 0.40 - 0.20 * ((along - top).clamp(min=0) / (1 - top)) ** 2
     inside = ((along > top) & ((across - 0.5).abs() < half_width)).to(images.dtype)[:, None]
     shade = 1 - 0.15 * ((along * size / 9).frac() < 0.15).to(images.dtype) - 0.25 * (2 * (across - 0.5)) ** 2
@@ -134,7 +134,7 @@ def blur(images: Tensor, sigma: Tensor, *, radius: int = 4) -> Tensor:
     return images
 
 
-def grey(images: Tensor) -> Tensor:
+def gray(images: Tensor) -> Tensor:
     """Take the color out."""
     return _luma(images).expand_as(images)
 
@@ -153,8 +153,8 @@ def jitter_color(images: Tensor, brightness: Tensor, contrast: Tensor, saturatio
     return torch.stack(_mix(planes, _FROM_YIQ), dim=1).clamp(0, 255)
 
 
-def jpeg_artefacts(images: Tensor, quality: Tensor) -> Tensor:
-    """Do to each image what JPEG of `quality` (1 to 100) with halved chroma does: 8x8 DCT, quantise, and back."""
+def jpeg_artifacts(images: Tensor, quality: Tensor) -> Tensor:
+    """Do to each image what JPEG of `quality` (1 to 100) with halved chroma does: 8x8 DCT, quantize, and back."""
     size = images.shape[3]
     padding = -size % 16
     planes = functional.pad(images.round(), (0, padding, 0, padding), mode="replicate")
@@ -163,8 +163,8 @@ def jpeg_artefacts(images: Tensor, quality: Tensor) -> Tensor:
     chroma = torch.stack([(blue - luma) * 0.564, (red - luma) * 0.713], dim=1)
     chroma = functional.avg_pool2d(chroma, 2)
     scale = torch.where(quality < 50, 5000 / quality.clamp(min=1), 200 - 2 * quality)[:, None, None]
-    luma = _quantise(luma[:, None] - 128, _table(_LUMA_TABLE, scale))[:, 0] + 128
-    chroma = _quantise(chroma, _table(_CHROMA_TABLE, scale))
+    luma = _quantize(luma[:, None] - 128, _table(_LUMA_TABLE, scale))[:, 0] + 128
+    chroma = _quantize(chroma, _table(_CHROMA_TABLE, scale))
     # Weights 3/4 and 1/4, the triangle filter of libjpeg.
     chroma_blue, chroma_red = functional.interpolate(chroma, scale_factor=2, mode="bilinear").unbind(1)
     decoded = torch.stack(
@@ -178,7 +178,7 @@ def _table(table: tuple[tuple[int, ...], ...], scale: Tensor) -> Tensor:
     return ((torch.tensor(table, device=scale.device) * scale + 50) / 100).floor().clamp(1, 255)  # [n, 8, 8]
 
 
-def _quantise(planes: Tensor, table: Tensor) -> Tensor:
+def _quantize(planes: Tensor, table: Tensor) -> Tensor:
     n, channels, height, width = planes.shape
     blocks = planes.reshape(n, channels, height // 8, 8, width // 8, 8)
     steps = table[:, None, None, :, None, :]

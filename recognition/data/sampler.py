@@ -59,5 +59,5 @@ class GlobalBatchSampler:
         return step * self.global_batch + self.rank * self.batch_size
 
     def about_to_read(self, step: int) -> list[range]:
-        """Return the neighbouring images that the steps from `step` on will need, for reading ahead; mostly none."""
+        """Return the neighboring images that the steps from `step` on will need, for reading ahead; mostly none."""
         return self.order.epoch(self.epoch).about_to_read(step * self.global_batch)

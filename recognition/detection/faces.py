@@ -35,7 +35,7 @@ class Faces:
     def scaled(self, factor_x: float, factor_y: float) -> Faces:
         """Return the same faces in a picture whose sides are `factor_x` and `factor_y` times as long.
 
-        Box edges lie between pixels and are multiplied; landmarks are pixel centres, of which the first sits at half.
+        Box edges lie between pixels and are multiplied; landmarks are pixel centers, of which the first sits at half.
         """
         factors = np.array([factor_x, factor_y], np.float32)
         boxes = self.boxes * np.tile(factors, 2)

@@ -53,7 +53,7 @@ def octaves(rgb: np.ndarray) -> list[np.ndarray]:
 
 
 def box_matrices(boxes: np.ndarray, side: int) -> np.ndarray:
-    """Return [n, 2, 3]: from the pixel centres of a window of `side` pixels to those of the picture, for each box."""
+    """Return [n, 2, 3]: from the pixel centers of a window of `side` pixels to those of the picture, for each box."""
     scales = (boxes[:, 2:] - boxes[:, :2]) / side
     matrices = np.zeros((len(boxes), 2, 3))
     matrices[:, 0, 0], matrices[:, 1, 1] = scales[:, 0], scales[:, 1]
@@ -75,13 +75,13 @@ def cut_windows(levels: Sequence[np.ndarray], matrices: np.ndarray, side: int, *
         source = levels[min(max(0, int(np.log2(max(spacing, 1.0)))), len(levels) - 1)]
         shrink = np.array([source.shape[1] / width, source.shape[0] / height])
         onto = matrix * shrink[:, None]
-        onto[:, 2] += 0.5 * shrink - 0.5  # pixel centres sit at halves, which scaling alone would move
+        onto[:, 2] += 0.5 * shrink - 0.5  # pixel centers sit at halves, which scaling alone would move
         cv2.warpAffine(source, onto, (side, side), dst=window, flags=method | cv2.WARP_INVERSE_MAP)
     return windows
 
 
 def squared(boxes: np.ndarray) -> np.ndarray:
-    """Grow the shorter side of each box [n, 4] about its centre."""
+    """Grow the shorter side of each box [n, 4] about its center."""
     centers = (boxes[:, :2] + boxes[:, 2:]) / 2
     half = (boxes[:, 2:] - boxes[:, :2]).max(1, keepdims=True) / 2
     return np.concatenate([centers - half, centers + half], 1)

@@ -2,7 +2,7 @@
 
     checkpoints/step_00001200/manifest.json            what is where, and everything that is not a tensor
                               replicated.safetensors   what all ranks hold alike: backbone and its optimizer
-                              rows_0.safetensors ...   one file a rank: its rows of centres and momentum
+                              rows_0.safetensors ...   one file a rank: its rows of centers and momentum
                               local_0.safetensors ...  one file a rank: what it alone holds, BatchNorm's statistics
     checkpoints/latest, best                           names of two of the folders, for people and their scripts
 

@@ -1,7 +1,7 @@
 """The collectives of a run, each with what a rank gives, what it gets, and the gradient.
 
 The contract of loss and gradients, tested for 1 to 4 ranks against one process:
-the loss is the mean over the global batch and equal on all ranks; a rank's centre gradient is complete as it stands
+the loss is the mean over the global batch and equal on all ranks; a rank's center gradient is complete as it stands
 and is never averaged; the backbone sits under DDP, which divides by the number of ranks W, so `gather_rows`
 multiplies by W in its backward. A producer of embeddings that is not under DDP gets gradients W times too large.
 

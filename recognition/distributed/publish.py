@@ -50,11 +50,11 @@ def files_of(snapshot: Snapshot, rank: int) -> dict[str, Mapping[str, Tensor]]:
 
 
 def write_files(
-    part: Path, files: Mapping[str, Mapping[str, Tensor]], *, is_cancelled: Callable[[], bool] = lambda: False
+    part: Path, files: Mapping[str, Mapping[str, Tensor]], *, is_canceled: Callable[[], bool] = lambda: False
 ) -> dict[str, FileFacts]:
-    """Write one rank's files into `part` and return their facts. Raises OSError, Cancelled."""
+    """Write one rank's files into `part` and return their facts. Raises OSError, Canceled."""
     part.mkdir(parents=True, exist_ok=True)  # every rank, whichever comes first
-    return {name: write_tensor_file(part / name, tensors, is_cancelled=is_cancelled) for name, tensors in files.items()}
+    return {name: write_tensor_file(part / name, tensors, is_canceled=is_canceled) for name, tensors in files.items()}
 
 
 def make_manifest(snapshot: Snapshot, ranks: Sequence[Written]) -> Manifest:

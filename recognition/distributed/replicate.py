@@ -157,8 +157,8 @@ class SyncBatchNorm(_BatchNorm):
         self._update_running(mean, var, count)
         weight = self.weight if self.weight is not None else torch.ones_like(mean)
         bias = self.bias if self.bias is not None else torch.zeros_like(mean)
-        normalised: Tensor = _Normalise.apply(input, weight, bias, mean, var, count, self.eps, world)
-        return normalised
+        normalized: Tensor = _Normalize.apply(input, weight, bias, mean, var, count, self.eps, world)
+        return normalized
 
     @torch.no_grad()
     def _update_running(self, mean: Tensor, var: Tensor, count: Tensor) -> None:
@@ -202,7 +202,7 @@ def _precise(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-class _Normalise(torch.autograd.Function):
+class _Normalize(torch.autograd.Function):
     """(x - mean) / sqrt(var + eps) * weight + bias, with the gradient through mean and var over all ranks."""
 
     @staticmethod

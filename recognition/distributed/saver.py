@@ -28,7 +28,7 @@ from recognition.distributed.publish import (
     write_files,
 )
 from recognition.distributed.staging import Staging, refuse_broken, stage_tensors
-from recognition.distributed.tensor_file import Cancelled
+from recognition.distributed.tensor_file import Canceled
 from recognition.distributed.world import World
 from recognition.errors import ArcShardError, CheckpointError
 
@@ -83,13 +83,13 @@ class Saver:
         copied = stage_tensors(self.staging, files)
         part = part_folder(self.folder, snapshot.step)
 
-        def write(is_cancelled: Callable[[], bool]) -> Written:
+        def write(is_canceled: Callable[[], bool]) -> Written:
             if copied is not None:
                 copied.synchronize()
             refuse_broken(self.staging.files)
             if self._world.is_main:
                 remove_leftovers(self.folder, but=part)
-            return Written(snapshot.classes, write_files(part, self.staging.files, is_cancelled=is_cancelled))
+            return Written(snapshot.classes, write_files(part, self.staging.files, is_canceled=is_canceled))
 
         self._turn = _Turn.FILES
         self._task = _Task(write, place=part, rank=self._world.rank)
@@ -168,7 +168,7 @@ class _Task:
 
     def __init__(self, work: Callable[[Callable[[], bool]], Any], *, place: Path, rank: int) -> None:
         self.outcome: Any = None
-        self._cancelled = threading.Event()
+        self._canceled = threading.Event()
         self._done = threading.Event()
         self._place = place
         self._rank = rank
@@ -183,13 +183,13 @@ class _Task:
         self._done.wait(timeout_s)
 
     def cancel(self) -> None:
-        self._cancelled.set()
+        self._canceled.set()
 
     def _run(self, work: Callable[[Callable[[], bool]], Any]) -> None:
         try:
-            self.outcome = work(self._cancelled.is_set)
-        except Cancelled:
-            self.outcome = "cancelled"
+            self.outcome = work(self._canceled.is_set)
+        except Canceled:
+            self.outcome = "canceled"
         except OSError as err:
             self.outcome = f"{self._place}: rank {self._rank} cannot write ({_reason(self._place, err)})"
         except ArcShardError as err:

@@ -38,7 +38,7 @@ class FileFacts:
     crc32: int
 
 
-class Cancelled(Exception):
+class Canceled(Exception):
     """The writer was told to stop: the run is ending with an error."""
 
 
@@ -48,18 +48,18 @@ def arranged(tensors: Mapping[str, Tensor]) -> list[str]:
 
 
 def write_tensor_file(
-    path: Path, tensors: Mapping[str, Tensor], *, is_cancelled: Callable[[], bool] = lambda: False
+    path: Path, tensors: Mapping[str, Tensor], *, is_canceled: Callable[[], bool] = lambda: False
 ) -> FileFacts:
     """Write contiguous CPU tensors to `path`, sync it, and return its facts; the checksum is taken as bytes go by.
 
-    Raises OSError when the file cannot be written, Cancelled when `is_cancelled` turns true.
+    Raises OSError when the file cannot be written, Canceled when `is_canceled` turns true.
     """
     order = arranged(tensors)
     crc, written = 0, 0
     with open(path, "wb", buffering=_CHUNK) as handle:
         for chunk in _chunks(_header(tensors, order), tensors, order):
-            if is_cancelled():
-                raise Cancelled
+            if is_canceled():
+                raise Canceled
             crc = zlib.crc32(chunk, crc)
             handle.write(chunk)
             written += len(chunk)

@@ -1,6 +1,6 @@
-"""The two passes over blocks of class centres: neither [N, C] logits nor a [C, D] gradient ever exists.
+"""The two passes over blocks of class centers: neither [N, C] logits nor a [C, D] gradient ever exists.
 
-With raw centres w, r = 1/|w| and unit embeddings x, a block's logits are z = s * (x @ w.T) * r. With the rows'
+With raw centers w, r = 1/|w| and unit embeddings x, a block's logits are z = s * (x @ w.T) * r. With the rows'
 weights a = s/N * exp(shift - lse) and E = exp(z - shift), the gradient of the loss by a cosine is g = a E at
 negatives, and for a target g = s/N * (p_t - 1) * f', which is a E with E = -f' * exp(lse_neg - shift). Then, because
 d/dw = r (d/dw_hat - w_hat (w_hat . d/dw_hat)) and w_hat . d/dw_hat is the column sum of g * cos,
@@ -46,13 +46,13 @@ class Descent:
 
     x_scaled: Tensor  # s * x  [N, D]
     weight: Tensor  # a  [N]
-    target_value: Tensor  # E of the own class, times r when a class has one centre  [N]
+    target_value: Tensor  # E of the own class, times r when a class has one center  [N]
     row_shift: Tensor | None  # [N], or None where the constant does
 
 
 @dataclass
 class BlockLoop:
-    """The passes over this rank's centres, and the buffers they share."""
+    """The passes over this rank's centers, and the buffers they share."""
 
     state: CenterState
     scale: float
@@ -111,7 +111,7 @@ class BlockLoop:
         return scores
 
     def _negatives(self, x_scaled: Tensor, block: Block, targets: Targets) -> Tensor:
-        """Return z [N, n] with the rows' own classes and filtered negatives at -inf; keep the centres' norms."""
+        """Return z [N, n] with the rows' own classes and filtered negatives at -inf; keep the centers' norms."""
         t, norms = self._raw_logits(x_scaled, block)
         z = t.mul_(norms)
         if self.sub_centers > 1:
@@ -122,21 +122,21 @@ class BlockLoop:
         return z
 
     def _raw_logits(self, x_scaled: Tensor, block: Block) -> tuple[Tensor, Tensor]:
-        """Return s * (x @ w.T) [N, n] of a block and its centres' inverse norms [n], which are kept for pass 2."""
+        """Return s * (x @ w.T) [N, n] of a block and its centers' inverse norms [n], which are kept for pass 2."""
         centers = self.state.read_centers(block.rows, self._buffer("centers", block.num_rows, x_scaled.shape[1]))
         norms = inverse_norms(centers)
         self.state.inverse_norm[block.rows] = norms
         return self._logits(x_scaled, centers), norms
 
     def _logits(self, x_scaled: Tensor, centers: Tensor) -> Tensor:
-        """Return s * (x @ w.T) [N, n], not yet divided by the centres' lengths."""
+        """Return s * (x @ w.T) [N, n], not yet divided by the centers' lengths."""
         out = self._buffer("z", len(x_scaled), len(centers))
         return multiply(x_scaled, centers.T, out, self.products)
 
     def prepare(
         self, x_scaled: Tensor, *, lse_negatives: Tensor, lse: Tensor, derivative: Tensor, norms: Tensor
     ) -> Descent:
-        """Return what pass 2 needs; all are per row of the batch, `norms` the inverse ones of the own centres."""
+        """Return what pass 2 needs; all are per row of the batch, `norms` the inverse ones of the own centers."""
         shift = torch.full_like(lse, _SHIFT) if self.is_bounded else lse
         weight = (shift - lse).exp() * (self.scale / len(lse))
         value = -derivative * (lse_negatives - shift).exp() * norms
@@ -220,7 +220,7 @@ class BlockLoop:
     def _winners(
         self, t: Tensor, norms: Tensor, block: Block, descent: Descent, targets: Targets, out: Tensor
     ) -> Tensor:
-        """Return E r where only the nearest sub-centre of each class is not zero."""
+        """Return E r where only the nearest sub-center of each class is not zero."""
         z, winner = torch.mul(t, norms, out=out).view(len(t), -1, self.sub_centers).max(2)
         if self.threshold:
             z.masked_fill_(z > self._limit, -torch.inf)
@@ -257,7 +257,7 @@ def load_kernels(device: torch.device, dtype: torch.dtype, *, scale: float, sub_
 
 
 def rows_per_block(batch: int, embedding_size: int, sub_centers: int, device: str) -> int:
-    """Return how many centres make a block whose tiles, centres and momentum fill the cache of the device.
+    """Return how many centers make a block whose tiles, centers and momentum fill the cache of the device.
 
     A whole number of classes, and a power of two of them.
     """
@@ -305,7 +305,7 @@ class StateUpdate:
 
 @dataclass
 class GradientSink:
-    """A sink that writes the centres' gradient into a tensor of their shape, for an optimizer to use."""
+    """A sink that writes the centers' gradient into a tensor of their shape, for an optimizer to use."""
 
     loop: BlockLoop
     x_weighted: Tensor

@@ -1,6 +1,6 @@
 """The elementwise part of a block as one kernel each, for CUDA: imported only where Triton is installed.
 
-The arithmetic is that of block_loop.py for one centre per class and a bounded scale. Checked against it in Triton's
+The arithmetic is that of block_loop.py for one center per class and a bounded scale. Checked against it in Triton's
 interpreter; its speed on a GPU was not measured.
 """
 

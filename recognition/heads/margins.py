@@ -1,4 +1,4 @@
-"""Margins: functions of the cosine between an embedding and its own class centre.
+"""Margins: functions of the cosine between an embedding and its own class center.
 
 Each maps cosine [N] -> (logit [N] before the scale s, derivative of that logit with respect to the cosine [N]).
 The derivative is an option. "straight_through" takes it as 1 whatever the margin: what arcface_torch trains with, and

@@ -14,7 +14,7 @@ def head_bytes(
 ) -> dict[str, int]:
     """Return the bytes on rank 0, which owns the most classes, by part; `batch` is the images per rank.
 
-    "centers" and "momentum" are the state. "norms" (one number per centre) and "scores" (a number or two per class,
+    "centers" and "momentum" are the state. "norms" (one number per center) and "scores" (a number or two per class,
     only when sampling) also grow with the classes; "blocks" and "rows" do not. "gradient" is that of update autograd,
     whose optimizer keeps momentum of its own.
     """
@@ -38,6 +38,6 @@ def head_bytes(
         "scores": (4 + 4) * rows // config.sub_centers if sampled else 0,
         # Two tiles [N, n], and float copies of a block where the stored rows cannot be changed in place.
         "blocks": 4 * block * (2 * total_batch + copies * embedding_size),
-        # Embeddings gathered, scaled and weighted, their gradient, and the own centres in float64.
+        # Embeddings gathered, scaled and weighted, their gradient, and the own centers in float64.
         "rows": 4 * total_batch * embedding_size * (4 + 2 * 2 * config.sub_centers),
     }

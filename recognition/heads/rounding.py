@@ -12,14 +12,14 @@ _GOLDEN = -7046029254386353131  # 2^64 / golden ratio, as a signed int64
 
 
 def mix(values: Tensor, *keys: int) -> Tensor:
-    """Return a number in [0, 2^63) that looks random for each of `values` under `keys` (splitmix64's finaliser)."""
+    """Return a number in [0, 2^63) that looks random for each of `values` under `keys` (splitmix64's finalizer)."""
     mixed = values.to(torch.int64)
     for key in keys:
-        mixed = _finalise(mixed + (key * _GOLDEN + 0x632BE59BD9B4E019) % 2**64 - 2**63)
+        mixed = _finalize(mixed + (key * _GOLDEN + 0x632BE59BD9B4E019) % 2**64 - 2**63)
     return mixed & 0x7FFFFFFFFFFFFFFF
 
 
-def _finalise(values: Tensor) -> Tensor:
+def _finalize(values: Tensor) -> Tensor:
     values = (values ^ _shifted(values, 30)) * -4658895280553007687
     values = (values ^ _shifted(values, 27)) * -7723592293110705685
     return values ^ _shifted(values, 31)

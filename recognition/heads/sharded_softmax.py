@@ -1,8 +1,8 @@
-"""Margin-softmax over class centres that are sharded over the ranks, without logits or a weight gradient in memory.
+"""Margin-softmax over class centers that are sharded over the ranks, without logits or a weight gradient in memory.
 
-Each rank owns the centres of a range of classes. A step gathers the unit embeddings of all ranks, sums exp(z) over
+Each rank owns the centers of a range of classes. A step gathers the unit embeddings of all ranks, sums exp(z) over
 its own classes block by block (pass 1), exchanges three numbers per image, and walks its blocks again to form the
-embeddings' gradient and move the centres (pass 2; `block_loop.py` has the algebra). docs/distributed.md counts the
+embeddings' gradient and move the centers (pass 2; `block_loop.py` has the algebra). docs/distributed.md counts the
 collectives.
 """
 
@@ -50,14 +50,14 @@ class _Pass:
     targets: Targets
     is_broken: Tensor  # 0-dim bool: something that all ranks share is not finite
     step: _Step | None
-    version: int  # of the centres
+    version: int  # of the centers
     factor: Tensor | None = None  # set by backward when the update is deferred
 
 
 class ShardedSoftmax(nn.Module):
-    """The loss of a batch against all classes, and the keeper of this rank's centres.
+    """The loss of a batch against all classes, and the keeper of this rank's centers.
 
-    In training: begin_step, forward, backward, finish_step. `update` "fused" moves the centres during backward,
+    In training: begin_step, forward, backward, finish_step. `update` "fused" moves the centers during backward,
     "deferred" in finish_step, "autograd" leaves a gradient in the parameter `centers` for an optimizer.
     """
 
@@ -109,7 +109,7 @@ class ShardedSoftmax(nn.Module):
             self.register_buffer("centers", self._state.centers, persistent=False)
 
     def begin_step(self, *, step: int, lr: float, loss_scale: float | Tensor = 1.0) -> None:
-        """Announce a training step: its number, the run's learning rate (the centres' is `lr_factor` times that), and
+        """Announce a training step: its number, the run's learning rate (the centers' is `lr_factor` times that), and
         the factor the loss will be scaled by."""
         assert self._pending is None, "the step before was deferred and not finished; call finish_step"
         self._step = _Step(step, lr * self.config.lr_factor, loss_scale)
@@ -121,9 +121,9 @@ class ShardedSoftmax(nn.Module):
         gradient of `embeddings` is complete, times the number of ranks, which DDP divides by.
         """
         with self._precision():
-            x = normalise(embeddings.to(self._state.dtype))
+            x = normalize(embeddings.to(self._state.dtype))
             if torch.is_grad_enabled() and not x.requires_grad:
-                x.requires_grad_()  # a frozen backbone still lets the centres learn
+                x.requires_grad_()  # a frozen backbone still lets the centers learn
             gathered = gather_rows(x, self.world)
             everyones = gather_stack(labels, self.world).flatten()
             centers = self.centers if self.config.update == "autograd" else None
@@ -131,7 +131,7 @@ class ShardedSoftmax(nn.Module):
             return loss
 
     def finish_step(self, refused: Tensor) -> None:
-        """Take the centres' deferred step unless `refused` (0-dim, not zero: refused). Nothing in the other modes."""
+        """Take the centers' deferred step unless `refused` (0-dim, not zero: refused). Nothing in the other modes."""
         passed, self._pending = self._pending, None
         if passed is None:
             return
@@ -185,7 +185,7 @@ class ShardedSoftmax(nn.Module):
         logit = logit * self.config.scale
         lse_negatives = total.log() if self._loop.is_bounded else total.log() + largest
         lse = torch.logaddexp(lse_negatives, logit)
-        # A NaN of an image, an embedding or a centre is in a sum or in a cosine by now, on every rank.
+        # A NaN of an image, an embedding or a center is in a sum or in a cosine by now, on every rank.
         is_broken = ~(total.isfinite() & largest.isfinite() & logit.isfinite() & derivative.isfinite()).all()
         self._note(cosine, largest / self.config.scale)
         return _Pass(
@@ -214,10 +214,10 @@ class ShardedSoftmax(nn.Module):
         return Active(everything.num_local, everything.sub_centers, sample)
 
     def _own_cosines(self, x: Tensor, local: Tensor) -> tuple[Tensor, Tensor]:
-        """Return float64 cosines of the rows whose class is here (0 elsewhere), and their centres' inverse norms.
+        """Return float64 cosines of the rows whose class is here (0 elsewhere), and their centers' inverse norms.
 
         In float64 because a loss of 1e-5 is the difference of logits near 64. The norms are 1 where a class has
-        several centres.
+        several centers.
         """
         if not len(self.class_range):
             return x.new_zeros(len(x), dtype=torch.float64), x.new_ones(len(x), dtype=torch.float64)
@@ -251,7 +251,7 @@ class ShardedSoftmax(nn.Module):
         }
 
     def _descend(self, passed: _Pass, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Pass 2: decide on every rank alike; return (dx [N, D], the centres' gradient or None), move the centres."""
+        """Pass 2: decide on every rank alike; return (dx [N, D], the centers' gradient or None), move the centers."""
         scale = 1.0 if passed.step is None else passed.step.loss_scale
         factor = gradient / scale
         is_bad = (~(gradient.isfinite() & factor.isfinite())).to(torch.float32)
@@ -305,9 +305,9 @@ class _Softmax(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         head, passed = ctx.head, ctx.passed
         if passed is None:
-            raise RuntimeError("backward a second time: the centres have moved; run the forward again")
+            raise RuntimeError("backward a second time: the centers have moved; run the forward again")
         if passed.version != head.centers._version:
-            raise RuntimeError("backward after the centres have moved: take a step's backward before the next one's")
+            raise RuntimeError("backward after the centers have moved: take a step's backward before the next one's")
         if head.config.update != "autograd":
             ctx.passed = None
         with head._precision():
@@ -315,7 +315,7 @@ class _Softmax(torch.autograd.Function):
         return dx, weights, None, None
 
 
-def normalise(embeddings: Tensor) -> Tensor:
+def normalize(embeddings: Tensor) -> Tensor:
     """Return the rows at length 1. Those shorter than 1e-12 become zero, their gradient too; huge ones are safe."""
     # A row and its direction do not change by a constant factor, so the factor needs no gradient.
     largest = embeddings.detach().abs().amax(1, keepdim=True)

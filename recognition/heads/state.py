@@ -1,6 +1,6 @@
-"""The class centres of one rank and their momentum, in the formats they are stored in.
+"""The class centers of one rank and their momentum, in the formats they are stored in.
 
-Rows are grouped by class: row (class - first class) * K + k is sub-centre k. Reading a block gives float rows (a view
+Rows are grouped by class: row (class - first class) * K + k is sub-center k. Reading a block gives float rows (a view
 of the state where the format allows it, a filled buffer otherwise); writing it back is where formats round.
 """
 
@@ -23,7 +23,7 @@ _SMALLEST_NORM = 1e-12
 
 
 class CenterState:
-    """What this rank keeps between steps, and the centres' inverse norms of the last pass 1."""
+    """What this rank keeps between steps, and the centers' inverse norms of the last pass 1."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class CenterState:
 
     @property
     def is_plain(self) -> bool:
-        """Whether centres and momentum are both stored as they are computed with."""
+        """Whether centers and momentum are both stored as they are computed with."""
         return self.momentum is not None and self.momentum.dtype == self.centers.dtype == self.dtype
 
     def named(self) -> dict[str, Tensor]:
@@ -61,7 +61,7 @@ class CenterState:
         return {name: tensor for name, tensor in tensors.items() if tensor is not None}
 
     def read_centers(self, rows: Rows, buffer: Tensor, *, to_change: bool = False) -> Tensor:
-        """Return the centres of `rows` as floats: a view of the state where it may be one, else `buffer` filled."""
+        """Return the centers of `rows` as floats: a view of the state where it may be one, else `buffer` filled."""
         if isinstance(rows, slice) and self.centers.dtype == self.dtype and (self._changes_in_place or not to_change):
             return self.centers[rows]
         return _read(self.centers, rows, buffer)

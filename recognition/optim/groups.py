@@ -55,7 +55,7 @@ def _decay_groups(parameters: list[nn.Parameter], weight_decay: float, decay_all
 
 
 def _prime_state(optimizer: torch.optim.Optimizer) -> None:
-    # torch's SGD takes an uninitialised momentum buffer into use when its very first step is refused. A buffer of
+    # torch's SGD takes an uninitialized momentum buffer into use when its very first step is refused. A buffer of
     # zeros gives the same first step (m = mu * 0 + g), and a checkpoint then has the same tensors at every step.
     for group in optimizer.param_groups:
         for parameter in group["params"]:

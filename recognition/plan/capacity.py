@@ -110,7 +110,7 @@ def _floors(config: Config, world_size: int, num_classes: int, rates: Rates, wir
             3.0 * forward * config.train.batch_size * micro_batches,
             rates.flops_16_bit if is_16_bit else rates.flops_float32,
         ),
-        # Two products in each pass over the centres, the logits' being made twice.
+        # Two products in each pass over the centers, the logits' being made twice.
         head_products_s=_over(8.0 * rows * used * dim * micro_batches, head_rate),
         head_traffic_s=_over(_head_traffic(config, owned, used) * dim, rates.memory_bytes_per_s),
         collectives_s=_over(float(wire_bytes), rates.wire_bytes_per_s) if wire_bytes else 0.0,
@@ -118,7 +118,7 @@ def _floors(config: Config, world_size: int, num_classes: int, rates: Rates, wir
 
 
 def _head_traffic(config: Config, owned: int, used: float) -> float:
-    """Bytes per embedding dimension that a step moves between memory and processor for centres and momentum."""
+    """Bytes per embedding dimension that a step moves between memory and processor for centers and momentum."""
     head = config.head
     if head.update == "autograd":
         states = 2 if config.optim.optimizer == "adamw" else 1

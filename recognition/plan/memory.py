@@ -18,7 +18,7 @@ class Memory:
     """Of the backbone, in elements."""
     centers: int
     centers_optimizer: int
-    """Momentum of the centres, or whatever state their optimizer keeps."""
+    """Momentum of the centers, or whatever state their optimizer keeps."""
     head_buffers: int
     """Transient: the block loop's tiles, the gathered embeddings, and with update autograd the dense gradient."""
     backbone_weights: int
@@ -37,7 +37,7 @@ class Memory:
     def parts(self) -> dict[str, int]:
         """Return the parts by the name a person reads."""
         return {
-            "centres": self.centers,
+            "centers": self.centers,
             "their momentum": self.centers_optimizer,
             "head buffers": self.head_buffers,
             "backbone weights": self.backbone_weights,
@@ -78,7 +78,7 @@ def _activations(config: Config, cost: NetworkCost) -> int:
 
 
 def _head_bytes(config: Config, world_size: int, num_classes: int, num_states: int) -> tuple[int, int, int]:
-    """Return the bytes of centres, of their optimizer's state, and of all else the head holds during a step."""
+    """Return the bytes of centers, of their optimizer's state, and of all else the head holds during a step."""
     parts = head_bytes(num_classes, world_size, config.train.batch_size, config.backbone.embedding_size, config.head)
     centers = parts.pop("centers")
     momentum = parts.pop("momentum") + parts["gradient"] * num_states

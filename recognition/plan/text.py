@@ -100,13 +100,13 @@ def _head(plan: Plan) -> str:
         f"scale {head.scale:g}",
         f"update {head.update}",
         f"products {head.products}",
-        f"centres {head.centers_format}",
+        f"centers {head.centers_format}",
         f"momentum {head.momentum_format}",
     ]
     if head.margin_gradient == "exact":
         parts.append("exact margin gradient")
     if head.sub_centers > 1:
-        parts.append(f"{head.sub_centers} sub-centres")
+        parts.append(f"{head.sub_centers} sub-centers")
     if head.interclass_filtering_threshold:
         parts.append(f"negatives above a cosine of {head.interclass_filtering_threshold:g} left out")
     return ", ".join(parts)

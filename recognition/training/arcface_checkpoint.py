@@ -1,6 +1,6 @@
 """Read the checkpoint of an arcface_torch run: one checkpoint_gpu_<rank>.pt for every GPU it ran on.
 
-Each holds the whole backbone, that rank's class centres, and the state of one optimizer over both. The files are
+Each holds the whole backbone, that rank's class centers, and the state of one optimizer over both. The files are
 opened as tensors and plain containers, never as code, and mapped: a row is read from the disk when it is used.
 """
 
@@ -41,7 +41,7 @@ class ArcfaceShard:
     centers: Tensor
     """[classes of this rank, embedding size]"""
     centers_state: Mapping[str, Tensor] | None
-    """Optimizer tensors of the centres by kind; None when the file holds none for all of them."""
+    """Optimizer tensors of the centers by kind; None when the file holds none for all of them."""
 
 
 def find_shards(folder: Path) -> list[Path]:
@@ -133,7 +133,7 @@ def check_shards(shards: Sequence[ArcfaceShard], num_classes: int | None) -> int
 
 
 class _OptimizerState:
-    """The optimizer's state dict: tensors under the running numbers of parameters, the centres' number last."""
+    """The optimizer's state dict: tensors under the running numbers of parameters, the centers' number last."""
 
     def __init__(self, path: Path, content: Mapping[str, Any], optimizer: str) -> None:
         self._path = path
@@ -144,7 +144,7 @@ class _OptimizerState:
         if len(groups) != 2 or len(groups[1]) != 1:
             raise CheckpointError(
                 f"{path}: its optimizer has groups of {[len(numbers) for numbers in groups]} parameters; expected the "
-                "backbone's and one of centres; only train_v2.py's checkpoints can be imported"
+                "backbone's and one of centers; only train_v2.py's checkpoints can be imported"
             )
         self._backbone, (self._centers,) = groups
 

@@ -1,7 +1,7 @@
-"""Class centres that start where their people already are: from mean embeddings of the network a run starts from.
+"""Class centers that start where their people already are: from mean embeddings of the network a run starts from.
 
-With `init_from` the backbone knows faces on the first day, and random centres would first pull it away from what it
-knows. `head.init: class_means` embeds a few images of every class and points its centre at their mean.
+With `init_from` the backbone knows faces on the first day, and random centers would first pull it away from what it
+knows. `head.init: class_means` embeds a few images of every class and points its center at their mean.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ _MAX_THREADS = 8
 def start_from_class_means(
     parts: Parts, dataset: Dataset, config: Config, world: World, folder: Path, *, quiet: bool = False
 ) -> None:
-    """Point the centres at the mean embeddings of their classes; all ranks call it.
+    """Point the centers at the mean embeddings of their classes; all ranks call it.
 
     Each rank embeds up to `head.init_images` images of every class it owns, spread evenly over what the class has, as
-    verification does: the sum of an image's and its mirror image's embedding, normalised. Sub-centre k gets every K-th
-    image from the k-th on. A centre keeps the length of its random start, for which the learning rates are made, and
+    verification does: the sum of an image's and its mirror image's embedding, normalized. Sub-center k gets every K-th
+    image from the k-th on. A center keeps the length of its random start, for which the learning rates are made, and
     one without images all of it. Raises on all ranks where one of them fails. Collective: one gather.
     """
     watch = Stopwatch()
@@ -55,7 +55,7 @@ def start_from_class_means(
     total = parts.num_classes * config.head.sub_centers
     logger.info(
         "head: %s of %s start from the means of %s, at most %d a class, in %s; the others are random",
-        f"{rows:,}", count(total, "centre"), count(images, "image"), config.head.init_images, duration(watch.seconds),
+        f"{rows:,}", count(total, "center"), count(images, "image"), config.head.init_images, duration(watch.seconds),
     )  # fmt: skip
 
 
@@ -95,7 +95,7 @@ class _Means:
         self._threads = min(_MAX_THREADS, max(1, num_cores() // declared_local_size()))
 
     def fill_(self, *, quiet: bool) -> tuple[int, int]:
-        """Set this rank's centres, and return how many of them and from how many images."""
+        """Set this rank's centers, and return how many of them and from how many images."""
         classes = self._head.class_range
         images, labels, numbers = choose_images(self._dataset.labels(), classes, self._most)
         rows = (labels - classes.start) * self._sub_centers + numbers % self._sub_centers
@@ -115,7 +115,7 @@ class _Means:
         return num_filled + self._set(block, sums), num_images
 
     def _embedded(self, images: list[int]) -> Iterator[npt.NDArray[np.float64] | None]:
-        """Yield the normalised embedding of each image, None for one that was skipped."""
+        """Yield the normalized embedding of each image, None for one that was skipped."""
         read = ordered_map(self._read, images, workers=self._threads)
         while batch := list(islice(read, self._batch_size)):
             good = [picture for picture in batch if isinstance(picture, np.ndarray)]
@@ -147,7 +147,7 @@ class _Means:
             return BadRecord(*self._dataset.origin(image), str(err))
 
     def _set(self, block: int, sums: npt.NDArray[np.float64]) -> int:
-        """Point the centres of a block of rows along their sums; return how many had images."""
+        """Point the centers of a block of rows along their sums; return how many had images."""
         if block < 0:
             return 0  # before the first image
         first = block * self._block_rows

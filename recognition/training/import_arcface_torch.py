@@ -4,7 +4,7 @@
     torchrun --nproc_per_node=8 train_v2.py configs/ms1mv3_r50 output=NEW_RUN resume=true
 
 OLD_RUN holds arcface_torch's checkpoint_gpu_<rank>.pt files, all of them. NEW_RUN/checkpoints/ receives backbone,
-centres, the momentum of both, and the step. The files are read as data; no code in them runs.
+centers, the momentum of both, and the step. The files are read as data; no code in them runs.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def import_run(
     """
     if config.head.sub_centers != 1:
         raise ConfigError(
-            f"head.sub_centers: found {config.head.sub_centers}, expected 1: arcface_torch has one centre per identity"
+            f"head.sub_centers: found {config.head.sub_centers}, expected 1: arcface_torch has one center per identity"
         )
     existing = latest_checkpoint(checkpoints)
     if existing is not None:
@@ -140,7 +140,7 @@ def _rows(shard: ArcfaceShard, classes: range, config: Config, step: int) -> dic
         moved = torch.zeros_like(centers) if momentum is None else momentum[rows].to(torch.float32, copy=True)
         if not (centers.isfinite().all() and moved.isfinite().all()):
             raise CheckpointError(
-                f"{shard.path}: a centre or its momentum is not finite among classes {classes[rows]}; "
+                f"{shard.path}: a center or its momentum is not finite among classes {classes[rows]}; "
                 "the run had diverged; start from an older model.pt with init_from"
             )
         state.write(rows, centers, moved, step=step, keep=None)
@@ -162,11 +162,11 @@ def _notes(shards: Sequence[ArcfaceShard], config: Config) -> list[str]:
         "order: the images of an epoch are shuffled anew; BatchNorm's statistics are those of the old rank 0",
     ]
     if any(shard.centers_state is None for shard in shards):
-        notes.append("momentum: the files hold none for all centres (sampling of an older version), theirs starts at 0")
+        notes.append("momentum: the files hold none for all centers (sampling of an older version), theirs starts at 0")
     elif config.head.update != "autograd" and config.optim.optimizer == "adamw":
-        notes.append(f"momentum: AdamW drove the centres there; with head.update {config.head.update} it starts at 0")
+        notes.append(f"momentum: AdamW drove the centers there; with head.update {config.head.update} it starts at 0")
     if config.head.update != "autograd" and config.head.momentum_format == "none":
-        notes.append("momentum: head.momentum_format none keeps none for the centres")
+        notes.append("momentum: head.momentum_format none keeps none for the centers")
     return notes
 
 

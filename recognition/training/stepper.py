@@ -48,7 +48,7 @@ class Stepper:
         """Train on `batches` (one per micro-step, gradients averaged) as optimizer step `step`.
 
         A step counts on every rank or on none: where a non-finite value appeared in any embedding, loss, gradient or
-        centre, backbone, buffers and optimizer state come out bit-identical to how they went in.
+        center, backbone, buffers and optimizer state come out bit-identical to how they went in.
         Collectives: the head's, DDP's, and one sum of a flag.
         """
         kept = [buffer.clone() for buffer in self._buffers]
@@ -77,14 +77,14 @@ class Stepper:
         head, rows = self.parts.head, self.parts.head.state_rows()
         optimizer_states = [state for optimizer in self.parts.optimizers for state in optimizer.state.values()]
         suspects: dict[str, list[torch.Tensor]] = {
-            "the centres": [rows["centers"]],
-            "the centres' momentum": [tensor for name, tensor in rows.items() if name != "centers"],
+            "the centers": [rows["centers"]],
+            "the centers' momentum": [tensor for name, tensor in rows.items() if name != "centers"],
             "the backbone's weights": list(self.parts.backbone.parameters()),
             "the backbone's buffers": self._buffers,
             "the optimizers' state": [tensor for state in optimizer_states for tensor in state.values()],
             "the embeddings": [self.embeddings],
             "the loss gradient": [self.scaler.scale],
-            "the centres' gradient": [p.grad for p in head.parameters() if p.grad is not None],
+            "the centers' gradient": [p.grad for p in head.parameters() if p.grad is not None],
             "the backbone's gradient": [p.grad for p in self.parts.backbone.parameters() if p.grad is not None],
         }
         return [name for name, tensors in suspects.items() if not all(map(_is_finite, tensors))]

@@ -201,7 +201,7 @@ class Trainer:
         failed, stop, save, working = zip(*gather_numbers([int(flag) for flag in own], self.world))
         self._met = time.perf_counter()
         self.saver.advance(any(working))
-        if any(stop):  # before a failure: when a job is cancelled, its loader's processes may be gone first
+        if any(stop):  # before a failure: when a job is canceled, its loader's processes may be gone first
             self._save_last()
             raise Stopped(max(stop), self.state.step, self.saver.saved_step)
         if any(failed):

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def _face(number: int = 1) -> np.ndarray:
-    """A grey photo with room around the face."""
+    """A gray photo with room around the face."""
     face = cv2.imread(str(ORL / "s1" / f"{number}.pgm"), cv2.IMREAD_GRAYSCALE)
     return cv2.copyMakeBorder(face, 20, 20, 20, 20, cv2.BORDER_REPLICATE)
 
@@ -53,11 +53,11 @@ def _png_header(width: int, height: int) -> bytes:
 def test_every_kind_of_photo_gets_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     person = tmp_path / "in" / "O'Neil .. \"Zoë\" 日本"
     person.mkdir(parents=True)
-    grey = _face()
-    color = np.dstack([grey] * 3)
-    cv2.imwrite(str(person / "grey.pgm"), grey)
-    cv2.imwrite(str(person / "deep.png"), grey.astype(np.uint16) * 257)
-    cv2.imwrite(str(person / "alpha.png"), np.dstack([color, np.full_like(grey, 9)]))
+    gray = _face()
+    color = np.dstack([gray] * 3)
+    cv2.imwrite(str(person / "gray.pgm"), gray)
+    cv2.imwrite(str(person / "deep.png"), gray.astype(np.uint16) * 257)
+    cv2.imwrite(str(person / "alpha.png"), np.dstack([color, np.full_like(gray, 9)]))
     cv2.imwrite(str(person / "web.webp"), color)
     cv2.imwrite(str(person / "a..b.jpg"), color)
     cv2.imwrite(str(person / "two.jpg"), np.hstack([color, np.dstack([_face(2)] * 3)]))
@@ -68,13 +68,13 @@ def test_every_kind_of_photo_gets_a_line(tmp_path: Path, capsys: pytest.CaptureF
     assert main([str(tmp_path / "in"), str(tmp_path / "out"), "--workers", "1", "--quiet", "--faces", "refuse"]) == 0
     lines = {name.split("/")[1]: line for name, line in _lines(tmp_path / "out").items()}
     assert {name: line["status"] for name, line in lines.items()} == {
-        "grey.pgm": "ok", "deep.png": "ok", "alpha.png": "ok", "web.webp": "ok", "a..b.jpg": "ok", "two.jpg": "several",
+        "gray.pgm": "ok", "deep.png": "ok", "alpha.png": "ok", "web.webp": "ok", "a..b.jpg": "ok", "two.jpg": "several",
         "one_pixel.png": "no_face", "wall.jpg": "no_face", "junk.jpg": "unreadable", "huge.png": "unreadable",
     }  # fmt: skip
     assert "the header claims 20000 x 10000 pixels" in lines["huge.png"]["reason"]
     assert len(lines["two.jpg"]["faces"]) == 2
     crops = sorted(p.name for p in (tmp_path / "out" / person.name).iterdir())
-    assert crops == ["a..b.jpg", "alpha.png.jpg", "deep.png.jpg", "grey.pgm.jpg", "web.webp.jpg"]
+    assert crops == ["a..b.jpg", "alpha.png.jpg", "deep.png.jpg", "gray.pgm.jpg", "web.webp.jpg"]
     assert cv2.imread(str(tmp_path / "out" / person.name / "a..b.jpg")).shape == (112, 112, 3)
     assert "aligned 5 faces of 10 photos, 2 no face, 1 several, 0 too small, 2 unreadable" in capsys.readouterr().out
 
@@ -206,7 +206,7 @@ def test_the_policies_differ_where_a_large_face_stands_aside() -> None:
     boxes = np.array([[40, 40, 60, 60], [0, 0, 30, 30], [90, 90, 95, 95]], np.float32)
     faces = Faces(boxes, np.zeros((3, 5, 2), np.float32), np.array([0.9, 0.8, 0.99], np.float32))
     assert choose_faces(faces, "largest", (100, 100)).tolist() == [1]
-    assert choose_faces(faces, "centre", (100, 100)).tolist() == [0]
+    assert choose_faces(faces, "center", (100, 100)).tolist() == [0]
     assert choose_faces(faces, "all", (100, 100)).tolist() == [1, 0, 2]
     assert choose_faces(faces, "refuse", (100, 100)).tolist() == []
     assert choose_faces(faces.select(np.array([2])), "refuse", (100, 100)).tolist() == [0]

@@ -61,7 +61,7 @@ def test_people_become_clusters(
     assert [line["key"] for line in lines] == [f"p {label}/ü{i:03}.jpg" for i, label in enumerate(truth)]
     out = capsys.readouterr().out
     assert "clustered 200 images into 11 clusters (2 of one image, the largest of " in out
-    assert ("graph recall 1.0000: true neighbours above the threshold" in out) == (graph == "approximate")
+    assert ("graph recall 1.0000: true neighbors above the threshold" in out) == (graph == "approximate")
 
 
 def test_the_lst_is_one_that_pack_rec_reads(embedded: Path, expected: list[int], tmp_path: Path, capsys) -> None:
@@ -114,8 +114,8 @@ def test_an_existing_output_is_kept_without_overwrite(embedded: Path, tmp_path: 
         ("c.lst", ["--threshold", "1"], "--threshold 1.0: expected a cosine in [-1, 1); choose such a number"),
         ("c.lst", ["--threshold", "nan"], "--threshold nan: expected a cosine in [-1, 1)"),
         (
-            "c.lst", ["--threshold", "0.5", "--neighbours", "9"],
-            "--neighbours: means nothing to --graph pairs; expected nearest or approximate",
+            "c.lst", ["--threshold", "0.5", "--neighbors", "9"],
+            "--neighbors: means nothing to --graph pairs; expected nearest or approximate",
         ),
         (
             "c.lst", ["--threshold", "0.5", "--graph", "nearest", "--storage", "int8"],

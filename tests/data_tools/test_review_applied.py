@@ -23,17 +23,17 @@ FLAGS = ("--steps", "within,misplaced", "--within", "0.5", "--misplaced", "0.5",
 def cleaned(tmp_path: Path) -> Path:
     """Return a folder with faces/, embedded/ and clean/: every person has a stray, and a picture of the next one."""
     generator = np.random.default_rng(0)
-    centres = np.eye(len(PEOPLE), 16)
+    centers = np.eye(len(PEOPLE), 16)
     keys, vectors = [], []
     for label, name in enumerate(sorted(PEOPLE)):
         (tmp_path / "faces" / name).mkdir(parents=True)
         for number in range(PICTURES):
             whose = (label + (number == 1)) % len(PEOPLE)
-            centre = np.eye(16)[8 + label] if number == 0 else centres[whose]
-            vectors.append(centre + generator.normal(0, 0.12, 16))
+            center = np.eye(16)[8 + label] if number == 0 else centers[whose]
+            vectors.append(center + generator.normal(0, 0.12, 16))
             keys.append([f"{name}/{number}.jpg", label])
-            grey = np.full((112, 112, 3), 20 + 25 * whose + number, np.uint8)
-            (tmp_path / "faces" / name / f"{number}.jpg").write_bytes(encode_jpeg(grey))
+            gray = np.full((112, 112, 3), 20 + 25 * whose + number, np.uint8)
+            (tmp_path / "faces" / name / f"{number}.jpg").write_bytes(encode_jpeg(gray))
     (tmp_path / "embedded").mkdir()
     np.save(tmp_path / "embedded" / "embeddings.npy", np.array(vectors, np.float32))
     (tmp_path / "embedded" / "keys.jsonl").write_text("".join(json.dumps(key) + "\n" for key in keys))

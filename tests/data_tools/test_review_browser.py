@@ -40,8 +40,8 @@ HOSTILE = [
 NUM_ROWS = 40
 
 
-def colour(number: int) -> np.ndarray:
-    """Return the picture of a number, which no other has: three colours, one above the other."""
+def color(number: int) -> np.ndarray:
+    """Return the picture of a number, which no other has: three colors, one above the other."""
     rows = np.random.default_rng(number).integers(0, 256, (3, 1, 3), np.uint8)
     return cv2.resize(rows, (48, 48), interpolation=cv2.INTER_NEAREST)
 
@@ -54,12 +54,12 @@ def make_page(folder: Path, identities: list[str], num_rows: int = NUM_ROWS) -> 
     for k, (name, picture) in enumerate(zip(names, pictures)):
         path = folder / "faces" / picture
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encode_jpeg(colour(k)))
+        path.write_bytes(encode_jpeg(color(k)))
         to = identities[(k + 1) % len(identities)] if k % 3 == 2 else None
         lines.append({
             "picture": picture, "identity": name, "decision": ("drop", "keep", "move")[k % 3], "to": to,
-            "reason": ("far_from_centre", "near_centre", "sits_in_another")[k % 3], "score": k / 100,
-            "doubt": 1 - 0.9 * k / num_rows, "step": "centre", "beside": [pictures[(k + 1) % num_rows]],
+            "reason": ("far_from_center", "near_center", "sits_in_another")[k % 3], "score": k / 100,
+            "doubt": 1 - 0.9 * k / num_rows, "step": "center", "beside": [pictures[(k + 1) % num_rows]],
         })  # fmt: skip
     (folder / "clean").mkdir()
     (folder / "clean" / "decisions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -195,7 +195,7 @@ def assert_shows(element: Any, number: int) -> None:
     """Assert that a thumbnail on the screen is the picture of this number."""
     screen = cv2.imdecode(np.frombuffer(element.screenshot(), np.uint8), cv2.IMREAD_COLOR_RGB)
     inside = cv2.resize(screen, (48, 48), interpolation=cv2.INTER_AREA)[4:-4, 4:-4].astype(int)
-    assert np.abs(inside - colour(number)[4:-4, 4:-4]).mean() < 12
+    assert np.abs(inside - color(number)[4:-4, 4:-4]).mean() < 12
 
 
 def test_every_thumbnail_shows_its_picture(open_page: Callable, folder: Path) -> None:
@@ -241,7 +241,7 @@ def test_filters_and_orders(open_page: Callable, folder: Path) -> None:
     press(page, "/", "Escape")
     for control, value, number in (
         ("state", "changed", 2), ("state", "reviewed", 3), ("state", "open", 37), ("state", "", 40),
-        ("kind", "drop", 16), ("kind", "move", 12), ("kind", "", 40), ("reason", "near_centre", 13), ("reason", "", 40),
+        ("kind", "drop", 16), ("kind", "move", 12), ("kind", "", 40), ("reason", "near_center", 13), ("reason", "", 40),
     ):  # fmt: skip
         page.locator(f"#{control}").select_option(value)
         assert page.locator("#position").text_content() == f"1 / {number}"

@@ -24,7 +24,7 @@ def cleaned(tmp_path: Path) -> Path:
         lines.append({
             "picture": picture, "identity": identity, "decision": ("keep", "drop", "move")[number % 3],
             "to": "a" if number % 3 == 2 else None, "reason": "far", "score": None, "doubt": number / 12,
-            "step": "centre", "beside": [picture],
+            "step": "center", "beside": [picture],
         })  # fmt: skip
     (tmp_path / "clean").mkdir()
     (tmp_path / "clean" / "decisions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -30,7 +30,7 @@ _distance = st.one_of(st.sampled_from([0.0, 0.01, 0.29, 0.3, 1.0, 1.23, 2.0, 3.9
 _score = st.one_of(st.sampled_from([-1.0, -0.5, 0.0, 0.25, 0.5, 1.0]), st.floats(-1, 1))
 
 
-def _labelled(value, min_size):
+def _labeled(value, min_size):
     return st.lists(st.tuples(value, st.booleans()), min_size=min_size, max_size=60)
 
 
@@ -71,7 +71,7 @@ def slow_tar_at_far(scores, is_same, target):
 
 
 @settings(max_examples=60, deadline=None)
-@given(rows=_labelled(_distance, 12), folds=st.integers(2, 12))
+@given(rows=_labeled(_distance, 12), folds=st.integers(2, 12))
 def test_fold_accuracy_equals_the_literal_loops_to_the_last_digit(rows, folds):
     distances, is_same = _arrays(rows)
     thresholds = FIELD_THRESHOLDS[::7]
@@ -152,7 +152,7 @@ def test_a_row_of_zeros_stays_zeros():
 
 
 @settings(max_examples=200, deadline=None)
-@given(rows=_labelled(_score, 2), target=st.sampled_from([0.0, 1e-4, 1e-3, 0.05, 0.1, 1 / 3, 0.5, 0.7, 1.0]))
+@given(rows=_labeled(_score, 2), target=st.sampled_from([0.0, 1e-4, 1e-3, 0.05, 0.1, 1 / 3, 0.5, 0.7, 1.0]))
 def test_tar_at_far_is_the_best_allowed_operating_point(rows, target):
     scores, is_same = _arrays([*rows, (0.3, True), (0.1, False)])
     fast = tar_at_far(scores, is_same, target)
@@ -201,7 +201,7 @@ def test_a_target_that_is_a_whole_number_of_negatives_is_reached(count, target, 
 
 
 @settings(max_examples=200, deadline=None)
-@given(rows=_labelled(_score, 2))
+@given(rows=_labeled(_score, 2))
 def test_auc_equals_the_probability_counted_pair_by_pair(rows):
     scores, is_same = _arrays([*rows, (0.3, True), (0.1, False)])
     wins = [1.0 if p > n else 0.5 if p == n else 0.0 for p, n in itertools.product(scores[is_same], scores[~is_same])]
@@ -209,7 +209,7 @@ def test_auc_equals_the_probability_counted_pair_by_pair(rows):
 
 
 @settings(max_examples=100, deadline=None)
-@given(rows=_labelled(_score, 2))
+@given(rows=_labeled(_score, 2))
 def test_the_area_under_the_curve_is_the_auc(rows):
     scores, is_same = _arrays([*rows, (0.3, True), (0.1, False)])
     curve = roc_curve(scores, is_same)
@@ -219,7 +219,7 @@ def test_the_area_under_the_curve_is_the_auc(rows):
 
 
 @settings(max_examples=100, deadline=None)
-@given(rows=_labelled(_score, 2))
+@given(rows=_labeled(_score, 2))
 def test_equal_error_rate_is_where_the_two_errors_meet(rows):
     scores, is_same = _arrays([*rows, (0.3, True), (0.1, False)])
     points = []

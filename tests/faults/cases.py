@@ -200,14 +200,14 @@ def _unlink_records(lab: Lab, place: Path) -> Found:
 
 
 def _break_shard(ranks: int, *, is_resumed: bool = True) -> Run:
-    """A NaN stays in one centre: every step is refused until all ranks stop; resumed without it the run goes on."""
+    """A NaN stays in one center: every step is refused until all ranks stop; resumed without it the run goes on."""
 
     def run(lab: Lab, place: Path) -> Found:
         settings = lab.settings(ranks=ranks, train__max_refused_steps="5")
         fault = {"kind": "nan", "rank": 1, "step": AT}
         with Job(place, settings, ranks=ranks, fault=fault) as job:
             ended = job.end()
-            words = ("rank 1: the centres", "train.max_refused_steps=5", f"step {AT + 5}:")
+            words = ("rank 1: the centers", "train.max_refused_steps=5", f"step {AT + 5}:")
             wrong = stops_alike(job, ended, *words)
         saved = newest_checkpoint(job.run)
         if not wrong and (saved is None or not all(t.double().isfinite().all() for t in tensors_of(saved).values())):

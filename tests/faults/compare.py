@@ -1,4 +1,4 @@
-"""Whether two runs ended as the same run: weights, centres, momentum and the whole loss curve, bit for bit."""
+"""Whether two runs ended as the same run: weights, centers, momentum and the whole loss curve, bit for bit."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ def _is_discarded(path: Path, **_: Any) -> bool:
 
 
 def _break_centers(fault: Fault) -> None:
-    """Put a NaN into this rank's first centre before step `step`, and leave it there."""
+    """Put a NaN into this rank's first center before step `step`, and leave it there."""
 
     def break_at(trainer: Trainer, *_: object) -> None:
         if trainer.state.step == fault["step"]:

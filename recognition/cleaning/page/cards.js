@@ -37,7 +37,7 @@ Review.Card = class {
     const { decision, to } = model.current(row.index);
     const [reviewed, changed] = [model.isReviewed(row.index), model.isChanged(row.index)];
     Object.assign(this.root.dataset, { decision, reviewed, changed });
-    this.#group(this.own, to === null ? "centre of" : "now in", row.identity, row.own);
+    this.#group(this.own, to === null ? "center of" : "now in", row.identity, row.own);
     this.target.root.hidden = to === null;
     if (to !== null) this.#group(this.target, "move to", to, to === row.to ? row.target : faces.get(to) ?? []);
     for (const button of this.buttons) {

@@ -26,7 +26,7 @@ Review.Thumbs = class {
   }
 };
 
-// identity -> the tiles of its centre, for every identity of which the page has some.
+// identity -> the tiles of its center, for every identity of which the page has some.
 Review.facesOf = (rows) => {
   const faces = new Map();
   for (const row of rows) {

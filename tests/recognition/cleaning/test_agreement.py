@@ -59,7 +59,7 @@ def test_clusters_never_span_two_identities() -> None:
     assert len(set(clusters)) == 3
 
 
-def test_a_large_identity_is_clustered_by_its_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_identity_is_clustered_by_its_neighbors(monkeypatch: pytest.MonkeyPatch) -> None:
     units = np.concatenate([person_vectors(0, 30), person_vectors(1, 12)])
     expected = block_clusters(units, np.array([0, 42]), 0.5, seed=0)
     monkeypatch.setattr(agreement, "_ALL_PAIRS", 20)

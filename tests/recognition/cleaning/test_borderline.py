@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recognition.cleaning.borderline import Decision, centre_faces, read_decisions, survey
+from recognition.cleaning.borderline import Decision, center_faces, read_decisions, survey
 from recognition.errors import DataError
 
 
 def line(picture: str, **changes: Any) -> dict[str, Any]:
     return {
-        "picture": picture, "identity": picture.split("/")[0], "decision": "keep", "to": None, "reason": "near_centre",
-        "score": 0.4, "doubt": 0.5, "step": "centre", "beside": [], **changes,
+        "picture": picture, "identity": picture.split("/")[0], "decision": "keep", "to": None, "reason": "near_center",
+        "score": 0.4, "doubt": 0.5, "step": "center", "beside": [], **changes,
     }  # fmt: skip
 
 
@@ -64,14 +64,14 @@ def test_the_faces_beside_belong_to_the_identity_or_to_where_the_picture_moves(t
         line("a/2.jpg", decision="move", to="b", beside=["b/1.jpg"]),
         line("c/0.jpg", beside=["c/1.jpg"]),
     ])  # fmt: skip
-    assert centre_faces(path, {"a", "b", "nobody"}) == {"a": ("a/2.jpg", "a/3.jpg"), "b": ("b/1.jpg",)}
+    assert center_faces(path, {"a", "b", "nobody"}) == {"a": ("a/2.jpg", "a/3.jpg"), "b": ("b/1.jpg",)}
 
 
 def test_names_that_are_not_utf8_are_read_as_python_names_them(tmp_path: Path) -> None:
     name = b"caf\xe9/1.jpg".decode("utf-8", "surrogateescape")
     path = write(tmp_path, [line(name)])
     assert list(read_decisions(path)) == [
-        Decision(name, name.split("/")[0], "keep", None, "near_centre", 0.4, 0.5, "centre", ())
+        Decision(name, name.split("/")[0], "keep", None, "near_center", 0.4, 0.5, "center", ())
     ]
 
 

@@ -17,7 +17,7 @@ from recognition.errors import DataError
 def _line(picture: str, decision: str = "keep", to: str | None = None) -> dict[str, Any]:
     identity = picture.split("/")[0]
     return {
-        "picture": picture, "identity": identity, "decision": decision, "to": to, "reason": "far_from_centre",
+        "picture": picture, "identity": identity, "decision": decision, "to": to, "reason": "far_from_center",
         "score": 0.5, "doubt": 0.9, "step": "far", "beside": [f"{to or identity}/0.jpg"],
     }  # fmt: skip
 

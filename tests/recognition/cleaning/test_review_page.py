@@ -25,7 +25,7 @@ def found_in(folder: Path, rows: list[Decision]):
 
 
 def kept(picture: str, identity: str, doubt: float, *beside: str) -> Decision:
-    return Decision(picture, identity, "keep", None, "near_centre", 0.4, doubt, "centre", beside)
+    return Decision(picture, identity, "keep", None, "near_center", 0.4, doubt, "center", beside)
 
 
 def moved(picture: str, identity: str, to: str, doubt: float, *beside: str) -> Decision:
@@ -36,7 +36,7 @@ def names(plan: Plan, tiles: list[int]) -> list[str]:
     return [plan.sheets[tile // TILES][tile % TILES] for tile in tiles]
 
 
-def test_rows_show_the_centre_left_and_the_centre_joined(tmp_path: Path) -> None:
+def test_rows_show_the_center_left_and_the_center_joined(tmp_path: Path) -> None:
     found = found_in(tmp_path, [
         kept("a/0", "a", 0.9, "a/1", "a/0", "a/2"),
         moved("a/1", "a", "b", 0.8, "b/0", "b/1"),
@@ -45,7 +45,7 @@ def test_rows_show_the_centre_left_and_the_centre_joined(tmp_path: Path) -> None
     assert own_identities(found) == {"a", "c"}
     data, plan = page_data(found, {"a": ("a/1", "a/2")}, title="faces")
     first, second, third = data["rows"]
-    assert first[:8] == ["a/0", "a", "keep", None, "near_centre", 0.4, 0.9, "centre"]
+    assert first[:8] == ["a/0", "a", "keep", None, "near_center", 0.4, 0.9, "center"]
     assert [names(plan, [first[8]]), names(plan, first[9]), first[10]] == [["a/0"], ["a/1", "a/2"], []]
     assert [names(plan, second[9]), names(plan, second[10])] == [["a/2"], ["b/0", "b/1"]]
     assert [third[9], names(plan, third[10])] == [[], ["b/0"]]

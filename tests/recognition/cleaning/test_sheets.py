@@ -47,10 +47,10 @@ def test_pictures_of_any_size_are_fitted_to_their_tiles(tmp_path: Path) -> None:
         y, x = (TILE_PX - height) // 2, (TILE_PX - width) // 2
         expected = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
         assert np.abs(tile[y : y + height, x : x + width] - expected).mean() < (6 if height > 1 else 40)
-        bars = np.pad(np.ones((TILE_PX - 2, TILE_PX - 2), bool), 1)  # decoders smooth colour over a block's edge
+        bars = np.pad(np.ones((TILE_PX - 2, TILE_PX - 2), bool), 1)  # decoders smooth color over a block's edge
         bars[max(0, y - 16) : y + height + 16, max(0, x - 16) : x + width + 16] = False  # where JPEG blurs the edge
         assert np.abs(tile[bars] - 128).max(initial=0) < 8
-    assert np.abs(sheet[2 * TILE_PX + 1 :] - 128).max() < 3, "grey where no picture is left"
+    assert np.abs(sheet[2 * TILE_PX + 1 :] - 128).max() < 3, "gray where no picture is left"
 
 
 def test_a_picture_that_is_missing_or_broken_is_named(tmp_path: Path) -> None:

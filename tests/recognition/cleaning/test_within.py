@@ -81,7 +81,7 @@ def test_a_chain_of_likenesses_is_not_dropped_whole(tmp_path: Path) -> None:
     angles = np.radians([0, 5, 10, 15, 20])
     vectors = {f"a/{i}.jpg": np.array([np.cos(t), np.sin(t)], np.float32) for i, t in enumerate(angles)}
     context, decisions = open_set(tmp_path, vectors, duplicates=float(np.cos(np.radians(6))))
-    # The middle agrees best and stays; its neighbours go; the ends are 10 degrees away and stay.
+    # The middle agrees best and stays; its neighbors go; the ends are 10 degrees away and stay.
     assert names_of(context, drop_duplicates(context, decisions).rows) == ["a/1.jpg", "a/3.jpg"]
 
 

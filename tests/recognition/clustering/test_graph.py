@@ -123,14 +123,14 @@ import sys
 import numpy as np, torch
 from benchmarks.peak_memory import peak, start_watching
 from recognition.clustering.graph import pairs_above
-from recognition.clustering.neighbours import nearest_neighbours
+from recognition.clustering.neighbors import nearest_neighbors
 from recognition.clustering.whispers import chinese_whispers
 
 cpu = torch.device("cpu")
 torch.set_num_threads(1)
 rows = np.random.default_rng(0).standard_normal((6000, 32)).astype(np.float32)
 chinese_whispers(pairs_above(rows[:200], 0.25, memory_bytes=2**22))  # libraries loaded and compiled before
-nearest_neighbours(rows[:200], 40, memory_bytes=2**22)
+nearest_neighbors(rows[:200], 40, memory_bytes=2**22)
 for memory_bytes in map(int, sys.argv[1:]):
     before = start_watching(cpu)
     graph = pairs_above(rows, 0.28, memory_bytes=memory_bytes)
@@ -139,7 +139,7 @@ for memory_bytes in map(int, sys.argv[1:]):
     print(after_graph - before, peak(cpu) - before, graph.num_edges)
     del graph
 before = start_watching(cpu)
-nearest_neighbours(rows, 40, memory_bytes=int(sys.argv[1]))
+nearest_neighbors(rows, 40, memory_bytes=int(sys.argv[1]))
 print(peak(cpu) - before)
 """
 

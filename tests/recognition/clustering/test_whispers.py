@@ -130,15 +130,15 @@ def test_nodes_without_edges_stay_alone(num_nodes: int) -> None:
 
 
 @pytest.mark.parametrize("self_weight", [0.0, 0.5])
-def test_neighbours_stand_by_index(self_weight: float) -> None:
+def test_neighbors_stand_by_index(self_weight: float) -> None:
     graph = _random_graph(40, 150, 3)
     dense = np.zeros((40, 40), np.float32)
     dense[graph.first, graph.second] = dense[graph.second, graph.first] = graph.weight
     np.fill_diagonal(dense, self_weight)
-    offsets, neighbours, weights = adjacency(graph, self_weight=self_weight)
+    offsets, neighbors, weights = adjacency(graph, self_weight=self_weight)
     rows, columns = np.nonzero(dense)
     assert np.diff(offsets).tolist() == np.bincount(rows, minlength=40).tolist()
-    assert neighbours.tolist() == columns.tolist()
+    assert neighbors.tolist() == columns.tolist()
     assert weights.tolist() == dense[rows, columns].tolist()
 
 

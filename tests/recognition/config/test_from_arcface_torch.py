@@ -92,7 +92,7 @@ def test_an_absent_fp16_means_what_it_meant(converted):
     assert "precision: 'off'" in text  # quoted, for other readers of YAML
 
 
-def test_adamw_drives_the_centres_too(converted):
+def test_adamw_drives_the_centers_too(converted):
     config, out, _ = converted(START + 'config.optimizer = "adamw"\nconfig.momentum = 0.9\nconfig.lr = 0.001\n')
     assert (config.optim.optimizer, config.head.update) == ("adamw", "autograd")
     assert "momentum = 0.9: left out: AdamW has none" in out

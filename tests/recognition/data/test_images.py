@@ -45,7 +45,7 @@ def test_jpeg_round_trip_keeps_the_channel_order(picture):
     assert np.abs(decoded.astype(int) - picture).mean() < 4
 
 
-def test_grey_pictures_get_three_equal_channels(picture):
+def test_gray_pictures_get_three_equal_channels(picture):
     decoded = decode_rgb(cv2.imencode(".jpg", picture[..., 0])[1].tobytes(), place="x")
     assert decoded.shape == (30, 40, 3)
     np.testing.assert_array_equal(decoded[..., 0], decoded[..., 2])

@@ -18,11 +18,11 @@ def test_every_image_stands_at_exactly_one_position(num_images, block):
         assert np.array_equal(np.sort(whole(order, epoch, num_images)), np.arange(num_images))
 
 
-def test_shuffled_blocks_keep_a_batch_within_one_window_of_neighbours():
+def test_shuffled_blocks_keep_a_batch_within_one_window_of_neighbors():
     num_images, block = 1_000_000, 100
     order = ImageOrder(num_images, 3, block=block)
     images = order.epoch(0)(np.arange(512))
-    # Every block is a run of neighbours: as many distinct blocks as a window has, in a million images.
+    # Every block is a run of neighbors: as many distinct blocks as a window has, in a million images.
     runs = np.unique((images - images.min()) // block)
     assert WINDOW_BLOCKS * 0.9 < len(runs) <= 2 * WINDOW_BLOCKS
     assert len(np.unique(images)) == 512

@@ -51,7 +51,7 @@ def test_positions_of_elements_pass_a_chi_square_test(n, bins):
         assert ((joint - trials / 100) ** 2 / (trials / 100)).sum() < 99 + 4 * np.sqrt(2 * 99)
 
 
-def test_neighbours_are_torn_apart():
+def test_neighbors_are_torn_apart():
     elements = Permutation(1_000_000, 1, 2)(np.arange(200_000))
     assert abs(np.corrcoef(elements[:-1], elements[1:])[0, 1]) < 0.01
 

@@ -89,7 +89,7 @@ def test_low_resolution_is_near_cv2s_resize_down_and_up(ratio):
 @pytest.mark.parametrize("quality", [10, 30, 50, 75, 95])
 def test_jpeg_is_near_libjpegs(quality):
     images = planes()
-    found = pixel_ops.jpeg_artefacts(images, torch.full((4,), float(quality)))
+    found = pixel_ops.jpeg_artifacts(images, torch.full((4,), float(quality)))
     flags = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420]
     for image, damaged in zip(images, found, strict=True):
         encoded = cv2.imencode(".jpg", as_rgb(image)[..., ::-1], flags)[1]
@@ -104,15 +104,15 @@ def test_jpeg_is_near_libjpegs(quality):
 @pytest.mark.parametrize("size", [47, 112])
 def test_jpeg_takes_sides_that_are_no_multiple_of_sixteen(size):
     images = planes(1, size=size)
-    found = pixel_ops.jpeg_artefacts(images, torch.tensor([100.0]))
+    found = pixel_ops.jpeg_artifacts(images, torch.tensor([100.0]))
     assert found.shape == images.shape
     assert (found - images).abs().mean() < 4
 
 
-def test_grey_is_the_luma():
+def test_gray_is_the_luma():
     images = planes()
     expected = cv2.cvtColor(as_rgb(images[0]), cv2.COLOR_RGB2GRAY)
-    found = as_rgb(pixel_ops.grey(images)[0])
+    found = as_rgb(pixel_ops.gray(images)[0])
     assert np.abs(found - expected[..., None].astype(int)).max() <= 1
 
 
@@ -124,21 +124,21 @@ def test_color_jitter_leaves_alone_what_it_is_not_asked_to_change():
     images = planes()
     same = pixel_ops.jitter_color(images, ones(), ones(), ones(), ones(0.0))
     assert (same - images).abs().max() < 0.6  # the YIQ matrices are rounded to four digits
-    dark_and_grey = pixel_ops.jitter_color(images, ones(0.5), ones(), ones(0.0), ones(0.0))
-    assert (dark_and_grey - pixel_ops.grey(images * 0.5)).abs().max() < 0.1
+    dark_and_gray = pixel_ops.jitter_color(images, ones(0.5), ones(), ones(0.0), ones(0.0))
+    assert (dark_and_gray - pixel_ops.gray(images * 0.5)).abs().max() < 0.1
 
 
 def test_contrast_moves_pixels_away_from_the_mean():
     images = planes() * 0.2 + 100
     found = pixel_ops.jitter_color(images, ones(), ones(1.5), ones(), ones(0.0))
-    mean = pixel_ops.grey(images)[:, :1].mean((2, 3), keepdim=True)
+    mean = pixel_ops.gray(images)[:, :1].mean((2, 3), keepdim=True)
     assert (found - (mean + 1.5 * (images - mean))).abs().max() < 0.6
 
 
 def test_hue_turns_towards_yellow_and_keeps_the_luma():
     red = torch.tensor([200.0, 60.0, 60.0])[None, :, None, None].expand(4, 3, SIZE, SIZE)
     turned = pixel_ops.jitter_color(red, ones(), ones(), ones(), ones(20.0))
-    assert (pixel_ops.grey(turned) - pixel_ops.grey(red)).abs().max() < 1
+    assert (pixel_ops.gray(turned) - pixel_ops.gray(red)).abs().max() < 1
     hues = [colorsys.rgb_to_hsv(*(image[:, 0, 0] / 255).tolist())[0] * 360 for image in (red[0], turned[0])]
     assert hues[0] == 0
     assert 5 < min(abs(hues[1]), 360 - abs(hues[1])) < 45
@@ -162,9 +162,9 @@ OPERATIONS = {
     "wear_mask": (pixel_ops.wear_mask, 4, 0.5),
     "lower_resolution": (pixel_ops.lower_resolution, 1, 1.0),
     "blur": (pixel_ops.blur, 1, 1.0),
-    "grey": (pixel_ops.grey, 0, 1.0),
+    "gray": (pixel_ops.gray, 0, 1.0),
     "jitter_color": (pixel_ops.jitter_color, 4, 2.0),
-    "jpeg_artefacts": (pixel_ops.jpeg_artefacts, 1, 100.0),
+    "jpeg_artifacts": (pixel_ops.jpeg_artifacts, 1, 100.0),
 }
 
 

@@ -18,8 +18,8 @@ needs_photos = pytest.mark.skipif(not ORL.is_dir(), reason="no ORL photos beside
 
 
 def _photo(person: int, number: int) -> np.ndarray:
-    grey = cv2.imread(str(ORL / f"s{person}" / f"{number}.pgm"), cv2.IMREAD_GRAYSCALE)
-    return np.dstack([cv2.copyMakeBorder(grey, 20, 20, 20, 20, cv2.BORDER_REPLICATE)] * 3)
+    gray = cv2.imread(str(ORL / f"s{person}" / f"{number}.pgm"), cv2.IMREAD_GRAYSCALE)
+    return np.dstack([cv2.copyMakeBorder(gray, 20, 20, 20, 20, cv2.BORDER_REPLICATE)] * 3)
 
 
 @needs_photos

@@ -9,7 +9,7 @@ from recognition.detection.windows import box_matrices, cut_windows, level_sizes
 
 
 @pytest.mark.parametrize("picture", [(150, 150), (90, 400), (401, 33), (12, 12)])
-def test_tiles_lie_on_the_canvas_without_touching_a_neighbour(picture: tuple[int, int]) -> None:
+def test_tiles_lie_on_the_canvas_without_touching_a_neighbor(picture: tuple[int, int]) -> None:
     sizes = level_sizes(picture, 1.0, 12)
     corners, (height, width) = pack_tiles(sizes)
     taken = np.zeros((height, width), int)
@@ -39,7 +39,7 @@ def test_what_lies_outside_the_picture_is_black() -> None:
 
 @pytest.mark.parametrize("factor", [2, 4, 8])
 def test_large_boxes_are_averaged_not_skipped_through(factor: int) -> None:
-    """Fine noise averages out to grey; sampling every n-th pixel would keep its spread."""
+    """Fine noise averages out to gray; sampling every n-th pixel would keep its spread."""
     rgb = np.random.default_rng(1).integers(0, 256, (400, 400, 3), np.uint8)
     side = 24 * factor
     (window,) = cut_windows(octaves(rgb), box_matrices(np.array([[8.0, 16.0, 8 + side, 16 + side]]), 24), 24)
@@ -47,6 +47,6 @@ def test_large_boxes_are_averaged_not_skipped_through(factor: int) -> None:
     assert np.abs(window[2:-2, 2:-2] - expected[2:-2, 2:-2]).max() < 2.5 * factor
 
 
-def test_squares_keep_the_centre_and_offsets_are_in_sides() -> None:
+def test_squares_keep_the_center_and_offsets_are_in_sides() -> None:
     assert squared(np.array([[0.0, 0.0, 10.0, 20.0]])).tolist() == [[-5, 0, 15, 20]]
     assert moved(np.array([[0.0, 0.0, 10.0, 20.0]]), np.array([[0.1, 0.1, -0.1, -0.5]])).tolist() == [[1, 2, 9, 10]]

@@ -67,11 +67,11 @@ def test_the_next_save_waits_for_the_one_before(gate: threading.Event, tmp_path:
 def test_a_run_that_ends_badly_does_not_wait_for_the_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     entered = threading.Event()
 
-    def trickle(path, tensors, *, is_cancelled):
+    def trickle(path, tensors, *, is_canceled):
         entered.set()
-        while not is_cancelled():
+        while not is_canceled():
             time.sleep(0.01)
-        return write_tensor_file(path, tensors, is_cancelled=is_cancelled)
+        return write_tensor_file(path, tensors, is_canceled=is_canceled)
 
     monkeypatch.setattr(publish, "write_tensor_file", trickle)
     saver = make_saver(ALONE, tmp_path)

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from recognition.distributed.tensor_file import (
-    Cancelled,
+    Canceled,
     FileFacts,
     check_tensor_file,
     open_tensor_file,
@@ -51,9 +51,9 @@ def test_a_file_of_several_chunks_has_one_checksum(tmp_path: Path) -> None:
     assert torch.equal(load_file(tmp_path / "large")["x"], tensor)
 
 
-def test_a_cancelled_writer_stops(tmp_path: Path) -> None:
-    with pytest.raises(Cancelled):
-        write_tensor_file(tmp_path / "x", TENSORS, is_cancelled=lambda: True)
+def test_a_canceled_writer_stops(tmp_path: Path) -> None:
+    with pytest.raises(Canceled):
+        write_tensor_file(tmp_path / "x", TENSORS, is_canceled=lambda: True)
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff" * 8, b"\xff" * 64, b"\x08\0\0\0\0\0\0\0{}      garbage"])

@@ -1,4 +1,4 @@
-"""The slow truth: margin-softmax over all classes in one process, on normalised full logits, by plain autograd in
+"""The slow truth: margin-softmax over all classes in one process, on normalized full logits, by plain autograd in
 float64.
 
 Shares no code with the head under test.
@@ -26,7 +26,7 @@ class Problem:
 
 @dataclass
 class Truth:
-    """Loss of the first step, its gradients, and the centres and momentum after all steps."""
+    """Loss of the first step, its gradients, and the centers and momentum after all steps."""
 
     losses: list[float]
     embedding_gradients: list[Tensor]  # per step [N, D]
@@ -79,7 +79,7 @@ def train(
     weight_decay: float,
     allowed: list[Tensor] | None = None,
 ) -> Truth:
-    """Run SGD on the centres over `steps` of (embeddings [N, D], labels [N]); rows not `allowed` are left alone."""
+    """Run SGD on the centers over `steps` of (embeddings [N, D], labels [N]); rows not `allowed` are left alone."""
     weights = centers.double().clone().requires_grad_()
     optimizer = torch.optim.SGD([weights], lr=lr, momentum=momentum, weight_decay=weight_decay)
     losses, gradients, first = [], [], torch.empty(0)

@@ -12,7 +12,7 @@ from torch import Tensor
 from recognition.config.schema import HeadConfig
 from recognition.distributed.world import World
 from recognition.errors import ConfigError
-from recognition.heads.sharded_softmax import ShardedSoftmax, normalise
+from recognition.heads.sharded_softmax import ShardedSoftmax, normalize
 from tests.dist_harness import run_world
 
 CPU = World(0, 1, 0, torch.device("cpu"))
@@ -156,7 +156,7 @@ def test_a_second_backward_raises() -> None:
     head.begin_step(step=0, lr=0.1)
     loss = head(embeddings, labels)
     loss.backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match="backward a second time: the centres have moved"):
+    with pytest.raises(RuntimeError, match="backward a second time: the centers have moved"):
         loss.backward()
 
 
@@ -168,7 +168,7 @@ def test_two_steps_cannot_overlap() -> None:
         head.begin_step(step=step, lr=0.1)
         losses.append(head(embeddings, labels))
     losses[0].backward()
-    with pytest.raises(RuntimeError, match="backward after the centres have moved"):
+    with pytest.raises(RuntimeError, match="backward after the centers have moved"):
         losses[1].backward()
 
 
@@ -225,10 +225,10 @@ def test_embeddings_of_any_length_are_safe(length: float) -> None:
     assert bool(loss.isfinite() & embeddings.grad.isfinite().all())
 
 
-def test_normalise_has_the_gradient_of_the_plain_formula() -> None:
+def test_normalize_has_the_gradient_of_the_plain_formula() -> None:
     rows = torch.randn(5, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    assert torch.allclose(normalise(rows), torch.nn.functional.normalize(rows), atol=1e-15)
-    assert torch.autograd.gradcheck(normalise, rows)
+    assert torch.allclose(normalize(rows), torch.nn.functional.normalize(rows), atol=1e-15)
+    assert torch.autograd.gradcheck(normalize, rows)
 
 
 @pytest.mark.parametrize("margins", [(1.0, 0.5, 0.0), (0.9, 0.4, 0.15), (1.0, 0.0, 0.4)])

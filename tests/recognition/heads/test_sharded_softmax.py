@@ -15,7 +15,7 @@ from tests.dist_harness import run_world
 from tests.recognition.heads import oracle
 from tests.recognition.heads.cases import CASES, EMBEDDING_SIZE, LR, MOMENTUM, WEIGHT_DECAY, Case
 
-Inputs = tuple[Tensor, list[tuple[Tensor, Tensor]]]  # centres, and (embeddings, labels) of each step
+Inputs = tuple[Tensor, list[tuple[Tensor, Tensor]]]  # centers, and (embeddings, labels) of each step
 
 _worlds: dict[int, list[dict[str, dict[str, Any]]]] = {}
 _inputs: dict[str, Inputs] = {}

@@ -1,4 +1,4 @@
-"""Formats of centres and momentum, their first values, and their way into another number of ranks."""
+"""Formats of centers and momentum, their first values, and their way into another number of ranks."""
 
 from __future__ import annotations
 

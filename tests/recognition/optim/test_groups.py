@@ -50,7 +50,7 @@ def test_a_refused_step_leaves_parameters_and_state_bit_identical(name: str) -> 
     first = make_optimizer(refusing.parameters(), config, decay_all=True)
     second = make_optimizer(skipping.parameters(), config, decay_all=True)
     for step in range(6):
-        refused = step in (0, 3)  # the very first step too: torch's own buffer would be uninitialised there
+        refused = step in (0, 3)  # the very first step too: torch's own buffer would be uninitialized there
         _fill_grads(refusing, step)
         if refused:
             next(refusing.parameters()).grad.fill_(float("nan"))

@@ -59,7 +59,7 @@ def test_floors_follow_from_the_rates():
     rates = Rates(flops_16_bit=1e12, flops_float32=1e11, memory_bytes_per_s=1e10, wire_bytes_per_s=1e9)
     floors = cost_of(CONFIG, world_size=2, num_classes=1001, rates=rates).floors
     assert floors.head_products_s == pytest.approx(8 * 32 * 501 * 64 / 1e11)
-    assert floors.head_traffic_s == pytest.approx(501 * 64 * 20 / 1e10)  # 3 x 4 of centres, 2 x 4 of momentum
+    assert floors.head_traffic_s == pytest.approx(501 * 64 * 20 / 1e10)  # 3 x 4 of centers, 2 x 4 of momentum
     assert floors.step_s == pytest.approx(
         floors.backbone_s + max(floors.head_products_s, floors.head_traffic_s) + floors.collectives_s
     )

@@ -1,6 +1,6 @@
 """Train a few steps the way arcface_torch does, written from its equations, and save what its ranks save.
 
-One process plays all ranks: with BatchNorm over the global batch, ranks differ in which centres they hold alone.
+One process plays all ranks: with BatchNorm over the global batch, ranks differ in which centers they hold alone.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from recognition.optim.schedule import Schedule
 
 
 class ArcfaceRun:
-    """A backbone and the centres of `num_ranks` ranks under one SGD, driven by the batches of `loader`."""
+    """A backbone and the centers of `num_ranks` ranks under one SGD, driven by the batches of `loader`."""
 
     def __init__(self, config: Config, loader: BatchLoader, *, num_classes: int, num_ranks: int) -> None:
         torch.manual_seed(7)

@@ -56,7 +56,7 @@ def losses(folder: str) -> list[float]:
 
 
 def snapshot(trainer: Trainer) -> dict[str, torch.Tensor]:
-    """Return copies of weights, buffers, optimizer state, centres and momentum of this rank."""
+    """Return copies of weights, buffers, optimizer state, centers and momentum of this rank."""
     tensors = {f"backbone.{k}": v for k, v in trainer.parts.backbone.state_dict().items()}
     tensors |= {f"head.{k}": v for k, v in trainer.parts.head.state_rows().items()}
     for number, state in enumerate(trainer.parts.optimizer.state.values()):

@@ -1,4 +1,4 @@
-"""Centres that start from class means: the same on any number of ranks as one image after the other."""
+"""Centers that start from class means: the same on any number of ranks as one image after the other."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def weights(tmp_path: Path) -> Path:
 
 
 def centers_of(world: World, folder: str, overrides: list[str]) -> torch.Tensor:
-    """Return this rank's centres after the start."""
+    """Return this rank's centers after the start."""
     config = small_config(folder, *overrides)
     dataset = open_dataset(config.data)
     parts = build_parts(config, dataset.num_classes, world)
@@ -96,7 +96,7 @@ CASES = [[], ["head.sub_centers=3"], ["head.update=autograd", "head.init_images=
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_centres_are_the_slow_ones_on_any_number_of_ranks(size: int, weights: Path) -> None:
+def test_centers_are_the_slow_ones_on_any_number_of_ranks(size: int, weights: Path) -> None:
     write_faces(weights)
     ranks, problems = zip(*run_world(size, every_case, str(weights)))
     assert len(set(problems)) == 1, "a bad image ends all ranks alike"
@@ -115,7 +115,7 @@ def test_blocks_do_not_show(weights: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert torch.equal(centers_of(ALONE, str(weights), ["head.sub_centers=2"]), whole)
 
 
-def test_images_are_nearest_to_their_own_centre_from_the_start(weights: Path) -> None:
+def test_images_are_nearest_to_their_own_center_from_the_start(weights: Path) -> None:
     config = small_config(str(weights))
     dataset = open_dataset(config.data)
     parts = build_parts(config, dataset.num_classes, ALONE)

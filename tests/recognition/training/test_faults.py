@@ -89,7 +89,7 @@ def everything(world: World, folder: str) -> dict[str, Any]:
         "bad record": ([], failing_loader(bad, 1, 3)),
         "mistake": ([], failing_loader(ValueError("no\nsecond line"), 0, 2)),
         "asked to save": ([], after_step(2, 1, lambda _: signal.raise_signal(signal.SIGUSR1))),
-        "broken centre": (often, after_step(4, 1, plant_nan)),
+        "broken center": (often, after_step(4, 1, plant_nan)),
     }
     found: dict[str, Any] = {
         name: verdict(world, f"{folder}/{name}", overrides, disturb) for name, (overrides, disturb) in cases.items()
@@ -129,14 +129,14 @@ def test_a_request_heard_by_one_rank_is_saved_by_all_and_training_goes_on(
 
 def test_a_broken_shard_stops_all_ranks_by_name_and_is_never_saved(run: tuple[Path, list[dict[str, Any]]]) -> None:
     folder, ranks = run
-    assert ranks[0]["broken centre"] == ranks[1]["broken centre"]
-    message, step = ranks[0]["broken centre"]
+    assert ranks[0]["broken center"] == ranks[1]["broken center"]
+    message, step = ranks[0]["broken center"]
     assert message.startswith(
         "TrainingError: step 7: 3 steps in a row were refused for a non-finite value (rank 1: the "
     )
-    assert "(rank 1: the centres" in message
+    assert "(rank 1: the centers" in message
     assert step == 7
-    assert saved_steps(folder / "broken centre") == [2], "that of step 4 would have held it"
+    assert saved_steps(folder / "broken center") == [2], "that of step 4 would have held it"
 
 
 def test_looking_at_a_run_does_not_change_a_bit_of_it(run: tuple[Path, list[dict[str, Any]]]) -> None:

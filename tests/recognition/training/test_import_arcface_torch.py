@@ -147,7 +147,7 @@ def test_adamw_hands_on_its_two_moments_and_its_count(tmp_path: Path) -> None:
         import_run(tmp_path / "old", tmp_path / "other", _config())
 
 
-def test_centres_without_a_whole_momentum_start_at_rest(stopped: tuple[Path, list[float]], tmp_path: Path) -> None:
+def test_centers_without_a_whole_momentum_start_at_rest(stopped: tuple[Path, list[float]], tmp_path: Path) -> None:
     def edit(content: dict[str, Any]) -> None:
         last = content["state_optimizer"]["param_groups"][1]["params"][0]
         content["state_optimizer"]["state"][last]["momentum_buffer"] = torch.ones(2, 16)  # of the last sample alone
@@ -155,7 +155,7 @@ def test_centres_without_a_whole_momentum_start_at_rest(stopped: tuple[Path, lis
     path, _, notes = import_run(_edited(stopped[0], tmp_path / "old", 1, edit), tmp_path / "new", _config())
     assert Checkpoint(path).rows("momentum", range(6, 11)).abs().max() == 0
     assert Checkpoint(path).rows("momentum", range(6)).abs().max() > 0
-    assert "the files hold none for all centres" in notes[-1]
+    assert "the files hold none for all centers" in notes[-1]
 
 
 def _edited(old: Path, folder: Path, rank: int, edit: Callable[[dict[str, Any]], None]) -> Path:
@@ -195,7 +195,7 @@ def _set(*keys: Any, value: Any) -> Callable[[dict[str, Any]], None]:
         (_set("state_dict_softmax_fc", "weight", value=torch.zeros(3, 16)), r"its 2 shards hold 9 classes; ex"),
         (_set("state_dict_softmax_fc", "weight", value=torch.zeros(5, 8)), r"has 'weight' \[5, 8\]; expected \["),
         (_set("state_dict_softmax_fc", value={}), r"state_dict_softmax_fc has no 'weight'"),
-        (_set("state_dict_softmax_fc", "weight", value=torch.full((5, 16), float("nan"))), r"a centre or its mom"),
+        (_set("state_dict_softmax_fc", "weight", value=torch.full((5, 16), float("nan"))), r"a center or its mom"),
         (_set("state_dict_softmax_fc", "weight", value="rows"), r"state_dict_softmax_fc\['weight'\] is no plain te"),
         (_set("state_dict_softmax_fc", "weight", value=torch.zeros(5, 16).to_sparse()), r"asks for torch._utils._rebu"),
         (_set("state_dict_backbone", value=[1]), r"'state_dict_backbone' is missing or no mapping"),

@@ -34,7 +34,7 @@ def test_every_number_of_ranks_trains_the_same_model_with_sync_bn(tmp_path: Path
         np.testing.assert_allclose(curves[size][:20], curves[1][:20], rtol=1e-3)
         for key, value in models[1].items():
             torch.testing.assert_close(models[size][key].double(), value.double(), rtol=2e-2, atol=2e-3)
-    assert curves[1][-3:].mean() < 0.5 * curves[1][:3].mean(), "nothing was learnt"
+    assert curves[1][-3:].mean() < 0.5 * curves[1][:3].mean(), "nothing was learned"
 
 
 def test_accumulation_equals_the_larger_batch(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The head every published trainer has: normalised copies of all centres, full logits, autograd, torch.optim.SGD.
+"""The head every published trainer has: normalized copies of all centers, full logits, autograd, torch.optim.SGD.
 
 Written from its equations, as what the sharded head is measured against.
 """
@@ -16,7 +16,7 @@ from recognition.distributed.shards import class_range
 from recognition.distributed.world import World
 
 
-class MaterialisedHead(nn.Module):
+class MaterializedHead(nn.Module):
     """Margin-softmax as the published trainers have it, from its equations."""
 
     def __init__(
@@ -55,7 +55,7 @@ class MaterialisedHead(nn.Module):
         return loss
 
     def step(self) -> None:
-        """Move the centres."""
+        """Move the centers."""
         self.optimizer.step()
         self.optimizer.zero_grad()
 

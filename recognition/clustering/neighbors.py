@@ -1,4 +1,4 @@
-"""k nearest neighbours as a similarity graph, and the joining of directed neighbour lists that all ways share."""
+"""k nearest neighbors as a similarity graph, and the joining of directed neighbor lists that all ways share."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from recognition.errors import DataError
 
 _SIDE = 1024
 _WIDTH = 4096
-_DIRECTED_BYTES = 48  # of a directed neighbour while all are joined: key, order, weight, and the columns
+_DIRECTED_BYTES = 48  # of a directed neighbor while all are joined: key, order, weight, and the columns
 
 
-def nearest_neighbours(
+def nearest_neighbors(
     embeddings: np.ndarray,
     k: int,
     *,
@@ -28,12 +28,12 @@ def nearest_neighbours(
     """Return the pairs of which one is among the `k` nearest rows of the other, with a cosine above `threshold`.
 
     Exact, by N * N products. Of equal cosines at rank k any may be taken. Memory as in `pairs_above`; DataError when
-    the neighbours do not fit it.
+    the neighbors do not fit it.
     """
     num_rows = len(embeddings)
-    lists = NeighbourLists(num_rows, threshold, memory_bytes // 2)
+    lists = NeighborLists(num_rows, threshold, memory_bytes // 2)
     rows_of = blocks(num_rows, _block_side(embeddings.shape[1], k, memory_bytes))
-    for rows in show_progress(rows_of, total=len(rows_of), unit="block", label="neighbours", quiet=not progress):
+    for rows in show_progress(rows_of, total=len(rows_of), unit="block", label="neighbors", quiet=not progress):
         lists.add(rows, *nearest_of_block(embeddings, np.arange(rows.start, rows.stop), k, device=device))
     return lists.graph()
 
@@ -78,8 +78,8 @@ def _block_side(dimension: int, k: int, memory_bytes: int) -> int:
     return side
 
 
-class NeighbourLists:
-    """Directed neighbours, added block by block and joined to undirected edges at the end."""
+class NeighborLists:
+    """Directed neighbors, added block by block and joined to undirected edges at the end."""
 
     def __init__(self, num_nodes: int, threshold: float, memory_bytes: int) -> None:
         self._num_nodes = num_nodes
@@ -89,7 +89,7 @@ class NeighbourLists:
         self._num_directed = 0
 
     def add(self, rows: range, cosines: np.ndarray, ids: np.ndarray) -> None:
-        """Take the neighbours [n, k] of consecutive rows; -1 is none, and a row itself is passed over."""
+        """Take the neighbors [n, k] of consecutive rows; -1 is none, and a row itself is passed over."""
         own = np.arange(rows.start, rows.stop)[:, None]
         kept = (cosines > self._threshold) & (ids >= 0) & (ids != own)
         first, second = np.broadcast_to(own, ids.shape)[kept], ids[kept]
@@ -98,8 +98,8 @@ class NeighbourLists:
         self._num_directed += len(keys)
         if self._num_directed * _DIRECTED_BYTES > self._memory_bytes:
             raise DataError(
-                f"{self._num_directed:,} neighbours after {rows.stop:,} of {self._num_nodes:,} rows; expected what "
-                f"fits {size(self._memory_bytes)}; take fewer neighbours, a higher threshold or more memory"
+                f"{self._num_directed:,} neighbors after {rows.stop:,} of {self._num_nodes:,} rows; expected what "
+                f"fits {size(self._memory_bytes)}; take fewer neighbors, a higher threshold or more memory"
             )
 
     def graph(self) -> SimilarityGraph:
