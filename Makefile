@@ -43,6 +43,7 @@ faults: setup
 	$(BIN)/python tests/faults/run.py $(FAULTS)
 
 lint: setup
+	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 

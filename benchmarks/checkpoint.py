@@ -41,18 +41,22 @@ from recognition.training.build import build_parts
 from recognition.training.trainer import Trainer
 
 DEMO = [
-    "data.rec=synthetic", "data.num_classes=600", "data.num_image=9600", "device=cpu", "log.tensorboard=false",
-    "validation.val_targets=[]", "validation.val_dir=null", "validation.every_steps=2000",
-]  # fmt: skip
+    "data.rec=synthetic",
+    "data.num_classes=600",
+    "data.num_image=9600",
+    "device=cpu",
+    "log.tensorboard=false",
+    "validation.val_targets=[]",
+    "validation.val_dir=null",
+    "validation.every_steps=2000",
+]
 
 
 def measure_stall(world: World, identities: int, embedding_size: int, rounds: int, folder: str) -> dict[str, Any]:
     """Return the seconds of copies and of stalls, in turns, and of whole saves."""
     classes = class_range(identities, world.rank, world.size)
     rows = {name: torch.randn(len(classes), embedding_size) for name in ("centers", "momentum")}
-    snapshot = Snapshot(
-        step=1, replicated={}, rows=rows, local={}, classes=classes, num_classes=identities, meta={}
-    )  # fmt: skip
+    snapshot = Snapshot(step=1, replicated={}, rows=rows, local={}, classes=classes, num_classes=identities, meta={})
     saver = Saver(Path(folder), snapshot, world=world, keep=1, max_failures=1)
     target = saver.staging.files[rows_file(world.rank)]
 

@@ -173,8 +173,12 @@ def measure_tests(people: People, seed: int, folder: Path) -> dict[str, float]:
     gone = {line["identity"] for line in lines if line["decision"] == "drop"}
     tested = {people.names[row].rpartition("/")[0] for row in np.flatnonzero(held_out)}
     others = {line["identity"] for line in lines} - tested
-    return {"in the test set": len(tested), "removed": len(gone & tested) / len(tested), "others": len(others),
-            "removed of them": len(gone & others) / len(others)}  # fmt: skip
+    return {
+        "in the test set": len(tested),
+        "removed": len(gone & tested) / len(tested),
+        "others": len(others),
+        "removed of them": len(gone & others) / len(others),
+    }
 
 
 def choose_threshold(others: People) -> float:

@@ -146,9 +146,11 @@ def measure_looks(weights: Path, folder: Path) -> dict[str, Any]:
     looked = np.array(found)  # [n, 4, 5, 2]
     eyes = _eye_distance(looked[:, 2])
     errors = {
-        "one_look_at_250": (0, 2), "one_look_at_150": (1, 3), "mean_at_150_from_mean_at_250": (3, 2),
+        "one_look_at_250": (0, 2),
+        "one_look_at_150": (1, 3),
+        "mean_at_150_from_mean_at_250": (3, 2),
         "mean_at_150_from_one_look_at_250": (3, 0),
-    }  # fmt: skip
+    }
     result: dict[str, Any] = {"faces": faces, "looks": len(looked)}
     for name, (a, b) in errors.items():
         distances = np.linalg.norm(looked[:, a] - looked[:, b], axis=2).mean(1) / eyes

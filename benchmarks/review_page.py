@@ -112,10 +112,16 @@ def _decision(picture: str, people: dict[str, list[str]], generator: random.Rand
     to = generator.choice(sorted(people)) if generator.random() < 0.2 else None
     others = [other for other in people[to or identity] if other != picture]
     return {
-        "picture": picture, "identity": identity, "decision": "move" if to else generator.choice(["keep", "drop"]),
-        "to": to, "reason": "random", "score": generator.random(), "doubt": generator.random(), "step": "random",
+        "picture": picture,
+        "identity": identity,
+        "decision": "move" if to else generator.choice(["keep", "drop"]),
+        "to": to,
+        "reason": "random",
+        "score": generator.random(),
+        "doubt": generator.random(),
+        "step": "random",
         "beside": others[:3],
-    }  # fmt: skip
+    }
 
 
 def first_thumbnails(page: Any, url: str, faces: Path) -> float:

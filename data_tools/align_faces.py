@@ -90,9 +90,12 @@ def _run(args: argparse.Namespace) -> None:
     known = _known_faces(args.landmarks, folder, overwrite=args.overwrite)
     settings = AlignSettings(args.size, args.faces, args.min_size, args.min_score, args.max_side, args.quality)
     described = {
-        "detector": args.detector, "model": str(args.model) if args.model else None, "min_face_px": args.min_face,
-        "landmarks": str(args.landmarks) if args.landmarks else None, **asdict(settings),
-    }  # fmt: skip
+        "detector": args.detector,
+        "model": str(args.model) if args.model else None,
+        "min_face_px": args.min_face,
+        "landmarks": str(args.landmarks) if args.landmarks else None,
+        **asdict(settings),
+    }
     prepare = partial(prepare_aligner, args.photos, folder, settings, args.detector, args.min_face, args.model)
     # What is missing is told before anything is removed. Otherwise the workers tell it, and load while this one would.
     aligner = prepare() if args.workers == 1 or args.overwrite else None

@@ -51,8 +51,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("photos", type=Path, metavar="PHOTOS", help="folder the landmark file's paths start from")
     add("landmarks", type=Path, metavar="LANDMARKS", help="lines `path x1 y1 ... x5 y5`")
     add("output", type=Path, metavar="OUT", help="folder to make")
-    add("--landmark-scale", type=float, default=1.0, metavar="S",
-        help="factor from the file's coordinates to the photos' pixels (default: 1)")
+    add(
+        "--landmark-scale",
+        type=float,
+        default=1.0,
+        metavar="S",
+        help="factor from the file's coordinates to the photos' pixels (default: 1)",
+    )
     add("--size", type=positive_int, default=112, metavar="PX", help="side of the aligned faces (default: 112)")
     add("--pairs", type=Path, help="an LFW pairs.txt: take the people who occur in it")
     add("--folds", metavar="K|A-B", help="with --pairs: only the people of these folds, counted from 1")

@@ -186,8 +186,9 @@ def _check_records(
     labels = np.full(len(records.index), -1, dtype=np.int64)
     results = ordered_map(
         lambda slot: check_record(records, slot, is_image=bool(is_image[slot]), with_hash=hashes is not None),
-        range(len(labels)), workers=workers,
-    )  # fmt: skip
+        range(len(labels)),
+        workers=workers,
+    )
     size = None
     for checked in progress(results, total=len(labels), unit="rec", label="checking", quiet=quiet):
         labels[checked.slot] = checked.label

@@ -63,8 +63,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="SET",
         help="tests: .bin files, .rec, or folders of faces",
     )
-    add("--against-names", type=Path, nargs="+", default=[], metavar="PATH",
-        help="tests: folders named like identities, or lists of names")  # fmt: skip
+    add(
+        "--against-names",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="tests: folders named like identities, or lists of names",
+    )
     add("--model", metavar="PATH|dlib", help="embeds --against (default: what embedded FACES)")
     add("--network", help="the backbone's name, where the weights do not tell it")
     add("--review", type=Path, metavar="JSON", help="decisions of the review page, which come before all others")
@@ -116,14 +122,22 @@ def _open(args: argparse.Namespace) -> tuple[CleanSettings, Pictures]:
     if args.against and not isinstance(model, str):
         raise ConfigError("--against: the embeddings do not say what made them; expected a network; give --model")
     about = {
-        "faces": str(args.faces.resolve()), "embeddings": str(args.embeddings.resolve()),
+        "faces": str(args.faces.resolve()),
+        "embeddings": str(args.embeddings.resolve()),
         "fingerprint": pictures.fingerprint,
-    }  # fmt: skip
+    }
     settings = CleanSettings(
-        steps, given, split=args.split, least_pictures=args.min_pictures, against=tuple(args.against),
-        against_names=tuple(args.against_names), model=model if args.against else None,
-        network=args.network or pictures.about.get("network"), seed=args.seed, about=about,
-    )  # fmt: skip
+        steps,
+        given,
+        split=args.split,
+        least_pictures=args.min_pictures,
+        against=tuple(args.against),
+        against_names=tuple(args.against_names),
+        model=model if args.against else None,
+        network=args.network or pictures.about.get("network"),
+        seed=args.seed,
+        about=about,
+    )
     return settings, pictures
 
 

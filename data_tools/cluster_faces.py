@@ -67,15 +67,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 def build_graph(vectors: np.ndarray, args: argparse.Namespace) -> tuple[SimilarityGraph, float | None]:
     """Return the graph the flags ask for, and the measured recall of an approximate one."""
     shared: dict[str, Any] = {
-        "threshold": args.threshold, "memory_bytes": args.memory << 20, "device": choose_device(args.device),
+        "threshold": args.threshold,
+        "memory_bytes": args.memory << 20,
+        "device": choose_device(args.device),
         "progress": not args.quiet,
-    }  # fmt: skip
+    }
     neighbors = args.neighbors or DEFAULT_NEIGHBORS
     if args.graph == "approximate":
         found = approximate_neighbors(
-            vectors, neighbors, num_probes=args.probes or DEFAULT_PROBES,
-            storage=args.storage or DEFAULT_STORAGE, seed=args.seed, **shared,
-        )  # fmt: skip
+            vectors,
+            neighbors,
+            num_probes=args.probes or DEFAULT_PROBES,
+            storage=args.storage or DEFAULT_STORAGE,
+            seed=args.seed,
+            **shared,
+        )
         return found.graph, found.recall
     if args.graph == "nearest":
         return nearest_neighbors(vectors, neighbors, **shared), None
@@ -93,8 +99,10 @@ def _run(args: argparse.Namespace) -> None:
     graph, recall = build_graph(store.vectors, args)
     clusters = chinese_whispers(
         weigh_edges(graph, args.threshold, args.weights),
-        iterations=args.iterations, seed=args.seed, progress=not args.quiet,
-    )  # fmt: skip
+        iterations=args.iterations,
+        seed=args.seed,
+        progress=not args.quiet,
+    )
     with (
         staged(args.output) as (temporary,),
         open(temporary, "w", encoding="utf-8", errors="surrogateescape") as handle,
@@ -109,8 +117,10 @@ def _check(args: argparse.Namespace) -> None:
     if args.output.suffix not in (".lst", ".jsonl"):
         raise ConfigError(f"{args.output}: expected a name that ends in .lst or .jsonl; choose such a name")
     for flag, graphs in (
-        ("neighbors", ("nearest", "approximate")), ("probes", ("approximate",)), ("storage", ("approximate",))
-    ):  # fmt: skip
+        ("neighbors", ("nearest", "approximate")),
+        ("probes", ("approximate",)),
+        ("storage", ("approximate",)),
+    ):
         if getattr(args, flag) is not None and args.graph not in graphs:
             raise ConfigError(f"--{flag}: means nothing to --graph {args.graph}; expected {' or '.join(graphs)}")
 
@@ -137,9 +147,13 @@ def _counts(
 ) -> dict[str, Any]:
     sizes = np.bincount(clusters)
     counts: dict[str, Any] = {
-        "num_images": len(clusters), "num_edges": graph.num_edges, "num_clusters": len(sizes),
-        "num_single": int((sizes == 1).sum()), "largest": int(sizes.max(initial=0)), "graph_recall": recall,
-    }  # fmt: skip
+        "num_images": len(clusters),
+        "num_edges": graph.num_edges,
+        "num_clusters": len(sizes),
+        "num_single": int((sizes == 1).sum()),
+        "largest": int(sizes.max(initial=0)),
+        "graph_recall": recall,
+    }
     if args.compare:
         counts["pairwise"] = pairwise(clusters, store.labels)._asdict()
         counts["bcubed"] = bcubed(clusters, store.labels)._asdict()

@@ -22,10 +22,17 @@ _CIRCLE = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)
 _ALONG = np.linspace(-1, 1, 11)
 _HAIR_CAP = np.array(
     [
-        [-1.02, -0.15], [-1.04, -0.7], [-0.78, -1.12], [-0.4, -1.26], [0.0, -1.28],
-        [0.4, -1.26], [0.78, -1.12], [1.04, -0.7], [1.02, -0.15],
+        [-1.02, -0.15],
+        [-1.04, -0.7],
+        [-0.78, -1.12],
+        [-0.4, -1.26],
+        [0.0, -1.28],
+        [0.4, -1.26],
+        [0.78, -1.12],
+        [1.04, -0.7],
+        [1.02, -0.15],
     ]
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -355,12 +362,19 @@ def _face_outline(person: Person) -> np.ndarray:
     width = person.face_width
     half = np.array(
         [
-            [0.0, -1.22], [0.45 * width, -1.16], [0.8 * width, -0.92], [0.98 * width, -0.45], [width, 0.0],
-            [width * (1 + person.cheek) / 2, 0.35], [width * person.cheek * (0.55 + 0.45 * person.jaw), 0.78],
-            [width * person.jaw * 0.92, 1.1], [(width * person.jaw + person.chin_width) / 2, person.chin_y - 0.18],
-            [person.chin_width, person.chin_y - 0.03], [0.0, person.chin_y],
+            [0.0, -1.22],
+            [0.45 * width, -1.16],
+            [0.8 * width, -0.92],
+            [0.98 * width, -0.45],
+            [width, 0.0],
+            [width * (1 + person.cheek) / 2, 0.35],
+            [width * person.cheek * (0.55 + 0.45 * person.jaw), 0.78],
+            [width * person.jaw * 0.92, 1.1],
+            [(width * person.jaw + person.chin_width) / 2, person.chin_y - 0.18],
+            [person.chin_width, person.chin_y - 0.03],
+            [0.0, person.chin_y],
         ]
-    )  # fmt: skip
+    )
     return _mirrored(half)
 
 

@@ -69,11 +69,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("source", type=Path, metavar="FOLDER_OR_LST", help="folder of identity folders, or a .lst")
     add("prefix", metavar="PREFIX", help="output path without suffix, or a folder")
     add("--root", type=Path, help="where the paths of a .lst start (default: the folder of the .lst)")
-    add("--layout", choices=("insightface", "sequential"), default="insightface",
-        help="insightface: sorted by identity, with identity records; sequential: keys 0..N-1, images only")
+    add(
+        "--layout",
+        choices=("insightface", "sequential"),
+        default="insightface",
+        help="insightface: sorted by identity, with identity records; sequential: keys 0..N-1, images only",
+    )
     add("--size", type=positive_int, metavar="PX", help="resize square images of another size to PX x PX")
-    add("--quality", type=positive_int, metavar="Q",
-        help=f"re-encode every image as JPEG of quality Q (default: resized ones only, {DEFAULT_QUALITY})")
+    add(
+        "--quality",
+        type=positive_int,
+        metavar="Q",
+        help=f"re-encode every image as JPEG of quality Q (default: resized ones only, {DEFAULT_QUALITY})",
+    )
     add("--shuffle", action="store_true", help="random order (sequential layout only; holds the list in memory)")
     add("--seed", type=non_negative_int, default=0, help="seed of --shuffle (default: 0)")
     add("--skip-bad", action="store_true", help="leave bad images and empty identities out, and say how many")
@@ -211,9 +219,12 @@ def _check_size(outcome: Outcome, result: Prepared) -> None:
 def _report(args: argparse.Namespace, outcome: Outcome, seconds: float) -> None:
     if args.json:
         counts = {
-            "num_images": outcome.num_images, "num_identities": outcome.num_identities,
-            "num_classes": outcome.num_classes, "num_skipped": outcome.num_bad, "seconds": round(seconds, 3),
-        }  # fmt: skip
+            "num_images": outcome.num_images,
+            "num_identities": outcome.num_identities,
+            "num_classes": outcome.num_classes,
+            "num_skipped": outcome.num_bad,
+            "seconds": round(seconds, 3),
+        }
         sys.stdout.write(json.dumps(counts) + "\n")
         return
     rate = (outcome.num_images + outcome.num_bad) / max(seconds, 1e-9)

@@ -153,9 +153,7 @@ def fit_square(image: Pixels, side: int) -> Pixels:
     if height == width == side:
         return image
     shorter = min(height, width)
-    scaled = cv2.resize(
-        image, (width * side // shorter, height * side // shorter), interpolation=cv2.INTER_CUBIC
-    )
+    scaled = cv2.resize(image, (width * side // shorter, height * side // shorter), interpolation=cv2.INTER_CUBIC)
     top, left = (scaled.shape[0] - side) // 2, (scaled.shape[1] - side) // 2
     return np.asarray(scaled[top : top + side, left : left + side], dtype=np.uint8)
 

@@ -208,9 +208,7 @@ def _publish_plots(paths: Sequence[Path], results: Sequence[VerificationResult])
     logger.info("wrote %s to %s", count(len(paths), "plot"), paths[0].parent)
 
 
-def _report(
-    args: argparse.Namespace, model: Model, results: Sequence[VerificationResult], seconds: float
-) -> None:
+def _report(args: argparse.Namespace, model: Model, results: Sequence[VerificationResult], seconds: float) -> None:
     own = [result for result in results if result.method == "model"]
     num_pairs = sum(result.num_pairs for result in own)
     num_images = 2 * num_pairs * (2 if args.baselines else 1)

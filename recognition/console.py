@@ -24,8 +24,16 @@ def progress(items: Iterable[T], *, total: int | None, unit: str, label: str, qu
     # On a pipe tqdm would print a line per refresh; ten seconds apart keeps a log readable.
     interval = 0.5 if sys.stderr.isatty() else 10.0
     yield from tqdm(
-        items, total=total, unit=unit, desc=label, disable=quiet, file=sys.stderr, mininterval=interval, delay=1.0,
-        dynamic_ncols=True, smoothing=0.1,
+        items,
+        total=total,
+        unit=unit,
+        desc=label,
+        disable=quiet,
+        file=sys.stderr,
+        mininterval=interval,
+        delay=1.0,
+        dynamic_ncols=True,
+        smoothing=0.1,
     )
 
 

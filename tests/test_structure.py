@@ -11,24 +11,34 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PATH_LINE = (
-    "sys.path[0] = str(Path(__file__).resolve().parent.parent)"
-    "  # the root, so that no file here shadows the library"
+    "sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the root, so that no file here shadows the library"
 )
-SOURCES = sorted(
-    path for folder in ("recognition", "eval", "data_tools") for path in (ROOT / folder).rglob("*.py")
-)
+SOURCES = sorted(path for folder in ("recognition", "eval", "data_tools") for path in (ROOT / folder).rglob("*.py"))
 SCRIPTS = [
     path
     for path in [*SOURCES, *sorted((ROOT / "benchmarks").glob("*.py"))]
     if path.parent.name in {"eval", "data_tools", "benchmarks"} and "__main__" in path.read_text()
 ]
 TORCH_FREE = [
-    "recognition.cli", "recognition.console", "recognition.errors", "recognition.files", "recognition.registry",
-    "recognition.data.recordio", "recognition.data.records", "recognition.data.pairs_bin", "recognition.data.images",
-    "data_tools.pack_rec", "data_tools.check_rec", "data_tools.pack_bin", "data_tools.make_pairs",
-    "data_tools.unpack_rec", "data_tools.convert_rec", "data_tools.merge_rec", "data_tools.shuffle_rec",
+    "recognition.cli",
+    "recognition.console",
+    "recognition.errors",
+    "recognition.files",
+    "recognition.registry",
+    "recognition.data.recordio",
+    "recognition.data.records",
+    "recognition.data.pairs_bin",
+    "recognition.data.images",
+    "data_tools.pack_rec",
+    "data_tools.check_rec",
+    "data_tools.pack_bin",
+    "data_tools.make_pairs",
+    "data_tools.unpack_rec",
+    "data_tools.convert_rec",
+    "data_tools.merge_rec",
+    "data_tools.shuffle_rec",
     "data_tools.review_faces",
-]  # fmt: skip
+]
 
 
 def _imports(path: Path) -> set[str]:

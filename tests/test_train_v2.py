@@ -16,9 +16,17 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = [
-    "device=cpu", "backbone.network=tiny", "backbone.embedding_size=16", "data.image_size=32", "train.batch_size=6",
-    "train.num_epoch=1", "train.precision=off", "data.num_workers=1", "log.every_steps=2", "head.scale=16",
-]  # fmt: skip
+    "device=cpu",
+    "backbone.network=tiny",
+    "backbone.embedding_size=16",
+    "data.image_size=32",
+    "train.batch_size=6",
+    "train.num_epoch=1",
+    "train.precision=off",
+    "data.num_workers=1",
+    "log.every_steps=2",
+    "head.scale=16",
+]
 
 
 def _run(*argv: str, cwd: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess:

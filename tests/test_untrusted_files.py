@@ -197,11 +197,18 @@ def test_a_cache_that_points_outside_the_file_is_refused(cached: Callable[..., P
 @pytest.mark.parametrize(
     "layout",
     [
-        {"images": [0, 3, 2]}, {"images": [0, 10**9]}, {"images": [-3, -1]}, {"images": [0, float("inf")]},
-        {"identities": [0, 10**30]}, {"identities": "ab"}, {"header": 10**9}, {"header": "5"}, {"name": ["a"]},
+        {"images": [0, 3, 2]},
+        {"images": [0, 10**9]},
+        {"images": [-3, -1]},
+        {"images": [0, float("inf")]},
+        {"identities": [0, 10**30]},
+        {"identities": "ab"},
+        {"header": 10**9},
+        {"header": "5"},
+        {"name": ["a"]},
         {"images": [2, 2]},
     ],
-)  # fmt: skip
+)
 def test_a_cache_with_an_odd_layout_is_made_anew(cached: Callable[..., Path], layout: dict) -> None:
     expected = json.loads((ImageRecords(cached(lambda *_: None)).path.parent / "train.idx.cache").read_bytes()[:4096])
     rec = cached(lambda head, rows: head["layout"].update(layout))
@@ -440,7 +447,7 @@ HUGE_SHAPE = b"{'descr':'<f4','fortran_order':False,'shape':(99999999999,9)}   \
         ("keys.jsonl", b'["a", ' + b"9" * 60 + b']\n["b", 1]\n'),
         ("embeddings.json", b"[1]"),
     ],
-)  # fmt: skip
+)
 def test_damaged_embeddings_are_refused(tmp_path: Path, name: str, content: bytes) -> None:
     np.save(tmp_path / "embeddings.npy", np.ones((2, 3), np.float32))
     (tmp_path / "keys.jsonl").write_text('["a", 0]\n["b", 1]\n')

@@ -19,18 +19,49 @@ from torch import Tensor
 _MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of the format before torch 1.6
 _MAX_ENTRIES = 100_000
 _STORAGE_BYTES = {
-    "DoubleStorage": 8, "FloatStorage": 4, "HalfStorage": 2, "BFloat16Storage": 2, "LongStorage": 8, "IntStorage": 4,
-    "ShortStorage": 2, "CharStorage": 1, "ByteStorage": 1, "BoolStorage": 1, "UntypedStorage": 1,
-}  # fmt: skip
-_UNUSED_OPCODES = frozenset({
-    pickle.ADDITEMS, pickle.EMPTY_SET, pickle.FROZENSET, pickle.INST, pickle.OBJ, pickle.NEWOBJ, pickle.NEWOBJ_EX,
-    pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER, pickle.BYTEARRAY8, pickle.PERSID,
-    pickle.DUP,
-})  # fmt: skip
-_CALLED = frozenset({
-    "collections.OrderedDict", "collections.Counter", "torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2",
-    "torch._utils._rebuild_parameter", "torch.nn.parameter.Parameter", "torch.Size", "torch.device",
-})  # fmt: skip
+    "DoubleStorage": 8,
+    "FloatStorage": 4,
+    "HalfStorage": 2,
+    "BFloat16Storage": 2,
+    "LongStorage": 8,
+    "IntStorage": 4,
+    "ShortStorage": 2,
+    "CharStorage": 1,
+    "ByteStorage": 1,
+    "BoolStorage": 1,
+    "UntypedStorage": 1,
+}
+_UNUSED_OPCODES = frozenset(
+    {
+        pickle.ADDITEMS,
+        pickle.EMPTY_SET,
+        pickle.FROZENSET,
+        pickle.INST,
+        pickle.OBJ,
+        pickle.NEWOBJ,
+        pickle.NEWOBJ_EX,
+        pickle.EXT1,
+        pickle.EXT2,
+        pickle.EXT4,
+        pickle.NEXT_BUFFER,
+        pickle.READONLY_BUFFER,
+        pickle.BYTEARRAY8,
+        pickle.PERSID,
+        pickle.DUP,
+    }
+)
+_CALLED = frozenset(
+    {
+        "collections.OrderedDict",
+        "collections.Counter",
+        "torch._utils._rebuild_tensor",
+        "torch._utils._rebuild_tensor_v2",
+        "torch._utils._rebuild_parameter",
+        "torch.nn.parameter.Parameter",
+        "torch.Size",
+        "torch.device",
+    }
+)
 
 
 class RefusedFileError(Exception):

@@ -65,9 +65,12 @@ def _agreeing_pairs(context: Context, means: Means, threshold: float) -> tuple[n
     """
     filled = np.flatnonzero(means.counts > 1)
     graph = nearest_neighbors(
-        means.vectors[filled], _NEIGHBORS, threshold=min(threshold, 0.9999) - 1e-4, device=context.device,
+        means.vectors[filled],
+        _NEIGHBORS,
+        threshold=min(threshold, 0.9999) - 1e-4,
+        device=context.device,
         progress=not context.quiet,
-    )  # fmt: skip
+    )
     first, second = filled[graph.first], filled[graph.second]
     cosines = np.concatenate(
         [

@@ -129,10 +129,18 @@ def _context(
     # Without histograms nothing says how far is far; half the way to a cosine of one is a guess.
     spread = calibration.spread() if calibration else max(1e-3, (1 - min([*thresholds.values(), 0.9])) / 2)
     return Context(
-        pictures, thresholds, spread,
-        seed=settings.seed, split=settings.split, least_pictures=settings.least_pictures, against=settings.against,
-        against_names=settings.against_names, embed_set=embed_set, device=machine.device, quiet=machine.quiet,
-    )  # fmt: skip
+        pictures,
+        thresholds,
+        spread,
+        seed=settings.seed,
+        split=settings.split,
+        least_pictures=settings.least_pictures,
+        against=settings.against,
+        against_names=settings.against_names,
+        embed_set=embed_set,
+        device=machine.device,
+        quiet=machine.quiet,
+    )
 
 
 def _thresholds(settings: CleanSettings, context: Context) -> dict[str, dict[str, Any]]:

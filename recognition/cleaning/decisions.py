@@ -15,9 +15,15 @@ STEPS = ("within", "far", "merge", "misplaced", "duplicates", "tests", "small")
 """The steps in the order in which they run by default."""
 
 REASONS = (
-    "kept", "minority_cluster", "far_from_center", "merged", "other_identity", "near_duplicate", "in_test_set",
+    "kept",
+    "minority_cluster",
+    "far_from_center",
+    "merged",
+    "other_identity",
+    "near_duplicate",
+    "in_test_set",
     "small_identity",
-)  # fmt: skip
+)
 STEP_OF = dict(zip(REASONS, ("", *STEPS)))
 """The step that gives each reason."""
 
@@ -62,9 +68,13 @@ def all_kept(labels: np.ndarray, identities: list[str]) -> Decisions:
     """Return the decisions before the first step."""
     num = len(labels)
     return Decisions(
-        list(identities), np.zeros(num, np.uint8), labels.copy(), np.zeros(num, np.uint8),
-        np.full(num, np.nan, np.float32), np.zeros(num, np.float32),
-    )  # fmt: skip
+        list(identities),
+        np.zeros(num, np.uint8),
+        labels.copy(),
+        np.zeros(num, np.uint8),
+        np.full(num, np.nan, np.float32),
+        np.zeros(num, np.float32),
+    )
 
 
 def apply_changes(decisions: Decisions, changes: Changes, labels: np.ndarray) -> Decisions:

@@ -75,9 +75,19 @@ def _row(row: Decision, centers: Mapping[str, tuple[str, ...]], found: Survey, p
     near = [name for name, _ in found.links.get(row.identity, {}).items()]
     near = sorted(near, key=lambda name: (name != row.to, -found.links[row.identity][name], name))[:_NEAR]
     return [
-        row.picture, row.identity, row.decision, row.to, row.reason, row.score, row.doubt, row.step,
-        tile, others[: len(own)], others[len(own) :], near,
-    ]  # fmt: skip
+        row.picture,
+        row.identity,
+        row.decision,
+        row.to,
+        row.reason,
+        row.score,
+        row.doubt,
+        row.step,
+        tile,
+        others[: len(own)],
+        others[len(own) :],
+        near,
+    ]
 
 
 def _script(name: str, content: Any) -> str:

@@ -31,11 +31,17 @@ class CleanSettings:
     def as_json(self) -> dict[str, Any]:
         """Return plain values that are equal when the result has to be."""
         return {
-            "steps": list(self.steps), "given": dict(sorted(self.given.items())), "split": self.split,
-            "min_pictures": self.least_pictures, "against": [_stamp(path) for path in self.against],
-            "against_names": [_stamp(path) for path in self.against_names], "model": self.model,
-            "network": self.network, "seed": self.seed, **self.about,
-        }  # fmt: skip
+            "steps": list(self.steps),
+            "given": dict(sorted(self.given.items())),
+            "split": self.split,
+            "min_pictures": self.least_pictures,
+            "against": [_stamp(path) for path in self.against],
+            "against_names": [_stamp(path) for path in self.against_names],
+            "model": self.model,
+            "network": self.network,
+            "seed": self.seed,
+            **self.about,
+        }
 
     @property
     def needs_calibration(self) -> bool:

@@ -146,9 +146,12 @@ def _data_problems(config: Config) -> Iterator[tuple[str, str]]:
 def _head_problems(config: Config, changed: _Changed) -> Iterator[tuple[str, str]]:
     head = config.head
     if head.update != "autograd" and config.train.gradient_accumulation > 1:
-        yield "train.gradient_accumulation", (
-            f"cannot be {config.train.gradient_accumulation} with head.update {head.update}, which moves the centers "
-            "in every micro-batch; set head.update: autograd"
+        yield (
+            "train.gradient_accumulation",
+            (
+                f"cannot be {config.train.gradient_accumulation} with head.update {head.update}, which moves "
+                "the centers in every micro-batch; set head.update: autograd"
+            ),
         )
     if head.update == "autograd":
         for key in ("head.centers_format", "head.momentum_format"):
@@ -161,8 +164,9 @@ def _head_problems(config: Config, changed: _Changed) -> Iterator[tuple[str, str
     if head.negatives == "nearest" and head.sample_rate == 1:
         yield "head.negatives", "would be ignored with head.sample_rate 1, where every class is used; lower the rate"
     if head.margin_gradient == "exact" and head.margins[:2] == (1.0, 0.0):
-        yield "head.margin_gradient", (
-            "would be ignored with m1 = 1 and m2 = 0, whose derivative is 1 either way; remove this key"
+        yield (
+            "head.margin_gradient",
+            ("would be ignored with m1 = 1 and m2 = 0, whose derivative is 1 either way; remove this key"),
         )
 
 
@@ -171,14 +175,16 @@ def _optim_problems(config: Config, changed: _Changed) -> Iterator[tuple[str, st
     if optim.optimizer == "sgd" and "optim.betas" in changed:
         yield "optim.betas", "would be ignored with optim.optimizer sgd; set optim.optimizer: adamw or remove this key"
     if optim.optimizer == "adamw" and config.head.update == "autograd" and "optim.momentum" in changed:
-        yield "optim.momentum", (
-            "would be ignored with optim.optimizer adamw and head.update autograd: nothing runs SGD; remove this key"
+        yield (
+            "optim.momentum",
+            ("would be ignored with optim.optimizer adamw and head.update autograd: nothing runs SGD; remove this key"),
         )
     if optim.schedule == "cosine" and "optim.poly_power" in changed:
         yield "optim.poly_power", "would be ignored with optim.schedule cosine; remove this key"
     if optim.warmup_epoch >= config.train.num_epoch:
-        yield "optim.warmup_epoch", (
-            f"found {optim.warmup_epoch:g}, expected less than train.num_epoch, which is {config.train.num_epoch}"
+        yield (
+            "optim.warmup_epoch",
+            (f"found {optim.warmup_epoch:g}, expected less than train.num_epoch, which is {config.train.num_epoch}"),
         )
 
 

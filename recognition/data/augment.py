@@ -20,9 +20,17 @@ from recognition.data.hashing import derive_key, mix64
 # One number per kind of draw, so that no two use the same stream. An operation's parameters follow its own number.
 _FLIP = 1
 _STREAMS = {
-    "crop": 16, "misalign": 160, "shift": 32, "low_resolution": 48, "blur": 64, "color": 80, "gray": 96,
-    "occlusion": 112, "mask": 128, "jpeg": 144,
-}  # fmt: skip
+    "crop": 16,
+    "misalign": 160,
+    "shift": 32,
+    "low_resolution": 48,
+    "blur": 64,
+    "color": 80,
+    "gray": 96,
+    "occlusion": 112,
+    "mask": 128,
+    "jpeg": 144,
+}
 
 Span = tuple[float, float]
 
@@ -64,12 +72,20 @@ PRESETS = {
     "none": Recipe(),
     # The DALI pipeline of arcface_torch: resize to 0.5-0.8 and back, blur of window 3 or 5, hue and saturation, gray.
     "arcface_dali": Recipe(
-        low_resolution=0.1, low_resolution_ratio=(0.5, 0.8), blur=0.2, blur_sigma=(0.8, 1.1), color=0.2,
-        brightness=(1.0, 1.0), contrast=(1.0, 1.0), saturation=(1.0, 1.2), hue_degrees=(0.0, 20.0), gray=0.1,
+        low_resolution=0.1,
+        low_resolution_ratio=(0.5, 0.8),
+        blur=0.2,
+        blur_sigma=(0.8, 1.1),
+        color=0.2,
+        brightness=(1.0, 1.0),
+        contrast=(1.0, 1.0),
+        saturation=(1.0, 1.2),
+        hue_degrees=(0.0, 20.0),
+        gray=0.1,
     ),
     # AdaFace, arXiv:2204.00964, section 4.1: crop, rescaling and photometric jittering, each with probability 0.2.
     "adaface": Recipe(crop=0.2, low_resolution=0.2, color=0.2),
-}  # fmt: skip
+}
 
 
 def recipe(config: AugmentConfig) -> Recipe:
@@ -188,6 +204,14 @@ def _jpeg(recipe: Recipe, draw: _Draws) -> tuple[Operation, list[Tensor]]:
 
 
 _OPERATIONS: dict[str, Callable[[Recipe, _Draws], tuple[Any, list[Tensor]]]] = {
-    "crop": _crop, "shift": _shift, "low_resolution": _low_resolution, "blur": _blur, "color": _color, "gray": _gray,
-    "occlusion": _occlusion, "mask": _mask, "jpeg": _jpeg, "misalign": _misalign,
-}  # fmt: skip
+    "crop": _crop,
+    "shift": _shift,
+    "low_resolution": _low_resolution,
+    "blur": _blur,
+    "color": _color,
+    "gray": _gray,
+    "occlusion": _occlusion,
+    "mask": _mask,
+    "jpeg": _jpeg,
+    "misalign": _misalign,
+}

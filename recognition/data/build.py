@@ -19,7 +19,9 @@ logger = logging.getLogger(__name__)
 def build_loader(config: Config, dataset: Dataset, world: World, folder: Path) -> BatchLoader:
     """Return this rank's loader; its processes start at once. Bad records are listed in the run `folder`."""
     num_workers = choose_workers(
-        config.data.num_workers, cores=num_cores(), ranks_here=declared_local_size(),
+        config.data.num_workers,
+        cores=num_cores(),
+        ranks_here=declared_local_size(),
         on_gpu=world.device.type == "cuda",
     )
     logger.info("data: %d loader processes of %d threads per rank", num_workers, config.data.num_threads)

@@ -90,9 +90,12 @@ class RecDataset:
         labels = [self._label(index) for index in sample.tolist()]
         index, num_bytes = self._records.index, int(self._records.index.bounds[-1])
         return {
-            "images": len(self), "classes": self.num_classes, "bytes": num_bytes,
-            "index": _checksum(index.keys, index.bounds), "labels": _checksum(np.array(labels)),
-        }  # fmt: skip
+            "images": len(self),
+            "classes": self.num_classes,
+            "bytes": num_bytes,
+            "index": _checksum(index.keys, index.bounds),
+            "labels": _checksum(np.array(labels)),
+        }
 
     def _label(self, index: int) -> int:
         try:

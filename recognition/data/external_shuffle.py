@@ -97,7 +97,11 @@ class _Bucket:
 
 
 def _deal(
-    records: ImageRecords, images: npt.NDArray[np.int64], order: Permutation, buckets: list[_Bucket], per_bucket: int,
+    records: ImageRecords,
+    images: npt.NDArray[np.int64],
+    order: Permutation,
+    buckets: list[_Bucket],
+    per_bucket: int,
     memory_bytes: int,
 ) -> Iterator[int]:
     held = 0

@@ -124,7 +124,10 @@ def _listed(path: Path, number: int, *columns: array[int]) -> _Listed:
 
 
 def _enter(
-    rows: Sequence[tuple[array[int], array[int], array[int]]], num_classes: Sequence[int], line: str, place: str,
+    rows: Sequence[tuple[array[int], array[int], array[int]]],
+    num_classes: Sequence[int],
+    line: str,
+    place: str,
     number: int,
 ) -> None:
     fields = line.split()

@@ -147,5 +147,3 @@ def _parse_slots(span: Any, num_records: int) -> range:
     if type(start) is not int or type(stop) is not int or not 0 <= start <= stop <= num_records:
         raise ValueError("no range of records")
     return range(start, stop)
-
-

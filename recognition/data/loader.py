@@ -33,8 +33,17 @@ class BatchLoader:
     """
 
     def __init__(
-        self, dataset: Dataset, *, seed: int, batch_size: int, world: World, num_workers: int, device: torch.device,
-        num_threads: int = 1, order: Order | None = None, bad_records: BadRecordList | None = None,
+        self,
+        dataset: Dataset,
+        *,
+        seed: int,
+        batch_size: int,
+        world: World,
+        num_workers: int,
+        device: torch.device,
+        num_threads: int = 1,
+        order: Order | None = None,
+        bad_records: BadRecordList | None = None,
     ) -> None:
         self._sampler = GlobalBatchSampler(
             len(dataset), seed=seed, batch_size=batch_size, rank=world.rank, world_size=world.size, order=order
@@ -79,7 +88,11 @@ class BatchLoader:
     def advice(self, wait_share: float, images_per_s: float) -> str | None:
         """Return which setting to raise when `wait_share` of this rank's time is waiting; None when all is well."""
         return starvation_advice(
-            wait_share, images_per_s, num_workers=self.num_workers, num_threads=self.num_threads, cores=num_cores(),
+            wait_share,
+            images_per_s,
+            num_workers=self.num_workers,
+            num_threads=self.num_threads,
+            cores=num_cores(),
             ranks_here=declared_local_size(),
         )
 

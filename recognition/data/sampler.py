@@ -22,8 +22,16 @@ class GlobalBatchSampler:
     """
 
     def __init__(
-        self, num_images: int, *, seed: int, batch_size: int, rank: int = 0, world_size: int = 1, epoch: int = 0,
-        start_step: int = 0, order: Order | None = None,
+        self,
+        num_images: int,
+        *,
+        seed: int,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        epoch: int = 0,
+        start_step: int = 0,
+        order: Order | None = None,
     ) -> None:
         self.num_images = num_images
         self.order = order or ImageOrder(num_images, seed)

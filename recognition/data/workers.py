@@ -146,7 +146,12 @@ class WorkerSource:
     """
 
     def __init__(
-        self, dataset: Dataset, layout: BatchLayout, *, num_workers: int, num_threads: int,
+        self,
+        dataset: Dataset,
+        layout: BatchLayout,
+        *,
+        num_workers: int,
+        num_threads: int,
         policy: BadRecordPolicy | None = None,
     ) -> None:
         self._policy = policy
@@ -161,8 +166,9 @@ class WorkerSource:
             process = context.Process(
                 target=_serve,
                 args=(theirs, dataset, shared, num_threads, policy.replacements if policy else None),
-                name=f"loader worker {number}", daemon=True,
-            )  # fmt: skip
+                name=f"loader worker {number}",
+                daemon=True,
+            )
             process.start()
             theirs.close()  # so that a worker's end is seen as the end of its pipe
             self._workers.append(_Worker(process, ours))

@@ -87,9 +87,7 @@ class Mtcnn:
             canvas[top : top + height, left : left + width] = level
         logits, offsets = self._run(PROPOSAL, canvas[None])
         scores = _probability(logits[0])
-        found = [
-            self._level_boxes(scores, offsets[0], picture, size, corner) for size, corner in zip(sizes, corners)
-        ]
+        found = [self._level_boxes(scores, offsets[0], picture, size, corner) for size, corner in zip(sizes, corners)]
         boxes, all_scores, all_offsets = (np.concatenate(parts) for parts in zip(*found))
         chosen = suppress(boxes, all_scores, 0.7)
         return squared(moved(boxes[chosen], all_offsets[chosen]))

@@ -56,9 +56,7 @@ class StageNet(nn.Module):
 
     def forward(self, windows: torch.Tensor) -> tuple[torch.Tensor, ...]:
         x = windows
-        for convolution, activation, (_, _, pool) in zip(
-            self.convolutions, self.activations, self.stage.convolutions
-        ):
+        for convolution, activation, (_, _, pool) in zip(self.convolutions, self.activations, self.stage.convolutions):
             x = activation(convolution(x))
             if pool:
                 x = F.max_pool2d(x, pool, stride=2, ceil_mode=True)

@@ -59,9 +59,17 @@ def update_(
     """Take the step of SGD on float32 rows in place, unless `refused` (0-dim, on the device) is true."""
     grid = (triton.cdiv(centers.numel(), 1024),)
     _update[grid](
-        centers, momentum, gradient, radial, refused.to(torch.int32), lr, keep, centers.numel(), centers.shape[1],
+        centers,
+        momentum,
+        gradient,
+        radial,
+        refused.to(torch.int32),
+        lr,
+        keep,
+        centers.numel(),
+        centers.shape[1],
         BLOCK=1024,
-    )  # fmt: skip
+    )
 
 
 @triton.jit
@@ -85,9 +93,21 @@ def _sum_negatives(t, norms, positions, largest, total, start, num_columns, limi
 
 @triton.jit
 def _exponentials(  # type: ignore[no-untyped-def]
-    t, norms, positions, values, column_weight, out, dot, num_rows, start, num_columns, limit, shift,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-):  # fmt: skip
+    t,
+    norms,
+    positions,
+    values,
+    column_weight,
+    out,
+    dot,
+    num_rows,
+    start,
+    num_columns,
+    limit,
+    shift,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
     columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     has_column = columns < num_columns
     norm = tl.load(norms + columns, mask=has_column, other=1.0)[None, :]

@@ -51,8 +51,11 @@ def build_parts(config: Config, num_classes: int, world: World) -> Parts:
         keys = load_weights(backbone, Path(config.init_from))
         logger.info(
             "backbone starts from %s: all %d keys matched, network %s, embedding size %d",
-            config.init_from, keys, config.backbone.network, config.backbone.embedding_size,
-        )  # fmt: skip
+            config.init_from,
+            keys,
+            config.backbone.network,
+            config.backbone.embedding_size,
+        )
     if config.backbone.sync_bn:
         backbone = convert_sync_bn(backbone)
     backbone = backbone.to(world.device)

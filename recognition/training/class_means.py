@@ -55,8 +55,12 @@ def start_from_class_means(
     total = parts.num_classes * config.head.sub_centers
     logger.info(
         "head: %s of %s start from the means of %s, at most %d a class, in %s; the others are random",
-        f"{rows:,}", count(total, "center"), count(images, "image"), config.head.init_images, duration(watch.seconds),
-    )  # fmt: skip
+        f"{rows:,}",
+        count(total, "center"),
+        count(images, "image"),
+        config.head.init_images,
+        duration(watch.seconds),
+    )
 
 
 def choose_images(labels: IntArray, classes: range, most: int) -> tuple[IntArray, IntArray, IntArray]:

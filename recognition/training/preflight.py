@@ -71,10 +71,14 @@ def find_facts(config: Config, dataset: Dataset) -> Facts:
         "data": {key: str(value) for key, value in dataset.fingerprint().items()},
         "code": _code(),
         "package": {
-            "python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__,
-            "cv2": cv2.__version__, "safetensors": safetensors.__version__, "yaml": yaml.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "cv2": cv2.__version__,
+            "safetensors": safetensors.__version__,
+            "yaml": yaml.__version__,
         },
-    }  # fmt: skip
+    }
 
 
 def differences(every: Sequence[Facts], sections: Sequence[str]) -> Iterator[str]:

@@ -82,8 +82,11 @@ def hold_global_batch(config: Config, checkpoint: Checkpoint, world: World) -> C
         return config
     logger.info(
         "resume: train.batch_size is %d and not %d, to keep the global batch of %s on %d ranks",
-        each, config.train.batch_size, f"{images:,}", world.size,
-    )  # fmt: skip
+        each,
+        config.train.batch_size,
+        f"{images:,}",
+        world.size,
+    )
     return dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=each))
 
 

@@ -54,5 +54,10 @@ def _note(name: str, values: Mapping[str, float], state: TrainState, *, seconds:
     best = state.best[name] = max(values["accuracy"], state.best.get(name, 0.0))
     logger.info(
         "step %s  %s  accuracy %.4f ± %.4f  best %.4f  (%.1fs)",
-        f"{state.step:,}", name, values["accuracy"], values["std"], best, seconds,
-    )  # fmt: skip
+        f"{state.step:,}",
+        name,
+        values["accuracy"],
+        values["std"],
+        best,
+        seconds,
+    )

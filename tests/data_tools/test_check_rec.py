@@ -198,6 +198,8 @@ def test_near_duplicates_are_told_within_and_across_identities(tmp_path: Path, c
     assert cv2.imread(str(png)) is not None
     assert main([str(tmp_path / "set"), "--duplicates", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["near_duplicates"] == {
-        "within_identities": 1, "within_identities_keys": [[1, 3]],
-        "across_identities": 1, "across_identities_keys": [[5, 6]],
-    }  # fmt: skip
+        "within_identities": 1,
+        "within_identities_keys": [[1, 3]],
+        "across_identities": 1,
+        "across_identities_keys": [[5, 6]],
+    }

@@ -238,8 +238,10 @@ def _write_review(path: Path, decisions: dict[str, tuple[str, str | None]]) -> s
 
 def test_a_review_changes_exactly_the_pictures_it_names(dataset: Path, cleaned: Path, tmp_path: Path) -> None:
     decided: dict[str, tuple[str, str | None]] = {
-        "plain/stranger.jpg": ("keep", None), "plain/000.jpg": ("drop", None), "Zoë 文/of plain.jpg": ("move", "a..b"),
-    }  # fmt: skip
+        "plain/stranger.jpg": ("keep", None),
+        "plain/000.jpg": ("drop", None),
+        "Zoë 文/of plain.jpg": ("move", "a..b"),
+    }
     review = _write_review(tmp_path / "decisions.json", decided)
     before = {line["picture"]: line for line in read_jsonl(cleaned / "decisions.jsonl")}
     # At once, and onto a finished cleaning: the same.

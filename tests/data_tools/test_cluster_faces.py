@@ -114,16 +114,18 @@ def test_an_existing_output_is_kept_without_overwrite(embedded: Path, tmp_path: 
         ("c.lst", ["--threshold", "1"], "--threshold 1.0: expected a cosine in [-1, 1); choose such a number"),
         ("c.lst", ["--threshold", "nan"], "--threshold nan: expected a cosine in [-1, 1)"),
         (
-            "c.lst", ["--threshold", "0.5", "--neighbors", "9"],
+            "c.lst",
+            ["--threshold", "0.5", "--neighbors", "9"],
             "--neighbors: means nothing to --graph pairs; expected nearest or approximate",
         ),
         (
-            "c.lst", ["--threshold", "0.5", "--graph", "nearest", "--storage", "int8"],
+            "c.lst",
+            ["--threshold", "0.5", "--graph", "nearest", "--storage", "int8"],
             "--storage: means nothing to --graph nearest; expected approximate",
         ),
         ("c.lst", ["--threshold", "-1", "--memory", "1"], "pairs above -1.0 and more to come; expected what fits"),
     ],
-)  # fmt: skip
+)
 def test_flags_that_cannot_be_are_one_line(
     name: str, arguments: list[str], message: str, embedded: Path, tmp_path: Path, capsys
 ) -> None:

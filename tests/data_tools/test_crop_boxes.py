@@ -62,7 +62,10 @@ def test_a_square_over_the_edge_is_moved_not_padded(photos: Path, tmp_path: Path
     assert np.abs(crop.astype(int) - rgb[0:60, 0:60]).mean() < 3
     lines = [json.loads(line) for line in (tmp_path / "out" / "crops.jsonl").read_text().splitlines()]
     assert [(line["photo"], line["status"]) for line in lines] == [
-        ("n 2/0001_01", "ok"), ("n1/0000_01", "ok"), ("n3/0000_01", "too_small")]  # fmt: skip
+        ("n 2/0001_01", "ok"),
+        ("n1/0000_01", "ok"),
+        ("n3/0000_01", "too_small"),
+    ]
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["crops.jsonl", "n 2", "n1"]
 
 
@@ -116,7 +119,7 @@ def test_wrong_tables_are_one_line(
 
 
 def test_bad_photos_get_a_line_and_the_others_their_crops(photos: Path, tmp_path: Path) -> None:
-    names = ("junk", "one pixel", "huge", "n1/0000_01", 'qu"o\'te <日本>')
+    names = ("junk", "one pixel", "huge", "n1/0000_01", "qu\"o'te <日本>")
     (photos / "junk.jpg").write_bytes(b"no photo")
     (photos / "one pixel.jpg").write_bytes(encode_jpeg(np.zeros((1, 1, 3), np.uint8)))
     large = bytearray(encode_jpeg(np.zeros((8, 8, 3), np.uint8)))

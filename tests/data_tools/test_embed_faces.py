@@ -112,8 +112,10 @@ def test_a_run_killed_while_publishing_ends_well(faces: Path, expected: np.ndarr
     (output / "embeddings.json").unlink()
     store = EmbeddingStore.begin(output, NUM, 16, about)
     for block in store.missing:
-        store.write(block, expected[embedding_store.block_range(NUM, block).start :][: len(
-            embedding_store.block_range(NUM, block))])  # fmt: skip
+        store.write(
+            block,
+            expected[embedding_store.block_range(NUM, block).start :][: len(embedding_store.block_range(NUM, block))],
+        )
     shutil.move(work / "embeddings.npy", output / "embeddings.npy")  # killed here
     assert main(_arguments(faces, output)) == 0
     np.testing.assert_allclose(read_embeddings(output).vectors, expected, rtol=1e-4, atol=1e-5)
@@ -149,8 +151,10 @@ def test_an_onnx_file_embeds_an_image_and_its_mirror_image(tmp_path: Path) -> No
     weight = generator.normal(size=(3 * 8 * 8, 5)).astype(np.float32)
     model = onnx_model(
         [("Flatten", ["x"], ["flat"]), ("MatMul", ["flat", "w"], ["y"])],
-        inputs={"x": ["n", 3, 8, 8]}, outputs={"y": ["n", 5]}, weights={"w": weight},
-    )  # fmt: skip
+        inputs={"x": ["n", 3, 8, 8]},
+        outputs={"y": ["n", 5]},
+        weights={"w": weight},
+    )
     (tmp_path / "net.onnx").write_bytes(model)
     images = generator.integers(0, 256, (70, 8, 8, 3), np.uint8)
     pixels = (images.astype(np.float64) / 127.5 - 1).transpose(0, 3, 1, 2)

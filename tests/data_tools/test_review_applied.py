@@ -73,9 +73,13 @@ def test_the_list_changes_exactly_as_clicked(cleaned: Path, open_page: Callable,
     of_kind = {kind: [p for p in places if decisions[p][1] == kind] for kind in ("keep", "drop", "move")}
 
     clicked = {
-        of_kind["drop"][0]: keep(), of_kind["move"][0]: keep(), of_kind["move"][1]: drop(), of_kind["keep"][0]: drop(),
-        of_kind["drop"][1]: move("Zoë"), of_kind["keep"][1]: keep(),
-    }  # fmt: skip
+        of_kind["drop"][0]: keep(),
+        of_kind["move"][0]: keep(),
+        of_kind["move"][1]: drop(),
+        of_kind["keep"][0]: drop(),
+        of_kind["drop"][1]: move("Zoë"),
+        of_kind["keep"][1]: keep(),
+    }
     for picture, verdict in clicked.items():
         show(page, places[picture])
         click(page, places[picture], verdict["decision"])

@@ -34,9 +34,19 @@ from tests.data_tools.review_hands import (
 )
 
 HOSTILE = [
-    '"><script>window.ran=1</script>', "<img src=x onerror=window.ran=1>", "' onmouseover='window.ran=1", "a\nb\t",
-    "Zoë Ďurčová 名前", "\u202egpj.exe", "__proto__", "..x", "&lt;b&gt;", "${window.ran=1}", "\\u003cb", "caf\udce9",
-]  # fmt: skip
+    '"><script>window.ran=1</script>',
+    "<img src=x onerror=window.ran=1>",
+    "' onmouseover='window.ran=1",
+    "a\nb\t",
+    "Zoë Ďurčová 名前",
+    "\u202egpj.exe",
+    "__proto__",
+    "..x",
+    "&lt;b&gt;",
+    "${window.ran=1}",
+    "\\u003cb",
+    "caf\udce9",
+]
 NUM_ROWS = 40
 
 
@@ -56,11 +66,19 @@ def make_page(folder: Path, identities: list[str], num_rows: int = NUM_ROWS) -> 
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encode_jpeg(color(k)))
         to = identities[(k + 1) % len(identities)] if k % 3 == 2 else None
-        lines.append({
-            "picture": picture, "identity": name, "decision": ("drop", "keep", "move")[k % 3], "to": to,
-            "reason": ("far_from_center", "near_center", "sits_in_another")[k % 3], "score": k / 100,
-            "doubt": 1 - 0.9 * k / num_rows, "step": "center", "beside": [pictures[(k + 1) % num_rows]],
-        })  # fmt: skip
+        lines.append(
+            {
+                "picture": picture,
+                "identity": name,
+                "decision": ("drop", "keep", "move")[k % 3],
+                "to": to,
+                "reason": ("far_from_center", "near_center", "sits_in_another")[k % 3],
+                "score": k / 100,
+                "doubt": 1 - 0.9 * k / num_rows,
+                "step": "center",
+                "beside": [pictures[(k + 1) % num_rows]],
+            }
+        )
     (folder / "clean").mkdir()
     (folder / "clean" / "decisions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert main([*(str(folder / name) for name in ("faces", "clean", "page")), "--quiet"]) == 0
@@ -83,10 +101,17 @@ def test_the_file_says_what_was_typed_and_clicked(open_page: Callable, folder: P
     click(page, 1, "drop")  # 1 as suggested after all
     click(page, 6, "keep")  # 6 was to move
     assert counts(page) == f"6 of {NUM_ROWS} reviewed, 3 changed"
-    assert save(page, tmp_path) == {"version": 1, "decisions": {
-        "Ada/0000.jpg": drop(), "Béa/0001.jpg": drop(), "Carl/0002.jpg": move("Ada"), "Ada/0003.jpg": move("Béa"),
-        "Carl/0005.jpg": keep(), "Béa/0007.jpg": keep(),
-    }}  # fmt: skip
+    assert save(page, tmp_path) == {
+        "version": 1,
+        "decisions": {
+            "Ada/0000.jpg": drop(),
+            "Béa/0001.jpg": drop(),
+            "Carl/0002.jpg": move("Ada"),
+            "Ada/0003.jpg": move("Béa"),
+            "Carl/0005.jpg": keep(),
+            "Béa/0007.jpg": keep(),
+        },
+    }
     assert card(page, 4).get_attribute("data-decision") == "move"
     assert card(page, 4).locator(".verdict").text_content() == "changed, was drop"
     assert card(page, 3).locator(".verdict").text_content() == "confirmed"
@@ -169,8 +194,10 @@ def test_names_are_text_and_nothing_in_them_runs(open_page: Callable, tmp_path: 
         click(page, position + 1, "keep")
         card(page, position + 1).hover()
     shown = {name: name for name in HOSTILE} | {
-        "a\nb\t": "a\\u000ab\\u0009", "\u202egpj.exe": "\\u202egpj.exe", "caf\udce9": "caf\\udce9",
-    }  # fmt: skip
+        "a\nb\t": "a\\u000ab\\u0009",
+        "\u202egpj.exe": "\\u202egpj.exe",
+        "caf\udce9": "caf\\udce9",
+    }
     assert page.evaluate("document.querySelectorAll('.card script, .card img, .card b b').length") == 0
     press(page, "Home", "m")
     type_identity(page, "zoe")
@@ -240,9 +267,16 @@ def test_filters_and_orders(open_page: Callable, folder: Path) -> None:
     assert page.locator(".card:visible .picture").first.text_content() == "Béa/0001.jpg"
     press(page, "/", "Escape")
     for control, value, number in (
-        ("state", "changed", 2), ("state", "reviewed", 3), ("state", "open", 37), ("state", "", 40),
-        ("kind", "drop", 16), ("kind", "move", 12), ("kind", "", 40), ("reason", "near_center", 13), ("reason", "", 40),
-    ):  # fmt: skip
+        ("state", "changed", 2),
+        ("state", "reviewed", 3),
+        ("state", "open", 37),
+        ("state", "", 40),
+        ("kind", "drop", 16),
+        ("kind", "move", 12),
+        ("kind", "", 40),
+        ("reason", "near_center", 13),
+        ("reason", "", 40),
+    ):
         page.locator(f"#{control}").select_option(value)
         assert page.locator("#position").text_content() == f"1 / {number}"
     page.locator("#order").select_option("identity")

@@ -21,11 +21,19 @@ def cleaned(tmp_path: Path) -> Path:
         path = tmp_path / "faces" / picture
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encode_jpeg(np.full((20, 20, 3), 20 * number, np.uint8)))
-        lines.append({
-            "picture": picture, "identity": identity, "decision": ("keep", "drop", "move")[number % 3],
-            "to": "a" if number % 3 == 2 else None, "reason": "far", "score": None, "doubt": number / 12,
-            "step": "center", "beside": [picture],
-        })  # fmt: skip
+        lines.append(
+            {
+                "picture": picture,
+                "identity": identity,
+                "decision": ("keep", "drop", "move")[number % 3],
+                "to": "a" if number % 3 == 2 else None,
+                "reason": "far",
+                "score": None,
+                "doubt": number / 12,
+                "step": "center",
+                "beside": [picture],
+            }
+        )
     (tmp_path / "clean").mkdir()
     (tmp_path / "clean" / "decisions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return tmp_path
@@ -45,8 +53,14 @@ def test_the_counts_are_printed_and_the_folder_is_whole(cleaned: Path, capsys: p
     assert counts.pop("page").endswith("page/index.html")
     assert counts.pop("seconds") >= 0
     assert counts == {
-        "num_rows": 6, "num_pictures": 12, "num_keep": 2, "num_drop": 2, "num_move": 2, "num_sheets": 1, "num_tiles": 6,
-    }  # fmt: skip
+        "num_rows": 6,
+        "num_pictures": 12,
+        "num_keep": 2,
+        "num_drop": 2,
+        "num_move": 2,
+        "num_sheets": 1,
+        "num_tiles": 6,
+    }
     names = {path.name for path in (cleaned / "page").iterdir()}
     assert names >= {"index.html", "review.css", "data.js", "identities.js", "sheets"}
     assert [path.name for path in (cleaned / "page" / "sheets").iterdir()] == ["0.jpg"]

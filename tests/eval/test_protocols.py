@@ -156,9 +156,20 @@ def test_the_table_aligns_and_marks_a_far_that_cannot_be_shown(pairs):
     model = verify_embeddings(pairs, np.arange(120, dtype=float).reshape(40, 3))
     lines = result_table([model]).splitlines()
     assert lines[0].split() == [
-        "set", "pairs", "same", "accuracy", "cosine", "L2²",
-        "TAR@FAR1e-3", "(FAR)", "TAR@FAR1e-4", "(FAR)", "AUC", "EER", "norm",
-    ]  # fmt: skip
+        "set",
+        "pairs",
+        "same",
+        "accuracy",
+        "cosine",
+        "L2²",
+        "TAR@FAR1e-3",
+        "(FAR)",
+        "TAR@FAR1e-4",
+        "(FAR)",
+        "AUC",
+        "EER",
+        "norm",
+    ]
     assert lines[1].startswith("toy     20  0.500  ")
     assert len(lines[0]) == len(lines[1])
     assert lines[1].count("(0)*") == 2

@@ -111,8 +111,16 @@ def test_one_process_gives_what_the_offline_protocol_gives(folder):
     rows = list(embedded_rows(embed, pair_set.images, image_size=SIDE, batch_size=5, place="toy"))
     assert values == result_values(verify_embeddings(pair_set, rows))
     assert set(values) == {
-        "accuracy", "std", "threshold_cosine", "threshold_l2", "tar@far1e-3", "tar@far1e-4", "auc", "eer", "xnorm",
-    }  # fmt: skip
+        "accuracy",
+        "std",
+        "threshold_cosine",
+        "threshold_l2",
+        "tar@far1e-3",
+        "tar@far1e-4",
+        "auc",
+        "eer",
+        "xnorm",
+    }
     assert all(type(value) is float for value in values.values())
     assert values["accuracy"] > 0.7
 

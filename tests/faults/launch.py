@@ -66,11 +66,19 @@ class Job:
         self.place.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(self.place / "ranks", ignore_errors=True)
         command = [
-            sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={self.ranks}",
-            f"--max-restarts={self._restarts}", "--redirects=3", f"--log-dir={self.place / 'ranks'}",
-            str(ROOT / "tests" / "faults" / "job.py"), str(ROOT / "configs" / "base"), *self.settings,
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            f"--nproc-per-node={self.ranks}",
+            f"--max-restarts={self._restarts}",
+            "--redirects=3",
+            f"--log-dir={self.place / 'ranks'}",
+            str(ROOT / "tests" / "faults" / "job.py"),
+            str(ROOT / "configs" / "base"),
+            *self.settings,
             f"output={self.run}",
-        ]  # fmt: skip
+        ]
         launcher = {"RANK", "WORLD_SIZE", "LOCAL_RANK", FAULT}
         environment = {key: value for key, value in os.environ.items() if key not in launcher}
         environment |= {"OMP_NUM_THREADS": "1", **self.mark}

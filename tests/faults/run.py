@@ -50,9 +50,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser("faults", __doc__)
     parser.add_argument("--output", type=Path, default=Path("work_dirs/faults"), help="folder of the jobs and results")
     parser.add_argument(
-        "--kills", type=non_negative_int, nargs=2, default=(80, 20), metavar=("N2", "N3"),
+        "--kills",
+        type=non_negative_int,
+        nargs=2,
+        default=(80, 20),
+        metavar=("N2", "N3"),
         help="kills of jobs of two and of three ranks (default 80 20)",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--flips", type=non_negative_int, default=100, help="random bits flipped per file (default 100)"
     )

@@ -19,23 +19,35 @@ STEPS = EPOCHS * STEPS_PER_EPOCH
 SAVE_EVERY = 4
 VALIDATE_EVERY = 10
 _COMMON = {
-    "device": "cpu", "data.image_size": "32", "data.num_workers": "0", "backbone.network": "tiny",
-    "backbone.embedding_size": "16", "head.scale": "16", "optim.lr": "0.02", "train.precision": "off",
-    "train.num_epoch": str(EPOCHS), "validation.val_targets": "[pairs]", "validation.every_steps": str(VALIDATE_EVERY),
-    "checkpoint.every_steps": str(SAVE_EVERY), "checkpoint.keep": "2", "log.every_steps": "1",
+    "device": "cpu",
+    "data.image_size": "32",
+    "data.num_workers": "0",
+    "backbone.network": "tiny",
+    "backbone.embedding_size": "16",
+    "head.scale": "16",
+    "optim.lr": "0.02",
+    "train.precision": "off",
+    "train.num_epoch": str(EPOCHS),
+    "validation.val_targets": "[pairs]",
+    "validation.every_steps": str(VALIDATE_EVERY),
+    "checkpoint.every_steps": str(SAVE_EVERY),
+    "checkpoint.keep": "2",
+    "log.every_steps": "1",
     "log.tensorboard": "false",
-}  # fmt: skip
+}
 VARIANTS: dict[str, dict[str, str]] = {
     "fused": {},
     "sync_bn, deferred": {"backbone.sync_bn": "true", "head.update": "deferred"},
     "int8 momentum, adamw": {"head.momentum_format": "int8", "optim.optimizer": "adamw", "optim.lr": "0.002"},
     "sampled, bf16": {
-        "head.sample_rate": "0.75", "head.centers_format": "bf16", "head.momentum_format": "bf16",
+        "head.sample_rate": "0.75",
+        "head.centers_format": "bf16",
+        "head.momentum_format": "bf16",
         "augment.preset": "arcface_dali",
     },
     "autograd, accumulation": {"head.update": "autograd", "train.gradient_accumulation": "2"},
     "loader processes": {"data.num_workers": "1"},
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)

@@ -96,9 +96,18 @@ def _drive(args: argparse.Namespace) -> int:
 
 def _run_child(name: str, runs: int, args: argparse.Namespace) -> tuple[Findings, str, str]:
     command = [
-        sys.executable, "-m", "tests.fuzz.run", "--child", name, "--runs", str(runs), "--out", str(args.out),
-        "--seed", str(args.seed),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "tests.fuzz.run",
+        "--child",
+        name,
+        "--runs",
+        str(runs),
+        "--out",
+        str(args.out),
+        "--seed",
+        str(args.seed),
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, errors="replace", check=False)
     state = args.out / f"{name}.json"
     result = Findings(**json.loads(state.read_text())) if state.is_file() else Findings(name)

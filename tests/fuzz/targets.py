@@ -86,9 +86,14 @@ def split(data: bytes, count: int) -> list[bytes]:
 def _image_seeds() -> list[bytes]:
     ramp = np.arange(SIDE * SIDE * 3, dtype=np.uint8).reshape(SIDE, SIDE, 3)
     kinds: list[tuple[str, np.ndarray, list[int]]] = [
-        (".jpg", ramp, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1]), (".jpg", ramp[..., 0], []), (".webp", ramp, []),
-        (".bmp", ramp, []), (".ppm", ramp, []), (".pgm", ramp[..., 0], []), (".png", ramp.astype(np.uint16) * 257, []),
-    ]  # fmt: skip
+        (".jpg", ramp, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1]),
+        (".jpg", ramp[..., 0], []),
+        (".webp", ramp, []),
+        (".bmp", ramp, []),
+        (".ppm", ramp, []),
+        (".pgm", ramp[..., 0], []),
+        (".png", ramp.astype(np.uint16) * 257, []),
+    ]
     return pictures() + [cv2.imencode(suffix, image, flags)[1].tobytes() for suffix, image, flags in kinds]
 
 
@@ -418,10 +423,12 @@ def _shard_seeds() -> list[bytes]:
     count = len(shapes)
     moments = {i: {"momentum_buffer": torch.zeros(shape)} for i, shape in enumerate([*shapes, (3, 4)])}
     content = {
-        "epoch": 1, "global_step": 5, "state_dict_backbone": state,
+        "epoch": 1,
+        "global_step": 5,
+        "state_dict_backbone": state,
         "state_dict_softmax_fc": {"weight": torch.ones(3, 4)},
         "state_optimizer": {"state": moments, "param_groups": [{"params": list(range(count))}, {"params": [count]}]},
-    }  # fmt: skip
+    }
     buffer = io.BytesIO()
     torch.save(content, buffer)
     return [buffer.getvalue()]

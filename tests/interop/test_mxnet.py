@@ -58,7 +58,10 @@ def mxnet_python() -> Path:
 def referee(mxnet_python: Path):
     def ask(what: str, *arguments: Any) -> Any:
         done = subprocess.run(
-            [mxnet_python, Path(__file__).with_name("referee.py")], check=False, capture_output=True, text=True,
+            [mxnet_python, Path(__file__).with_name("referee.py")],
+            check=False,
+            capture_output=True,
+            text=True,
             input=json.dumps({"do": what, "with": [str(a) if isinstance(a, Path) else a for a in arguments]}),
         )
         assert done.returncode == 0, done.stderr
@@ -108,9 +111,11 @@ def test_mxnet_reads_identity_records_and_key_0(faces: Path, tmp_path: Path, ref
     rows = referee("read", tmp_path / "set" / "train")
     assert [row[0] for row in rows] == [*range(1, 12), 0]
     assert rows[8:] == [
-        [9, 2, [1.0, 4.0], 9, 0, ""], [10, 2, [4.0, 5.0], 10, 0, ""], [11, 2, [5.0, 9.0], 11, 0, ""],
+        [9, 2, [1.0, 4.0], 9, 0, ""],
+        [10, 2, [4.0, 5.0], 10, 0, ""],
+        [11, 2, [5.0, 9.0], 11, 0, ""],
         [0, 2, [9.0, 12.0], 0, 1, ""],
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.parametrize("layout", ["sequential", "multilabel"])
@@ -135,8 +140,13 @@ def test_mxnet_reads_what_shuffle_and_merge_wrote(faces: Path, tmp_path: Path, r
 
 
 PAYLOADS = [
-    b"abcd" + WORD + b"wxyz1", WORD, WORD + WORD + b"x", b"ab" + WORD + b"cd", b"", b"z" * 100_000 + WORD * 3 + b"end",
-]  # fmt: skip
+    b"abcd" + WORD + b"wxyz1",
+    WORD,
+    WORD + WORD + b"x",
+    b"ab" + WORD + b"cd",
+    b"",
+    b"z" * 100_000 + WORD * 3 + b"end",
+]
 
 
 def test_mxnet_joins_the_records_we_split(tmp_path: Path, referee) -> None:

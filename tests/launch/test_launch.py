@@ -19,15 +19,32 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [
-    "device=cpu", "data.rec=synthetic", "data.num_classes=11", "data.num_image=132", "data.num_workers=0",
-    "data.image_size=32", "backbone.network=tiny", "backbone.embedding_size=16", "train.precision=off",
-    "train.batch_size=6", "train.num_epoch=12", "optim.lr=0.02", "head.scale=16", "log.tensorboard=false",
+    "device=cpu",
+    "data.rec=synthetic",
+    "data.num_classes=11",
+    "data.num_image=132",
+    "data.num_workers=0",
+    "data.image_size=32",
+    "backbone.network=tiny",
+    "backbone.embedding_size=16",
+    "train.precision=off",
+    "train.batch_size=6",
+    "train.num_epoch=12",
+    "optim.lr=0.02",
+    "head.scale=16",
+    "log.tensorboard=false",
     "log.every_steps=1",
-]  # fmt: skip
+]
 SETTINGS = (
-    "NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "NPROC_PER_NODE", "RESTARTS", "JOIN_TIMEOUT_S",
+    "NNODES",
+    "NODE_RANK",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "NPROC_PER_NODE",
+    "RESTARTS",
+    "JOIN_TIMEOUT_S",
     "SLURM_SUBMIT_DIR",
-)  # fmt: skip
+)
 TIMEOUT_S = 240
 
 
@@ -108,7 +125,7 @@ def test_the_job_script_wants_to_be_submitted(tmp_path: Path) -> None:
 
 def test_the_job_script_starts_every_node_with_what_slurm_says(tmp_path: Path) -> None:
     """Stand-ins for SLURM's two commands; the check of a config takes the place of its run."""
-    for name, body in (("scontrol", 'echo 127.0.0.1'), ("srun", 'shift; SLURM_NODEID=0 exec "$@"')):
+    for name, body in (("scontrol", "echo 127.0.0.1"), ("srun", 'shift; SLURM_NODEID=0 exec "$@"')):
         (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
         (tmp_path / name).chmod(0o755)
     job = {"SLURM_NNODES": "1", "SLURM_JOB_NODELIST": "n[0]", "SLURM_GPUS_ON_NODE": "2"}

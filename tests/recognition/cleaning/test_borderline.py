@@ -16,9 +16,17 @@ from recognition.errors import DataError
 
 def line(picture: str, **changes: Any) -> dict[str, Any]:
     return {
-        "picture": picture, "identity": picture.split("/")[0], "decision": "keep", "to": None, "reason": "near_center",
-        "score": 0.4, "doubt": 0.5, "step": "center", "beside": [], **changes,
-    }  # fmt: skip
+        "picture": picture,
+        "identity": picture.split("/")[0],
+        "decision": "keep",
+        "to": None,
+        "reason": "near_center",
+        "score": 0.4,
+        "doubt": 0.5,
+        "step": "center",
+        "beside": [],
+        **changes,
+    }
 
 
 def write(folder: Path, lines: list[Any]) -> Path:
@@ -58,12 +66,15 @@ def test_moves_link_identities_both_ways(tmp_path: Path) -> None:
 
 
 def test_the_faces_beside_belong_to_the_identity_or_to_where_the_picture_moves(tmp_path: Path) -> None:
-    path = write(tmp_path, [
-        line("a/0.jpg", beside=["a/1.jpg"]),
-        line("a/1.jpg", beside=["a/2.jpg", "a/3.jpg"]),
-        line("a/2.jpg", decision="move", to="b", beside=["b/1.jpg"]),
-        line("c/0.jpg", beside=["c/1.jpg"]),
-    ])  # fmt: skip
+    path = write(
+        tmp_path,
+        [
+            line("a/0.jpg", beside=["a/1.jpg"]),
+            line("a/1.jpg", beside=["a/2.jpg", "a/3.jpg"]),
+            line("a/2.jpg", decision="move", to="b", beside=["b/1.jpg"]),
+            line("c/0.jpg", beside=["c/1.jpg"]),
+        ],
+    )
     assert center_faces(path, {"a", "b", "nobody"}) == {"a": ("a/2.jpg", "a/3.jpg"), "b": ("b/1.jpg",)}
 
 

@@ -17,15 +17,26 @@ from recognition.errors import DataError
 def _line(picture: str, decision: str = "keep", to: str | None = None) -> dict[str, Any]:
     identity = picture.split("/")[0]
     return {
-        "picture": picture, "identity": identity, "decision": decision, "to": to, "reason": "far_from_center",
-        "score": 0.5, "doubt": 0.9, "step": "far", "beside": [f"{to or identity}/0.jpg"],
-    }  # fmt: skip
+        "picture": picture,
+        "identity": identity,
+        "decision": decision,
+        "to": to,
+        "reason": "far_from_center",
+        "score": 0.5,
+        "doubt": 0.9,
+        "step": "far",
+        "beside": [f"{to or identity}/0.jpg"],
+    }
 
 
 LINES = [
-    _line("a/0.jpg"), _line("a/1.jpg", "drop"), _line("a/2.jpg", "move", "b"), _line("b/0.jpg"),
-    _line("b/<i>\"'.jpg", "drop"), _line("c/0.jpg", "move", "c (2)"),
-]  # fmt: skip
+    _line("a/0.jpg"),
+    _line("a/1.jpg", "drop"),
+    _line("a/2.jpg", "move", "b"),
+    _line("b/0.jpg"),
+    _line("b/<i>\"'.jpg", "drop"),
+    _line("c/0.jpg", "move", "c (2)"),
+]
 
 
 @pytest.fixture
@@ -43,9 +54,11 @@ def _apply(decisions: Path, review: dict[str, Verdict]) -> list[dict[str, Any]]:
 
 def test_exactly_the_named_pictures_change(decisions: Path, tmp_path: Path) -> None:
     review = {
-        "a/0.jpg": Verdict("drop", None), "a/1.jpg": Verdict("keep", None), "a/2.jpg": Verdict("move", "c (2)"),
+        "a/0.jpg": Verdict("drop", None),
+        "a/1.jpg": Verdict("keep", None),
+        "a/2.jpg": Verdict("move", "c (2)"),
         "b/<i>\"'.jpg": Verdict("move", "b"),
-    }  # fmt: skip
+    }
     found = _apply(decisions, review)
     changed = {"reason": "reviewed", "step": "review", "doubt": 0.0}
     assert found == [

@@ -37,11 +37,14 @@ def names(plan: Plan, tiles: list[int]) -> list[str]:
 
 
 def test_rows_show_the_center_left_and_the_center_joined(tmp_path: Path) -> None:
-    found = found_in(tmp_path, [
-        kept("a/0", "a", 0.9, "a/1", "a/0", "a/2"),
-        moved("a/1", "a", "b", 0.8, "b/0", "b/1"),
-        moved("c/0", "c", "b", 0.7, "b/0"),
-    ])  # fmt: skip
+    found = found_in(
+        tmp_path,
+        [
+            kept("a/0", "a", 0.9, "a/1", "a/0", "a/2"),
+            moved("a/1", "a", "b", 0.8, "b/0", "b/1"),
+            moved("c/0", "c", "b", 0.7, "b/0"),
+        ],
+    )
     assert own_identities(found) == {"a", "c"}
     data, plan = page_data(found, {"a": ("a/1", "a/2")}, title="faces")
     first, second, third = data["rows"]
@@ -62,9 +65,14 @@ def test_likely_identities_begin_with_the_suggested_and_then_the_often_linked(tm
 
 def test_the_key_is_of_the_rows_alone(tmp_path: Path) -> None:
     one, other = [kept("a/0", "a", 0.9)], [kept("a/0", "a", 0.8)]
-    keys = [page_data(found_in(tmp_path, rows), {}, title=title)[0]["key"] for rows, title in (
-        (one, "x"), (one, "y"), (other, "x"),
-    )]  # fmt: skip
+    keys = [
+        page_data(found_in(tmp_path, rows), {}, title=title)[0]["key"]
+        for rows, title in (
+            (one, "x"),
+            (one, "y"),
+            (other, "x"),
+        )
+    ]
     assert keys[0] == keys[1] != keys[2]
 
 
@@ -73,8 +81,9 @@ def test_scripts_are_plain_ascii_without_markup(tmp_path: Path) -> None:
     data, _ = page_data(found, {}, title="<b>")
     write_page(tmp_path, data, found.identities)
     for name, variable, expected in (
-        ("data.js", "REVIEW_DATA", data), ("identities.js", "REVIEW_IDENTITIES", sorted(HOSTILE)),
-    ):  # fmt: skip
+        ("data.js", "REVIEW_DATA", data),
+        ("identities.js", "REVIEW_IDENTITIES", sorted(HOSTILE)),
+    ):
         text = (tmp_path / name).read_bytes().decode("ascii")
         assert "<" not in text
         head, _, body = text.partition(f"window.{variable} = ")
@@ -85,10 +94,23 @@ def test_scripts_are_plain_ascii_without_markup(tmp_path: Path) -> None:
 def test_every_part_of_the_page_is_installed(tmp_path: Path) -> None:
     pytest.importorskip("setuptools", reason="builds the package, with setuptools")
     done = subprocess.run(
-        [sys.executable, "-c", "import setuptools; setuptools.setup()", "--quiet", "egg_info", "--egg-base",
-         str(tmp_path), "build_py", "--build-lib", str(tmp_path / "lib")],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-c",
+            "import setuptools; setuptools.setup()",
+            "--quiet",
+            "egg_info",
+            "--egg-base",
+            str(tmp_path),
+            "build_py",
+            "--build-lib",
+            str(tmp_path / "lib"),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     page = importlib.resources.files("recognition.cleaning") / "page"
     installed = {path.name for path in (tmp_path / "lib" / "recognition" / "cleaning" / "page").iterdir()}

@@ -119,7 +119,7 @@ def test_accumulation_says_that_it_averages(converted):
         ("config.wandb_entity = 'us'", "takes it from WANDB_ENTITY in the environment"),
         ("config.save_all_states = True", "save_all_states = True: left out: every checkpoint here holds all states"),
     ],
-)  # fmt: skip
+)
 def test_what_means_something_else_here_is_said(converted, line, note):
     _, out, text = converted(START + line + "\n")
     assert note in out
@@ -178,14 +178,14 @@ def test_what_is_not_data_is_refused_at_its_line(tmp_path, capsys, line, message
         'config.rec = [open("{marker}", "w") for _ in (1,)]',
         'config.rec = (lambda: open("{marker}", "w"))()',
         "from os import system as edict",
-        'exec("open(\'{marker}\', \'w\')")',
+        "exec(\"open('{marker}', 'w')\")",
         'class config: rec = open("{marker}", "w")',
         '@print\ndef edict(): open("{marker}", "w")',
         'if open("{marker}", "w"): config.lr = 1',
         'config[open("{marker}", "w")] = 1',
         'config.lr = 1 if open("{marker}", "w") else 2',
         'config.lr = -open("{marker}", "w")',
-        'config.rec = f"{{open(\'{marker}\', \'w\')}}"',
+        "config.rec = f\"{{open('{marker}', 'w')}}\"",
     ],
 )
 def test_a_hostile_file_runs_nothing(tmp_path, capsys, line):

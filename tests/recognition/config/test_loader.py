@@ -47,8 +47,12 @@ def test_base_yaml_holds_every_key_of_the_schema_at_its_default():
 
 def test_every_key_of_base_yaml_that_takes_a_choice_names_the_choices_in_its_comment():
     lines = (ROOT / "configs" / "base.yaml").read_text().splitlines()
-    for name, choices in {"update": ("fused", "deferred", "autograd"), "precision": ("bf16", "fp16", "off"),
-                          "schedule": ("poly", "cosine"), "optimizer": ("sgd", "adamw")}.items():
+    for name, choices in {
+        "update": ("fused", "deferred", "autograd"),
+        "precision": ("bf16", "fp16", "off"),
+        "schedule": ("poly", "cosine"),
+        "optimizer": ("sgd", "adamw"),
+    }.items():
         (at,) = (i for i, line in enumerate(lines) if line.strip().startswith(f"{name}:"))
         for choice in choices:
             assert choice in lines[at] + lines[at + 1], (name, choice)
@@ -105,9 +109,18 @@ def test_a_missing_base_is_placed(write):
 def test_overrides_are_dotted_and_win(write):
     config = load_config(
         write("optim: {lr: 0.4}\n"),
-        ["optim.lr=5e-4", "head.sample_rate=0.1", "validation.val_targets=[lfw, cfp_fp]", "data.rec=/a b#c: d",
-         "head.margins=[1, 0, 0.4]", "output=null", "data={flip: 0}", "train.precision=off", "resume=true"],
-    )  # fmt: skip
+        [
+            "optim.lr=5e-4",
+            "head.sample_rate=0.1",
+            "validation.val_targets=[lfw, cfp_fp]",
+            "data.rec=/a b#c: d",
+            "head.margins=[1, 0, 0.4]",
+            "output=null",
+            "data={flip: 0}",
+            "train.precision=off",
+            "resume=true",
+        ],
+    )
     assert config.optim.lr == 0.0005
     assert config.head.sample_rate == 0.1
     assert config.validation.val_targets == ("lfw", "cfp_fp")
@@ -130,13 +143,17 @@ def test_overrides_are_dotted_and_win(write):
         (["=3"], "override '=3': expected key=value, such as optim.lr=0.2"),
         (["base=x"], "override 'base=x': base belongs in a file; name that file as the config instead"),
         (["seed=1", "seed=2"], "override 'seed=2': seed is given twice, first by override 'seed=1'; keep one"),
-        (["validation.val_targets=lfw"],
-         "override 'validation.val_targets=lfw': validation.val_targets: found 'lfw', "
-         "expected a list such as [a, b]"),
-        (["head.margins=[1, 0]"], "override 'head.margins=[1, 0]': head.margins: found a list of 2, "
-                                  "expected a list of 3 numbers"),
+        (
+            ["validation.val_targets=lfw"],
+            "override 'validation.val_targets=lfw': validation.val_targets: found 'lfw', "
+            "expected a list such as [a, b]",
+        ),
+        (
+            ["head.margins=[1, 0]"],
+            "override 'head.margins=[1, 0]': head.margins: found a list of 2, expected a list of 3 numbers",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_override_is_quoted(write, overrides, message):
     assert failure(write("seed: 1\n"), *overrides) == message
 
@@ -150,8 +167,10 @@ def test_an_unclosed_override_is_quoted(write):
     [
         ("optim:\n  lrr: 1\n", "run.yaml:2: optim.lrr: unknown key; did you mean 'optim.lr'?"),
         ("\nbatch_size: 3\n", "run.yaml:2: batch_size: unknown key; did you mean"),
-        ("head:\n  update: fuse\n", "run.yaml:2: head.update: found 'fuse', expected one of fused, deferred, autograd; "
-                                    "did you mean 'fused'?"),
+        (
+            "head:\n  update: fuse\n",
+            "run.yaml:2: head.update: found 'fuse', expected one of fused, deferred, autograd; did you mean 'fused'?",
+        ),
         ("seed: 1\nseed: 2\n", "run.yaml:2: seed: given twice, first at run.yaml:1, expected once; keep one"),
         ("data:\n  flip: 0\n  flip: 1\n", "run.yaml:3: flip: given twice, first at run.yaml:2, expected once; keep"),
         ("seed: 1.5\n", "run.yaml:1: seed: found 1.5, expected a whole number"),
@@ -171,8 +190,10 @@ def test_an_unclosed_override_is_quoted(write):
         ("optim: {lr: nan}\n", "run.yaml:1: optim.lr: found 'nan', expected a finite number"),
         ("optim: {lr: 1e999}\n", "run.yaml:1: optim.lr: found 1e999, expected a finite number"),
         ("optim: 3\n", "run.yaml:1: optim: found 3, expected a section of keys"),
-        ("output: !!python/object/apply:os.system [true]\n",
-         "run.yaml:1: found the tag !!python/object/apply:os.system, expected a plain value; remove the tag"),
+        (
+            "output: !!python/object/apply:os.system [true]\n",
+            "run.yaml:1: found the tag !!python/object/apply:os.system, expected a plain value; remove the tag",
+        ),
         ("output: !mine x\n", "run.yaml:1: found the tag !mine, expected a plain value; remove the tag"),
         ("? [a]\n: b\n", "run.yaml:1: found a list or mapping as a key, expected a name"),
         ('"a\\nb": 1\n', "run.yaml:1: found 'a\\nb' as a key, expected a name"),
@@ -186,7 +207,7 @@ def test_an_unclosed_override_is_quoted(write):
         ("seed: \x00\n", "run.yaml: not valid YAML"),
         ("[" * 5000, "run.yaml: nested too deeply; expected at most 20 levels"),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_file_is_refused_with_its_line(write, text, message):
     assert failure(write(text)).startswith(message)
 
@@ -286,10 +307,13 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_
 )
 def test_a_dumped_config_loads_back_equal(tmp_path_factory, output, lr, targets, margins, seed):
     config = dataclasses.replace(
-        Config(), output=output, seed=seed,
-        optim=OptimConfig(lr=lr), validation=ValidationConfig(val_targets=tuple(targets)),
+        Config(),
+        output=output,
+        seed=seed,
+        optim=OptimConfig(lr=lr),
+        validation=ValidationConfig(val_targets=tuple(targets)),
         head=dataclasses.replace(Config().head, margins=margins),
-    )  # fmt: skip
+    )
     path: Path = tmp_path_factory.getbasetemp() / "dumped.yaml"
     path.write_text(dump_config(config), encoding="utf-8")
     assert load_config(str(path)) == config

@@ -36,15 +36,27 @@ def packed(tmp_path: Path) -> Path:
 
 
 def loader(
-    folder: Path, *, rank: int = 0, size: int = 1, workers: int = 0, threads: int = 1, budget: int = 10,
-    name: str = "bad_records.jsonl", each: int = 4,
-) -> BatchLoader:  # fmt: skip
+    folder: Path,
+    *,
+    rank: int = 0,
+    size: int = 1,
+    workers: int = 0,
+    threads: int = 1,
+    budget: int = 10,
+    name: str = "bad_records.jsonl",
+    each: int = 4,
+) -> BatchLoader:
     dataset = open_dataset(DataConfig(rec=str(folder), image_size=SIZE))
     return BatchLoader(
-        dataset, seed=3, batch_size=each, world=World(rank, size, rank, torch.device("cpu")), num_workers=workers,
-        num_threads=threads, device=torch.device("cpu"),
+        dataset,
+        seed=3,
+        batch_size=each,
+        world=World(rank, size, rank, torch.device("cpu")),
+        num_workers=workers,
+        num_threads=threads,
+        device=torch.device("cpu"),
         bad_records=BadRecordList(folder / name, budget=budget),
-    )  # fmt: skip
+    )
 
 
 def expected_images(epoch: int) -> list[int]:
@@ -142,9 +154,14 @@ def test_a_picture_that_vanishes_from_its_folder_is_replaced(tmp_path: Path) -> 
     dataset = FolderDataset(tmp_path / "faces", SIZE)
     (tmp_path / "faces" / "p1" / "3.png").unlink()
     source = BatchLoader(
-        dataset, seed=0, batch_size=4, world=World(0, 1, 0, torch.device("cpu")), num_workers=0,
-        device=torch.device("cpu"), bad_records=BadRecordList(tmp_path / "bad.jsonl", budget=1),
-    )  # fmt: skip
+        dataset,
+        seed=0,
+        batch_size=4,
+        world=World(0, 1, 0, torch.device("cpu")),
+        num_workers=0,
+        device=torch.device("cpu"),
+        bad_records=BadRecordList(tmp_path / "bad.jsonl", budget=1),
+    )
     assert 5 not in torch.cat([batch.indices for batch in source.epoch(0)])
     (row,) = listed(tmp_path, "bad.jsonl")
     assert (row["file"], row["record"], row["key"]) == (str(tmp_path / "faces"), 5, "p1/3.png")
@@ -153,9 +170,14 @@ def test_a_picture_that_vanishes_from_its_folder_is_replaced(tmp_path: Path) -> 
 
 def test_a_killed_worker_is_an_error_and_no_bad_record(tmp_path: Path) -> None:
     source = BatchLoader(
-        Slow(delay_s=0.02), seed=1, batch_size=4, world=World(0, 1, 0, torch.device("cpu")), num_workers=1,  # type: ignore[arg-type]
-        device=torch.device("cpu"), bad_records=BadRecordList(tmp_path / "bad.jsonl", budget=100),
-    )  # fmt: skip
+        Slow(delay_s=0.02),
+        seed=1,
+        batch_size=4,
+        world=World(0, 1, 0, torch.device("cpu")),
+        num_workers=1,  # type: ignore[arg-type]
+        device=torch.device("cpu"),
+        bad_records=BadRecordList(tmp_path / "bad.jsonl", budget=100),
+    )
     batches = source.epoch(0)
     os.kill(int(next(batches).labels[0]), signal.SIGKILL)
     with pytest.raises(DataError, match=r"loader worker 0: ended with status (-9|255) before its batch was ready;"):

@@ -49,8 +49,14 @@ def test_the_default_order_is_a_uniform_shuffle():
 
 @pytest.mark.parametrize(
     ("stated", "cores", "ranks", "on_gpu", "expected"),
-    [(3, 96, 8, True, 3), (0, 96, 8, True, 0), (None, 96, 8, True, 8), (None, 16, 4, True, 3), (None, 2, 2, True, 1),
-     (None, 64, 1, False, 1)],
+    [
+        (3, 96, 8, True, 3),
+        (0, 96, 8, True, 0),
+        (None, 96, 8, True, 8),
+        (None, 16, 4, True, 3),
+        (None, 2, 2, True, 1),
+        (None, 64, 1, False, 1),
+    ],
 )
 def test_workers_are_chosen_from_the_cores_of_a_rank(stated, cores, ranks, on_gpu, expected):
     assert choose_workers(stated, cores=cores, ranks_here=ranks, on_gpu=on_gpu) == expected

@@ -53,7 +53,12 @@ def test_any_order_is_the_same_for_every_number_of_ranks(block):
     def batches(world_size):
         ranks = [
             GlobalBatchSampler(
-                1003, seed=3, batch_size=12 // world_size, rank=rank, world_size=world_size, epoch=2,
+                1003,
+                seed=3,
+                batch_size=12 // world_size,
+                rank=rank,
+                world_size=world_size,
+                epoch=2,
                 order=ImageOrder(1003, 3, block=block),
             )
             for rank in range(world_size)

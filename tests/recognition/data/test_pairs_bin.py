@@ -83,7 +83,8 @@ def test_python_2_numpy_packs_read(bin_path):
     array = (
         b"cnumpy.core.multiarray\n_reconstruct\nq\x02cnumpy\nndarray\nq\x03K\x00\x85U\x01b\x87R(K\x01K\x03\x85"
         b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89U\x03"
-        + image + b"tb"
+        + image
+        + b"tb"
     )
     bin_path.write_bytes(b"\x80\x02](" + array + array.replace(b"q\x02", b"").replace(b"q\x03", b"") + b"e](\x88e\x86.")
     assert read_pairs(bin_path).images == [image, image]

@@ -52,9 +52,12 @@ def test_pipes_devices_links_and_huge_files_are_not_read(tmp_path: Path) -> None
     with open(tmp_path / "huge.jpg", "wb") as handle:
         handle.truncate(MAX_PHOTO_BYTES + 1)
     for name, message in (
-        ("pipe", "is no plain file"), ("zero", "is no plain file"), ("loop", "Too many levels"),
-        ("lost", "No such file"), ("huge", r"536,870,913 bytes; expected at most 536,870,912"),
-    ):  # fmt: skip
+        ("pipe", "is no plain file"),
+        ("zero", "is no plain file"),
+        ("loop", "Too many levels"),
+        ("lost", "No such file"),
+        ("huge", r"536,870,913 bytes; expected at most 536,870,912"),
+    ):
         with pytest.raises(DataError, match=f"^here: .*{message}"):
             read_photo(tmp_path / f"{name}.jpg", place="here")
 

@@ -37,9 +37,7 @@ def _write(folder: Path, rows: list[tuple[int, bytes]], name: str = "train", pro
 
 
 def _images(labels: list[int], first_key: int) -> list[tuple[int, bytes]]:
-    return [
-        (key, pack_image(label, b"image %d" % key, record_id=key)) for key, label in enumerate(labels, first_key)
-    ]
+    return [(key, pack_image(label, b"image %d" % key, record_id=key)) for key, label in enumerate(labels, first_key)]
 
 
 def _insightface(labels: list[int]) -> list[tuple[int, bytes]]:

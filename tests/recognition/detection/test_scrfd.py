@@ -31,8 +31,9 @@ def test_maps_decode_as_a_loop_over_places() -> None:
                 for _ in range(ANCHORS):
                     if scores[row, 0] >= 0.7:
                         left, top, right, bottom = boxes[row] * stride
-                        marks = [(x * stride + px * stride, y * stride + py * stride) for px, py in
-                                 points[row].reshape(5, 2)]  # fmt: skip
+                        marks = [
+                            (x * stride + px * stride, y * stride + py * stride) for px, py in points[row].reshape(5, 2)
+                        ]
                         box = [x * stride - left, y * stride - top, x * stride + right, y * stride + bottom]
                         expected.append((box, marks, scores[row, 0]))
                     row += 1
@@ -55,9 +56,10 @@ def test_an_onnx_file_gives_faces_in_pixels_of_the_photo(tmp_path: Path) -> None
     names = [f"out{i}" for i in range(9)]
     model = onnx_model(
         [("Identity", [f"w{i}"], [name]) for i, name in enumerate(names)],
-        inputs={"x": [1, 3, SIDE, SIDE]}, outputs={name: m.shape for name, m in zip(names, maps)},
+        inputs={"x": [1, 3, SIDE, SIDE]},
+        outputs={name: m.shape for name, m in zip(names, maps)},
         weights={f"w{i}": m for i, m in enumerate(maps)},
-    )  # fmt: skip
+    )
     (tmp_path / "det.onnx").write_bytes(model)
     faces = build_detector("scrfd", model=tmp_path / "det.onnx").detect(np.zeros((64, 128, 3), np.uint8))
     assert faces.scores.tolist() == pytest.approx([0.9])

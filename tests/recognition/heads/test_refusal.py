@@ -197,9 +197,14 @@ def test_a_frozen_backbone_lets_the_centers_learn() -> None:
 @pytest.mark.parametrize("margins", [(1.0, 0.5, 0.0), (1.35, 0.0, 0.0), (1.0, 0.0, 0.4)])
 def test_finite_at_the_ends_of_the_cosine(cosine: float, num_classes: int, margins: tuple[float, float, float]) -> None:
     head = ShardedSoftmax(
-        num_classes, 4, world=CPU, config=HeadConfig(margins=margins, margin_gradient="exact", block_size=65536),
-        seed=0, momentum=0.9, weight_decay=0.0,
-    )  # fmt: skip
+        num_classes,
+        4,
+        world=CPU,
+        config=HeadConfig(margins=margins, margin_gradient="exact", block_size=65536),
+        seed=0,
+        momentum=0.9,
+        weight_decay=0.0,
+    )
     labels = torch.tensor([0, 1])
     embeddings = (head.state_rows()["centers"][labels] * cosine).clone().requires_grad_()
     head.begin_step(step=0, lr=0.1)

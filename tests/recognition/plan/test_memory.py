@@ -57,12 +57,14 @@ class LivePeak(TorchDispatchMode):
     [
         (20_000, ["backbone.network=tiny", "train.batch_size=64", "train.precision=off"]),
         (40_000, ["backbone.network=tiny", "train.batch_size=32", "head.update=autograd"]),
-        (30_000, ["backbone.network=tiny", "train.batch_size=32", "head.centers_format=bf16",
-                  "head.momentum_format=int8"]),
+        (
+            30_000,
+            ["backbone.network=tiny", "train.batch_size=32", "head.centers_format=bf16", "head.momentum_format=int8"],
+        ),
         (1_000, ["backbone.network=mbf", "train.batch_size=16"]),
         (1_000, ["backbone.network=r18", "train.batch_size=16", "optim.optimizer=adamw"]),
     ],
-)  # fmt: skip
+)
 def test_the_estimate_is_within_a_tenth_of_a_step(num_classes, overrides):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -44,16 +44,22 @@ def test_the_linear_scaling_rule_is_stated_against_the_reference_batch():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (replace(TINY, train=TrainConfig(batch_size=512)),
-         "train.batch_size: 1,000 images cannot fill one global batch of 512 x 2 ranks = 1,024"),
-        (replace(TINY, train=TrainConfig(batch_size=400, num_epoch=1), optim=OptimConfig(warmup_epoch=0.9)),
-         "optim.warmup_epoch: a warm-up of 1 steps leaves nothing of a training of 1"),
+        (
+            replace(TINY, train=TrainConfig(batch_size=512)),
+            "train.batch_size: 1,000 images cannot fill one global batch of 512 x 2 ranks = 1,024",
+        ),
+        (
+            replace(TINY, train=TrainConfig(batch_size=400, num_epoch=1), optim=OptimConfig(warmup_epoch=0.9)),
+            "optim.warmup_epoch: a warm-up of 1 steps leaves nothing of a training of 1",
+        ),
         (replace(TINY, head=HeadConfig(sample_rate=0.1)), "head.sample_rate: 0.1 of 100 classes is a sample of 10 per"),
-        (replace(TINY, head=HeadConfig(sample_rate=0.5, update="autograd")),
-         "head.update: 'autograd' cannot go with head.sample_rate 0.5"),
+        (
+            replace(TINY, head=HeadConfig(sample_rate=0.5, update="autograd")),
+            "head.update: 'autograd' cannot go with head.sample_rate 0.5",
+        ),
         (replace(TINY, backbone=BackboneConfig(network="r51")), "unknown backbone.network 'r51'"),
     ],
-)  # fmt: skip
+)
 def test_a_run_that_cannot_work_stops(config, message):
     with pytest.raises(ConfigError, match=r"^[^\n]*$") as caught:
         make_plan(config, world_size=2, num_images=1000, num_classes=200)

@@ -87,10 +87,15 @@ class ArcfaceRun:
                 "param_groups": [{**group, "params": list(range(last))}, {**group, "params": [last]}],
             },
             "state_lr_scheduler": {
-                "total_iters": self.schedule.total_steps, "power": 1.0, "warmup_iters": 0, "base_lrs": [0.1, 0.1],
-                "last_epoch": self.step, "_step_count": self.step + 1, "_last_lr": [0.1, 0.1],
+                "total_iters": self.schedule.total_steps,
+                "power": 1.0,
+                "warmup_iters": 0,
+                "base_lrs": [0.1, 0.1],
+                "last_epoch": self.step,
+                "_step_count": self.step + 1,
+                "_last_lr": [0.1, 0.1],
             },
-        }  # fmt: skip
+        }
 
 
 def _with_margin(cosine: torch.Tensor, labels: torch.Tensor, config: Config) -> torch.Tensor:

@@ -17,10 +17,21 @@ from recognition.training.start import find_start
 from recognition.training.trainer import Trainer
 
 SMALL = [
-    "device=cpu", "data.rec=synthetic", "data.num_classes=11", "data.num_image=132", "data.num_workers=0",
-    "data.image_size=32", "backbone.network=tiny", "backbone.embedding_size=16", "train.precision=off",
-    "train.num_epoch=2", "optim.lr=0.02", "head.scale=16", "log.tensorboard=false", "log.every_steps=1",
-]  # fmt: skip
+    "device=cpu",
+    "data.rec=synthetic",
+    "data.num_classes=11",
+    "data.num_image=132",
+    "data.num_workers=0",
+    "data.image_size=32",
+    "backbone.network=tiny",
+    "backbone.embedding_size=16",
+    "train.precision=off",
+    "train.num_epoch=2",
+    "optim.lr=0.02",
+    "head.scale=16",
+    "log.tensorboard=false",
+    "log.every_steps=1",
+]
 
 
 def make_trainer(world: World, folder: str, overrides: list[str], validators: Any = None) -> Trainer:

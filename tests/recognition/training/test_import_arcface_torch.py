@@ -34,9 +34,7 @@ def _config(*overrides: str) -> Config:
 
 def _old_run(config: Config, num_ranks: int = 2) -> ArcfaceRun:
     dataset = open_dataset(config.data)
-    loader = BatchLoader(
-        dataset, seed=config.seed, batch_size=12, world=ALONE, num_workers=0, device=ALONE.device
-    )  # fmt: skip
+    loader = BatchLoader(dataset, seed=config.seed, batch_size=12, world=ALONE, num_workers=0, device=ALONE.device)
     return ArcfaceRun(config, loader, num_classes=dataset.num_classes, num_ranks=num_ranks)
 
 
@@ -205,7 +203,7 @@ def _set(*keys: Any, value: Any) -> Callable[[dict[str, Any]], None]:
         (_set("state_optimizer", "state", value={}), r"its optimizer holds nothing for 'conv1.weight'; expe"),
         (_set("state_optimizer", "state", 0, "momentum_buffer", value=None), r"holds momentum_buffer for 'conv1"),
     ],
-)  # fmt: skip
+)
 def test_what_does_not_fit_is_refused_by_name(
     edit: Callable[[dict[str, Any]], None], message: str, stopped: tuple[Path, list[float]], tmp_path: Path
 ) -> None:
@@ -228,9 +226,7 @@ def test_missing_and_unequal_shards_are_named(stopped: tuple[Path, list[float]],
     swapped = tmp_path / "swapped"
     swapped.mkdir()
     for rank in range(2):
-        (swapped / f"checkpoint_gpu_{rank}.pt").write_bytes(
-            (stopped[0] / f"checkpoint_gpu_{1 - rank}.pt").read_bytes()
-        )
+        (swapped / f"checkpoint_gpu_{rank}.pt").write_bytes((stopped[0] / f"checkpoint_gpu_{1 - rank}.pt").read_bytes())
     with pytest.raises(CheckpointError, match=r"gpu_0.pt: holds 5 classes; expected 6 of 11 on rank 0 of 2"):
         import_run(swapped, tmp_path / "new", _config())
 

@@ -29,9 +29,7 @@ def test_a_run_leaves_scalars_and_the_distributions_behind_its_means(tmp_path: P
     events = _events(tmp_path)
     scalars = set(events.Tags()["scalars"])
     assert {"train/loss", "train/img_per_s", "train/data_wait", "train/lr", "train/target_cosine"} <= scalars
-    assert set(events.Tags()["histograms"]) == {
-        "train/embedding_norm", "train/target_cosine", "train/hardest_negative"
-    }  # fmt: skip
+    assert set(events.Tags()["histograms"]) == {"train/embedding_norm", "train/target_cosine", "train/hardest_negative"}
     last = events.Histograms("train/target_cosine")[-1]
     assert [event.step for event in events.Histograms("train/target_cosine")] == [5, 10, 11]
     (mean,) = [event.value for event in events.Scalars("train/target_cosine") if event.step == 11]

@@ -42,8 +42,13 @@ class Crash(Exception):
 
 def overrides_of(case: str, size: int) -> list[str]:
     micro = 2 if CASES[case] is ACCUMULATED else 1
-    return [f"train.batch_size={BATCH // size // micro}", "data.num_image=75", "checkpoint.every_steps=4",
-            "log.every_steps=5", *CASES[case]]  # fmt: skip
+    return [
+        f"train.batch_size={BATCH // size // micro}",
+        "data.num_image=75",
+        "checkpoint.every_steps=4",
+        "log.every_steps=5",
+        *CASES[case],
+    ]
 
 
 def interrupt(trainer: Trainer, step: int, action: Any) -> None:
@@ -154,8 +159,11 @@ def whole_and_first_part(world: World, folder: str, overrides: list[str]) -> lis
 def test_a_run_goes_on_in_mid_epoch_on_any_number_of_ranks_and_sees_each_image_once(tmp_path: Path) -> None:
     """2 -> 3 -> 1 -> 2 ranks within one epoch of 13 steps, which leaves 3 of its 159 images out."""
     overrides = [
-        "train.batch_size=6", "data.num_image=159", "train.num_epoch=1", "backbone.sync_bn=true",
-    ]  # fmt: skip
+        "train.batch_size=6",
+        "data.num_image=159",
+        "train.num_epoch=1",
+        "backbone.sync_bn=true",
+    ]
     parted, resumed = str(tmp_path / "parted"), [*overrides, "resume=true"]
     ranks = run_world(2, whole_and_first_part, str(tmp_path), overrides)
     whole = [image for images, _ in ranks for image in images]

@@ -77,7 +77,7 @@ def test_the_other_ranks_open_nothing(wandb: Any, tmp_path: Path) -> None:
     other = World(1, 1, 0, torch.device("cpu"))
     type(trainer)(
         trainer.config, trainer.parts, trainer.loader, world=other, folder=tmp_path / "zero", validators={}
-    ).reports.log.close()  # fmt: skip
+    ).reports.log.close()
     assert len(wandb.runs) == 1
 
 
