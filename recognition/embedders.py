@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from recognition.data.preprocess import to_network
-from recognition.detection.dlib_detector import DlibEmbedder
+from recognition.dlib_embedder import DlibEmbedder
 from recognition.embedding_store import ImageSource, open_images, read_block
 from recognition.errors import CheckpointError
 from recognition.inference import Embedder, try_images

@@ -24,7 +24,7 @@ from recognition.data.image_list import FolderList
 from recognition.data.images import decode_square, read_image_file
 from recognition.data.permutation import IntArray
 from recognition.data.records import ImageRecords
-from recognition.data.sources import data_paths
+from recognition.data.sources import named_paths
 from recognition.errors import ConfigError, DataError
 
 _SAMPLE = 1024  # labels that ranks compare
@@ -50,7 +50,9 @@ def open_dataset(config: DataConfig) -> Dataset:
 
 
 def _open_paths(config: DataConfig) -> Dataset:
-    datasets = [_open_path(path, config.image_size) for path in data_paths(config)]
+    assert config.rec is not None
+    paths = named_paths([config.rec, *config.more_rec])
+    datasets = [_open_path(path, config.image_size) for path in paths]
     if len(datasets) == 1:
         if config.identities != "offset":
             raise ConfigError(f"data.identities: found {config.identities!r} with a single set; remove this key")

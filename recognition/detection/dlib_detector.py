@@ -1,4 +1,4 @@
-"""dlib's HOG face detector with its 68-point predictor, and its 128-number face network."""
+"""dlib's HOG face detector with its 68-point predictor."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 import cv2
 import numpy as np
 
-from recognition.detection.alignment import similarity, template
 from recognition.detection.faces import Faces, no_faces
 from recognition.errors import ConfigError, DataError
 
@@ -18,8 +17,6 @@ _WINDOW_PX = 74  # the least face box that dlib's detector returns: its sliding 
 _EYES = (slice(36, 42), slice(42, 48))  # of the 68 points, each eye's outline
 _NOSE, _MOUTH_LEFT, _MOUTH_RIGHT = 30, 48, 54
 _POINTS_FILE = "shape_predictor_68_face_landmarks.dat"
-_NETWORK_FILE = "dlib_face_recognition_resnet_model_v1.dat"
-FACE_PX, FACE_PADDING = 150, 0.25  # what dlib's face network was trained on
 
 
 class DlibDetector:
@@ -49,40 +46,6 @@ class DlibDetector:
         order = np.argsort(-np.asarray(scores), kind="stable")
         faces = Faces(boxes, landmarks.astype(np.float32), np.asarray(scores, np.float32)).select(order)
         return faces.scaled(rgb.shape[1] / width, rgb.shape[0] / height)
-
-
-class DlibEmbedder:
-    """dlib's face network: 128 numbers a face, compared by Euclidean distance (0.6 is dlib's own threshold).
-
-    Takes the aligned faces this project writes: the network's own crop is cut out of them by the template's landmarks.
-    """
-
-    def __init__(self, *, models: Path | None = None) -> None:
-        dlib = import_dlib()
-        self._network = dlib.face_recognition_model_v1(str(model_file(_NETWORK_FILE, models)))
-
-    def embed(self, images_rgb: np.ndarray) -> np.ndarray:
-        """Return float32 [n, 128] for uint8 RGB images [n, S, S, 3], aligned to the ArcFace template."""
-        if len(images_rgb) == 0:
-            return np.zeros((0, 128), np.float32)
-        chips = [dlib_chip(image) for image in images_rgb]
-        return np.asarray(self._network.compute_face_descriptor(chips), np.float32)
-
-
-# The square that dlib's own 68 points cut out of a face, in pixels of the same face on the 112-pixel ArcFace template:
-# the median over 155 photos of LFW. It reaches 10 pixels below the crop, where the last row is repeated.
-_CHIP_CENTER, _CHIP_SIDE = (56.67, 71.88), 99.4
-
-
-def dlib_chip(image: np.ndarray) -> np.ndarray:
-    """Return the face as dlib's network expects it, uint8 [150, 150, 3], from one aligned to the ArcFace template."""
-    size = image.shape[0]
-    onto = similarity(template(112), template(size))
-    scale = FACE_PX / (_CHIP_SIDE * onto[0, 0])
-    center = onto[:, :2] @ _CHIP_CENTER + onto[:, 2]
-    shift = (FACE_PX - 1) / 2 - scale * center
-    matrix = np.array([[scale, 0, shift[0]], [0, scale, shift[1]]])
-    return cv2.warpAffine(image, matrix, (FACE_PX, FACE_PX), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
 def import_dlib() -> Any:

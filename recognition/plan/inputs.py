@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recognition.config.schema import Config
-from recognition.data.sources import data_paths, is_there
+from recognition.data.sources import is_there, named_paths
 from recognition.errors import ConfigError
 
 
@@ -39,7 +39,7 @@ def find_inputs(config: Config) -> Inputs:
     elif rec == "synthetic":
         inputs = Inputs("synthetic", True, validation_paths(config))
     else:
-        absent = [path for path in data_paths(config.data) if not is_there(path)]
+        absent = [path for path in named_paths([rec, *config.data.more_rec]) if not is_there(path)]
         named = " + ".join([rec, *config.data.more_rec])
         inputs = Inputs(f"{named}{' (absent)' if absent else ''}", not absent, validation_paths(config))
     if inputs.has_data and inputs.missing_validation:
