@@ -29,14 +29,14 @@ from benchmarks.ranks import run_ranks
 from recognition.cli import make_parser, positive_int, run_command
 from recognition.config.loader import load_config
 from recognition.console import size
-from recognition.data.build import build_loader
-from recognition.data.datasets import open_dataset
 from recognition.distributed.checkpoint import Snapshot
 from recognition.distributed.collectives import barrier, gather_numbers, gather_objects
 from recognition.distributed.manifest import rows_file
 from recognition.distributed.saver import Saver
 from recognition.distributed.shards import class_range
 from recognition.distributed.world import World
+from recognition.feed.build import build_loader
+from recognition.feed.datasets import open_dataset
 from recognition.training.build import build_parts
 from recognition.training.trainer import Trainer
 

@@ -34,7 +34,7 @@ from recognition.clustering.graph import pairs_above
 from recognition.clustering.scores import bcubed, pairwise
 from recognition.clustering.weights import weigh_edges
 from recognition.clustering.whispers import chinese_whispers
-from recognition.embedding_store import BLOCK, EmbeddingStore, Keyed, read_embeddings
+from recognition.embedding.store import BLOCK, EmbeddingStore, Keyed, read_embeddings
 from recognition.errors import DataError
 
 ROOT = Path(__file__).resolve().parent.parent

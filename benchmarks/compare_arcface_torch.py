@@ -25,7 +25,7 @@ from benchmarks.formula_weights import fill_by_formula, relative_difference, wav
 from recognition.backbones import build_backbone
 from recognition.cli import make_parser, run_command
 from recognition.errors import CheckpointError, DataError
-from recognition.files import write_text
+from recognition.work.files import write_text
 
 NETWORKS = ("r18", "r50", "r100", "mbf")
 RECORDED = ("r18", "mbf")

@@ -32,14 +32,14 @@ import numpy as np
 import torch
 
 from recognition.cli import make_parser, positive_int, run_command
-from recognition.data.datasets import RecDataset
-from recognition.data.images import encode_jpeg
-from recognition.data.loader import BatchLoader
-from recognition.data.recordio import frame, pack_image
-from recognition.data.records import ImageRecords
-from recognition.data.sampler import GlobalBatchSampler
-from recognition.data.set_writer import ImageSetWriter
 from recognition.distributed.world import World
+from recognition.feed.datasets import RecDataset
+from recognition.feed.loader import BatchLoader
+from recognition.feed.sampler import GlobalBatchSampler
+from recognition.formats.recordio import frame, pack_image
+from recognition.formats.records import ImageRecords
+from recognition.formats.set_writer import ImageSetWriter
+from recognition.images.codec import encode_jpeg
 
 CPU = torch.device("cpu")
 WF42M = (42_474_557, 2_059_906)  # images and identities of WebFace42M

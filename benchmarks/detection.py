@@ -31,12 +31,12 @@ import torch
 
 from recognition.cli import make_parser, positive_int, run_command
 from recognition.console import progress
-from recognition.data.images import encode_jpeg
-from recognition.data.photos import decode_photo
 from recognition.detection.detectors import DETECTORS, build_detector
 from recognition.detection.faces import Detector, iou
 from recognition.detection.mtcnn import Mtcnn
 from recognition.detection.weights import find_mtcnn
+from recognition.images.codec import encode_jpeg
+from recognition.images.photos import decode_photo
 
 LANDMARK_SCALE = 0.6
 OVERLAP = 0.4

@@ -27,8 +27,8 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the root, so that no file here shadows the library
 
 from recognition.cli import make_parser, positive_int, run_command
-from recognition.data.photos import list_photos
 from recognition.errors import DataError
+from recognition.images.photos import list_photos
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = [sys.executable]

@@ -27,11 +27,11 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the root, so that n
 import cv2
 import numpy as np
 
-from data_tools.review_faces import main as make_page
 from recognition.cli import make_parser, positive_int, run_command
+from recognition.commands.review_faces import main as make_page
 from recognition.console import Stopwatch
-from recognition.data.photos import decode_photo, list_photos
 from recognition.errors import DataError
+from recognition.images.photos import decode_photo, list_photos
 
 WINDOW = {"width": 1280, "height": 800}
 TILE_PX = 112

@@ -1,144 +1,14 @@
 """Convert an image set between the layouts of a .rec, WebDataset shards and folders; images keep their bytes.
 
-    python data_tools/convert_rec.py packed/train.rec wds/ --to webdataset
-    python data_tools/convert_rec.py wds/ packed/train --to insightface
-
-SOURCE is a packed set in any layout, a folder of identity folders, or a folder of .tar shards. TARGET is the prefix of
-a packed set, or a new folder. insightface needs rising labels: a packed set is sorted for it (8 bytes an image); the
-other sources must have them. Folders are numbered in the order of their names.
+python data_tools/convert_rec.py --help
 """
 
-from __future__ import annotations
-
-import argparse
-import io
-import json
 import sys
-import tarfile
-from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the root, so that no file here shadows the library
 
-from recognition.cli import make_parser, positive_int, run_command
-from recognition.console import Stopwatch, count, duration, progress
-from recognition.data.image_streams import ImageStream, RecStream, StreamedImage, open_stream, suffix_of
-from recognition.data.images import image_size
-from recognition.data.set_writer import ImageSetWriter, output_paths, property_text
-from recognition.errors import DataError
-from recognition.files import refuse_existing, staged
-
-LAYOUTS = ("insightface", "sequential", "multilabel")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Parse the command line, convert the set, and return the exit status."""
-    parser = make_parser("convert_rec", __doc__)
-    add = parser.add_argument
-    add("source", type=Path, metavar="SOURCE", help="packed set, folder of identity folders, or folder of .tar shards")
-    add("target", metavar="TARGET", help="output path without suffix, or a folder")
-    add("--to", choices=(*LAYOUTS, "webdataset", "folder"), required=True)
-    add("--shard-images", type=positive_int, default=10_000, help="images per .tar shard (default: 10000)")
-    add("--overwrite", action="store_true", help="replace existing output files")
-    add("--json", action="store_true", help="print the counts as one JSON object")
-    return run_command(parser, convert, argv)
-
-
-def convert(args: argparse.Namespace) -> None:
-    """Run the command."""
-    watch = Stopwatch()
-    stream = open_stream(args.source)
-    if args.to == "insightface" and isinstance(stream, RecStream):
-        stream = stream.sorted_by_label()
-    images = progress(stream, total=len(stream), unit="img", label="converting", quiet=args.quiet)
-    if args.to in LAYOUTS:
-        num_identities = write_set(images, output_paths(args.target), args.to, overwrite=args.overwrite)
-    elif args.to == "webdataset":
-        num_identities = write_shards(images, Path(args.target), args.shard_images, overwrite=args.overwrite)
-    else:
-        num_identities = write_folder(images, Path(args.target), stream, overwrite=args.overwrite)
-    if args.json:
-        counts = {"num_images": len(stream), "num_identities": num_identities, "seconds": round(watch.seconds, 3)}
-        sys.stdout.write(json.dumps(counts) + "\n")
-        return
-    rate = len(stream) / max(watch.seconds, 1e-9)
-    sys.stdout.write(
-        f"converted {count(len(stream), 'image')}, {count(num_identities, 'identity')} to {args.to} in "
-        f"{duration(watch.seconds)} ({rate:,.0f}/s)\n"
-    )
-
-
-def write_set(
-    images: Iterable[StreamedImage], targets: tuple[Path, Path, Path, Path], layout: str, *, overwrite: bool
-) -> int:
-    """Write a packed set and return its number of identities."""
-    refuse_existing(*targets, overwrite=overwrite)
-    size: tuple[int, int] | None = None
-    with staged(*targets) as (rec, idx, lst, prop):
-        with open(rec, "wb", buffering=2**20) as rec_file, open(idx, "wb") as idx_file, open(lst, "wb") as lst_file:
-            writer = ImageSetWriter(rec_file, idx_file, lst_file, layout=layout)  # type: ignore[arg-type]
-            for image in images:
-                size = size or image_size(image.image, place=image.place)
-                writer.add(image.label, image.image, image.name, image.extra)
-            writer.finish()
-        if size is None:
-            raise DataError(f"{targets[0]}: there is no image to write; expected at least one in the source")
-        prop.write_text(property_text(writer.num_classes, *size), encoding="ascii")
-    return writer.num_identities
-
-
-def write_shards(images: Iterable[StreamedImage], folder: Path, per_shard: int, *, overwrite: bool) -> int:
-    """Write shard-000000.tar, ... with `<number>.jpg` and `<number>.cls`, and return the number of identities."""
-    labels = set()
-    block: list[StreamedImage] = []
-    num_shards = 0
-    for image in images:
-        labels.add(image.label)
-        block.append(image)
-        if len(block) == per_shard:
-            _write_shard(folder / f"shard-{num_shards:06d}.tar", block, num_shards * per_shard, overwrite)
-            num_shards, block = num_shards + 1, []
-    if block:
-        _write_shard(folder / f"shard-{num_shards:06d}.tar", block, num_shards * per_shard, overwrite)
-    return len(labels)
-
-
-def write_folder(images: Iterable[StreamedImage], folder: Path, stream: ImageStream, *, overwrite: bool) -> int:
-    """Write `<class id>/<number>.jpg`, ids padded so that they sort as numbers; return the number of identities."""
-    if folder.exists() and any(folder.iterdir()) and not overwrite:
-        raise DataError(f"{folder}: is not empty; expected a new folder; pass --overwrite to write into it")
-    width = len(str(stream.records.num_classes - 1)) if isinstance(stream, RecStream) else 8
-    labels = set()
-    for number, image in enumerate(images):
-        labels.add(image.label)
-        path = folder / f"{image.label:0{width}d}" / f"{number:09d}{suffix_of(image.image)}"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(image.image)
-        except OSError as err:
-            raise DataError(f"{path}: cannot be written ({err.strerror}); check space and permissions") from err
-    return len(labels)
-
-
-def _write_shard(path: Path, images: Sequence[StreamedImage], first: int, overwrite: bool) -> None:
-    refuse_existing(path, overwrite=overwrite)
-    with staged(path) as (temporary,), open(temporary, "wb") as handle:
-        write_tar(handle, images, first)
-
-
-def write_tar(handle: BinaryIO, images: Sequence[StreamedImage], first: int) -> None:
-    """Write one shard, the same bytes whoever writes it and when."""
-    with tarfile.open(fileobj=handle, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for number, image in enumerate(images, first):
-            for name, content in (
-                (f"{number:09d}{suffix_of(image.image)}", image.image),
-                (f"{number:09d}.cls", str(image.label).encode()),
-            ):
-                member = tarfile.TarInfo(name)
-                member.size = len(content)
-                tar.addfile(member, io.BytesIO(content))
-
+from recognition.commands.convert_rec import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,125 +1,14 @@
 """Pack verification pairs and their pictures into a .bin, as arcface_torch and insightface read it.
 
-    python data_tools/pack_bin.py pairs.txt faces/ lfw.bin
-
-PAIRS is LFW's pairs.txt (a line `folds pairs`, then `name i j` and `name1 i name2 j`: IMAGES/name/name_0001.jpg), or
-lines `path path 0|1` with paths below IMAGES. Pictures go in byte for byte unless --size asks for another size.
+python data_tools/pack_bin.py --help
 """
 
-from __future__ import annotations
-
-import argparse
-import json
-import os
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the root, so that no file here shadows the library
 
-import cv2
-
-from data_tools.pair_list import PicturePair, parse_folds, read_pair_list
-from recognition.cli import make_parser, positive_int, run_command
-from recognition.console import Stopwatch, count, duration, progress
-from recognition.data.image_list import Folder
-from recognition.data.images import decode_rgb, encode_jpeg, read_image_file
-from recognition.data.pairs_bin import write_pairs
-from recognition.errors import DataError
-from recognition.files import refuse_existing
-
-RESIZED_QUALITY = 95
-MAX_NAMED = 10  # missing pictures that are named; the rest are counted
-SUFFIXES = (".jpg", ".jpeg", ".png")
-
-
-@dataclass(frozen=True)
-class PackedPairs:
-    """What went into the .bin."""
-
-    num_pairs: int
-    num_same: int
-    num_pictures: int
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Parse the command line, pack the pairs, and return the exit status."""
-    parser = make_parser("pack_bin", __doc__)
-    parser.add_argument("pairs", type=Path, metavar="PAIRS", help="LFW's pairs.txt, or lines `path path 0|1`")
-    parser.add_argument("images", type=Path, metavar="IMAGES", help="folder the pairs' paths start from")
-    parser.add_argument("output", type=Path, metavar="OUT.bin")
-    parser.add_argument("--folds", metavar="K|A-B", help="only these folds of an LFW pairs.txt, counted from 1")
-    parser.add_argument("--size", type=positive_int, metavar="PX", help="resize square pictures to PX x PX")
-    parser.add_argument("--overwrite", action="store_true", help="replace OUT.bin")
-    parser.add_argument("--json", action="store_true", help="print the counts as one JSON object")
-    return run_command(parser, _run, argv)
-
-
-def pack_bin(
-    pairs: Sequence[PicturePair], images: Path, output: Path, *, size: int | None = None, quiet: bool = True
-) -> PackedPairs:
-    """Write the pairs' pictures below `images` to `output`, each decoded once to prove it.
-
-    Raises DataError when pictures are missing, naming the first, or when one does not decode.
-    """
-    paths = _find_pictures(pairs, images)
-    encoded: dict[Path, bytes] = {}
-    for path in progress(dict.fromkeys(paths), total=len(set(paths)), unit="img", label="read", quiet=quiet):
-        encoded[path] = _read_picture(path, size)
-    write_pairs(output, [encoded[path] for path in paths], [pair.is_same for pair in pairs])
-    return PackedPairs(len(pairs), sum(pair.is_same for pair in pairs), len(encoded))
-
-
-def _run(args: argparse.Namespace) -> None:
-    watch = Stopwatch()
-    refuse_existing(args.output, overwrite=args.overwrite)
-    pairs = read_pair_list(args.pairs, folds=parse_folds(args.folds) if args.folds else None)
-    packed = pack_bin(pairs, args.images, args.output, size=args.size, quiet=args.quiet)
-    if args.json:
-        print(json.dumps({"output": str(args.output), **vars(packed), "seconds": round(watch.seconds, 3)}))
-        return
-    print(
-        f"packed {count(packed.num_pairs, 'pair')}, {packed.num_same:,} of them same, "
-        f"{count(packed.num_pictures, 'image')} in {duration(watch.seconds)}"
-    )
-
-
-def _find_pictures(pairs: Sequence[PicturePair], images: Path) -> list[Path]:
-    """Return the two paths of every pair in turn."""
-    folder = Folder(images)
-    found: dict[str, Path | None] = {}
-    for name in (name for pair in pairs for name in (pair.first, pair.second)):
-        if name not in found:
-            if folder.path(name) is None:
-                raise DataError(f"{images}: {name!r} leads out of it; expected a path below; mend the list of pairs")
-            found[name] = _find_picture(folder, name)
-    missing = [name for name, path in found.items() if path is None]
-    if missing:
-        named = ", ".join(missing[:MAX_NAMED]) + (", ..." if len(missing) > MAX_NAMED else "")
-        raise DataError(
-            f"{images}: {len(missing):,} of {count(len(found), 'picture')} are missing: {named}; expected every "
-            "picture of the pairs; add them or leave the pairs out"
-        )
-    return [path for pair in pairs for name in (pair.first, pair.second) if (path := found[name]) is not None]
-
-
-def _find_picture(folder: Folder, name: str) -> Path | None:
-    """Return the file of a name as it stands in the pairs; LFW's names carry no suffix, but some hold a dot."""
-    candidates = (folder.path(f"{name}{suffix}") for suffix in ("", *SUFFIXES))
-    return next((Path(path) for path in candidates if path is not None and os.path.isfile(path)), None)
-
-
-def _read_picture(path: Path, size: int | None) -> bytes:
-    encoded = read_image_file(path)
-    rgb = decode_rgb(encoded, place=str(path))
-    height, width = rgb.shape[:2]
-    if height != width and size is not None:
-        raise DataError(f"{path}: is {width} x {height} pixels; expected a square picture for --size; align it first")
-    if size is None or height == size:
-        return encoded
-    return encode_jpeg(cv2.resize(rgb, (size, size), interpolation=cv2.INTER_AREA), RESIZED_QUALITY)
-
+from recognition.commands.pack_bin import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,72 +1,14 @@
 """Put the images of a packed set in random order, in bounded memory.
 
-    python data_tools/shuffle_rec.py packed/train.rec shuffled/train
-
-For readers that go through a file from one end to the other, and so see people in the order of the file. Takes any
-layout and writes the sequential one (keys 0, 1, ...; identity records describe an order that is gone); records with a
-list of labels keep it. Records are copied byte for byte. Needs room for the set twice beside PREFIX while it runs.
+python data_tools/shuffle_rec.py --help
 """
 
-from __future__ import annotations
-
-import argparse
-import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the root, so that no file here shadows the library
 
-from tqdm import tqdm
-
-from recognition.cli import make_parser, non_negative_int, positive_int, run_command
-from recognition.console import Stopwatch, count, duration
-from recognition.data.external_shuffle import shuffle_images
-from recognition.data.records import ImageRecords
-from recognition.data.set_writer import output_paths
-from recognition.files import refuse_existing, staged
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Parse the command line, shuffle the set, and return the exit status."""
-    parser = make_parser("shuffle_rec", __doc__)
-    add = parser.add_argument
-    add("rec", type=Path, metavar="REC", help="the .rec, its path without suffix, or a folder with train.rec")
-    add("prefix", metavar="PREFIX", help="output path without suffix, or a folder")
-    add("--seed", type=non_negative_int, default=0, help="of the order (default: 0)")
-    add("--memory", type=positive_int, default=768, metavar="MIB", help="memory to stay within (default: 768)")
-    add("--overwrite", action="store_true", help="replace existing output files")
-    add("--json", action="store_true", help="print the counts as one JSON object")
-    return run_command(parser, shuffle, argv)
-
-
-def shuffle(args: argparse.Namespace) -> None:
-    """Run the command."""
-    watch = Stopwatch()
-    records = ImageRecords(args.rec)
-    rec, idx, _, prop = output_paths(args.prefix)
-    source_property = records.path.with_name("property")
-    targets = (rec, idx, prop) if source_property.exists() else (rec, idx)
-    refuse_existing(*targets, overwrite=args.overwrite)
-    with staged(*targets) as temporaries:
-        with (
-            open(temporaries[0], "wb", buffering=2**20) as rec_file,
-            open(temporaries[1], "wb", buffering=2**20) as idx_file,
-            tqdm(total=2 * len(records), unit="img", desc="shuffling", disable=args.quiet, delay=1.0) as bar,
-        ):
-            for done in shuffle_images(
-                records, rec_file, idx_file, seed=args.seed, memory_bytes=args.memory * 2**20, scratch=rec.parent
-            ):
-                bar.update(done)
-        for temporary in temporaries[2:]:
-            temporary.write_bytes(source_property.read_bytes())
-    if args.json:
-        counts = {"num_images": len(records), "seconds": round(watch.seconds, 3)}
-        sys.stdout.write(json.dumps(counts) + "\n")
-        return
-    rate = len(records) / max(watch.seconds, 1e-9)
-    sys.stdout.write(f"shuffled {count(len(records), 'image')} in {duration(watch.seconds)} ({rate:,.0f}/s)\n")
-
+from recognition.commands.shuffle_rec import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -19,19 +19,16 @@ import numpy as np
 import pytest
 import torch
 
-from data_tools.pack_rec import main as pack_rec
+from recognition.__main__ import commands
 from recognition.backbones import build_backbone
 from recognition.backbones.weights import save_backbone
+from recognition.commands.pack_rec import main as pack_rec
 from recognition.config.loader import ROOT
-from recognition.data.images import encode_jpeg
-from recognition.data.pairs_bin import write_pairs
+from recognition.formats.pairs_bin import write_pairs
+from recognition.images.codec import encode_jpeg
 
 MODULES = {
-    "train_v2": "train_v2",
-    "verify": "eval.verify",
-    "recognition.plan": "recognition.plan.__main__",
-    "from_arcface_torch": "recognition.config.from_arcface_torch",
-    "import_arcface_torch": "recognition.training.import_arcface_torch",
+    "train_v2": "recognition.commands.train",
 }
 LOGS = ("train.log", "rank0.log", ".launcher", "config.yaml", "metrics.jsonl")
 
@@ -480,7 +477,7 @@ TABLE = [
     ),
     Bad("make_faces faces --identities 2", "faces:", "exists already", "expected a new path", "pass --overwrite"),
     # plans and other programs' files
-    Bad("recognition.plan --memory-gib 0.001", "--memory-gib 0.001:", "no identity fits", "needs 4.8 GiB", "raise it"),
+    Bad("plan --memory-gib 0.001", "--memory-gib 0.001:", "no identity fits", "needs 4.8 GiB", "raise it"),
     Bad(
         "from_arcface_torch old.py new.yaml",
         "old.py:1:",
@@ -575,7 +572,7 @@ def test_a_bad_input_is_one_line_and_status_1(bad: Bad, folder: Path, capfd: pyt
     bad.damage(folder)
     before = content(folder)
     name, words = arguments(bad.line)
-    main = importlib.import_module(MODULES.get(name, f"data_tools.{name}")).main
+    main = importlib.import_module(MODULES.get(name, f"recognition.commands.{name}")).main
     assert main([*words, "--quiet"]) == 1
     err = capfd.readouterr().err
     (line,) = err.splitlines()
@@ -592,8 +589,6 @@ def test_a_bad_input_is_one_line_and_status_1(bad: Bad, folder: Path, capfd: pyt
 
 
 def test_the_table_covers_every_command() -> None:
-    scripts = {path.stem for path in (ROOT / "data_tools").glob("*.py") if "__main__" in path.read_text()}
-    covered = {bad.line.split()[0] for bad in TABLE}
-    assert scripts - {"fetch_weights"} <= covered
-    assert set(MODULES) <= covered
+    covered = {MODULES.get(name, name).rpartition(".")[2] for name in (bad.line.split()[0] for bad in TABLE)}
+    assert set(commands()) - {"fetch_weights"} <= covered
     assert len(TABLE) >= 40

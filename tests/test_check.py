@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-import train_v2
+from recognition.commands import train
 from recognition.config.loader import ROOT, load_config
 
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.yaml"))
@@ -25,7 +25,7 @@ def test_a_check_prints_the_plan(
     config = load_config(path)
     stated = [] if config.data.num_image else SIZES
     absent = [] if config.data.rec and stated == [] else ["data.rec=absent"]
-    assert train_v2.main([path, "--check", *stated, *absent]) == 0
+    assert train.main([path, "--check", *stated, *absent]) == 0
     out, err = capsys.readouterr()
     batch = 8 * config.train.batch_size * config.train.gradient_accumulation
     for expected in ("8 ranks", f"{batch:,}", "lr", "memory"):

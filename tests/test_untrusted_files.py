@@ -20,31 +20,31 @@ import numpy as np
 import pytest
 import torch
 
-from data_tools.align_landmarks import main as align_landmarks
-from data_tools.pack_bin import main as pack_bin
-from data_tools.pair_list import parse_folds, read_pair_list
-from data_tools.unpack_rec import parse_keys
-from eval.protocols import open_pair_set
 from recognition.backbones.weights import load_backbone, read_state_dict
-from recognition.config.from_arcface_torch import convert
+from recognition.commands.align_landmarks import main as align_landmarks
+from recognition.commands.pack_bin import main as pack_bin
+from recognition.commands.unpack_rec import parse_keys
 from recognition.config.loader import load_config
-from recognition.config.python_config import read_python_config
-from recognition.data import index_cache
-from recognition.data.datasets import FolderDataset, RecDataset
-from recognition.data.external_shuffle import shuffle_images
-from recognition.data.identity_map import offset_identities, read_identity_map
-from recognition.data.image_list import LstFile
-from recognition.data.image_streams import TarStream
-from recognition.data.images import decode_rgb, encode_jpeg, read_image_file
-from recognition.data.pairs_bin import read_pairs
-from recognition.data.photos import decode_photo
-from recognition.data.recordio import class_id, pack_payload, parse_header
-from recognition.data.records import ImageRecords
-from recognition.embedding_store import read_embeddings
+from recognition.embedding.store import read_embeddings
 from recognition.errors import ArcShardError, CheckpointError, ConfigError, DataError
-from recognition.journal import Journal
+from recognition.feed.datasets import FolderDataset, RecDataset
+from recognition.feed.identity_map import offset_identities, read_identity_map
+from recognition.formats import index_cache
+from recognition.formats.external_shuffle import shuffle_images
+from recognition.formats.image_list import LstFile
+from recognition.formats.image_streams import TarStream
+from recognition.formats.pair_list import parse_folds, read_pair_list
+from recognition.formats.pairs_bin import read_pairs
+from recognition.formats.recordio import class_id, pack_payload, parse_header
+from recognition.formats.records import ImageRecords
+from recognition.images.codec import decode_rgb, encode_jpeg, read_image_file
+from recognition.images.photos import decode_photo
+from recognition.migrate.from_arcface_torch import convert
+from recognition.migrate.python_config import read_python_config
+from recognition.verification.protocols import open_pair_set
+from recognition.work.journal import Journal
 from tests.fuzz.targets import SIDE, _checkpoint_seeds, _packed, join, pictures, read_checkpoint, split
-from tests.recognition.data.test_datasets import write_rec
+from tests.helpers.sets import write_rec
 
 LIMIT_S = 1.0
 LIMIT_BYTES = 512 * 2**20
@@ -107,7 +107,7 @@ def test_a_pt_that_calls_os_system_runs_nothing(tmp_path: Path, is_zip: bool, wr
 
 
 def test_an_arcface_checkpoint_that_calls_os_system_runs_nothing(tmp_path: Path) -> None:
-    from recognition.training.import_arcface_torch import main as import_arcface_torch
+    from recognition.migrate.import_arcface_torch import main as import_arcface_torch
 
     old = tmp_path / "old"
     old.mkdir()

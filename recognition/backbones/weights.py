@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from recognition.backbones import BACKBONES, build_backbone
 from recognition.backbones.torch_file import RefusedFileError, check_torch_file, is_plain
 from recognition.errors import CheckpointError
-from recognition.files import staged
+from recognition.work.files import staged
 
 RUN_WEIGHTS = "model.pt"
 """Name of the weight file in a run folder."""

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from recognition.console import progress
-from recognition.embedders import BlockEmbedder, prepare_blocks
-from recognition.embedding_store import EmbeddingStore, all_keys, is_published, open_images, open_vectors
-from recognition.processes import process_map
+from recognition.embedding.models import BlockEmbedder, prepare_blocks
+from recognition.embedding.store import EmbeddingStore, all_keys, is_published, open_images, open_vectors
+from recognition.work.processes import process_map
 
 
 @dataclass(frozen=True)

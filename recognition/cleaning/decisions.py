@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recognition.files import staged
+from recognition.work.files import staged
 
 KEEP, DROP, MOVE = 0, 1, 2
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from recognition.errors import DataError
-from recognition.files import sync_file
-from recognition.journal import LOCK, SETTINGS, hold, is_under_way, remove_work
+from recognition.work.files import sync_file
+from recognition.work.journal import LOCK, SETTINGS, hold, is_under_way, remove_work
 
 DECISIONS, LST, SCORES, SUMMARY = "decisions.jsonl", "clean.lst", "scores.png", "summary.json"
 WORK, REVIEW_WORK = ".clean", ".review"

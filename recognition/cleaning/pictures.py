@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from recognition.clustering.unit_rows import unit_rows
-from recognition.data.image_list import IMAGE_SUFFIXES
-from recognition.embedding_store import iterate_keys, keys_path, open_vectors
+from recognition.embedding.store import iterate_keys, keys_path, open_vectors
 from recognition.errors import DataError
+from recognition.formats.image_list import IMAGE_SUFFIXES
 
 
 class Pictures:

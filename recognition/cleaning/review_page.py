@@ -16,7 +16,7 @@ from typing import Any
 
 from recognition.cleaning.borderline import Decision, Survey
 from recognition.cleaning.sheets import COLUMNS, TILES, Plan, draw_sheet
-from recognition.parallel import ordered_map
+from recognition.work.threads import ordered_map
 
 INDEX, DATA, IDENTITIES, SHEETS = "index.html", "data.js", "identities.js", "sheets"
 _NEAR = 4

@@ -9,9 +9,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from recognition.data.images import encode_jpeg
-from recognition.data.photos import decode_photo
 from recognition.errors import DataError
+from recognition.images.codec import encode_jpeg
+from recognition.images.photos import decode_photo
 
 TILE_PX = 112
 """A multiple of the 16 pixels in which JPEG stores color, so that tiles share no block."""

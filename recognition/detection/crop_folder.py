@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from recognition.errors import DataError
-from recognition.files import publish_file
-from recognition.journal import JOURNAL, Journal, hold, is_under_way, remove_work
+from recognition.work.files import publish_file
+from recognition.work.journal import JOURNAL, Journal, hold, is_under_way, remove_work
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from recognition.data.images import encode_jpeg
-from recognition.data.photos import decode_photo, read_photo
 from recognition.detection.alignment import align
 from recognition.detection.choice import Policy, choose_faces
 from recognition.detection.detectors import detect_within
 from recognition.detection.faces import Detector, Faces, no_faces
 from recognition.errors import DataError
-from recognition.files import write_by_way_of
+from recognition.images.codec import encode_jpeg
+from recognition.images.photos import decode_photo, read_photo
+from recognition.work.files import write_by_way_of
 
 Status = Literal["ok", "no_face", "several", "too_small", "unreadable"]
 STATUSES: tuple[Status, ...] = ("ok", "no_face", "several", "too_small", "unreadable")

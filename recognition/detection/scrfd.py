@@ -10,7 +10,7 @@ import numpy as np
 
 from recognition.detection.faces import Faces, no_faces, suppress
 from recognition.errors import CheckpointError
-from recognition.onnx_session import open_onnx
+from recognition.work.onnx_session import open_onnx
 
 # Scores, boxes and landmarks for each stride; their number tells the strides, and the anchors a place.
 _LAYOUTS = {9: ((8, 16, 32), 2), 15: ((8, 16, 32, 64, 128), 1)}

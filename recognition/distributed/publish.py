@@ -23,7 +23,7 @@ from recognition.distributed.manifest import (
 )
 from recognition.distributed.tensor_file import FileFacts, write_tensor_file
 from recognition.errors import CheckpointError
-from recognition.files import write_text
+from recognition.work.files import write_text
 
 logger = logging.getLogger(__name__)
 

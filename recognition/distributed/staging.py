@@ -9,7 +9,7 @@ from torch import Tensor
 
 from recognition.distributed.tensor_file import arranged
 from recognition.errors import CheckpointError
-from recognition.page_lock import lock_pages
+from recognition.work.page_lock import lock_pages
 
 Files = Mapping[str, Mapping[str, Tensor]]
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from recognition.config.schema import HeadConfig
-from recognition.heads.rounding import mix, stochastic_bf16_bits
+from recognition.draws.rounding import mix, stochastic_bf16_bits
 
 Rows: TypeAlias = slice | Tensor
 

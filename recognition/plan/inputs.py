@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recognition.config.schema import Config
-from recognition.data.sources import is_there, named_paths
 from recognition.errors import ConfigError
+from recognition.formats.sources import is_there, named_paths
 
 
 @dataclass(frozen=True)

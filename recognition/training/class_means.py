@@ -17,17 +17,17 @@ import torch
 
 from recognition.config.schema import Config
 from recognition.console import Stopwatch, count, duration, progress
-from recognition.data.bad_records import BadRecord, BadRecordList
-from recognition.data.build import bad_record_list
-from recognition.data.datasets import Dataset, Picture
-from recognition.data.loader_size import num_cores
-from recognition.data.permutation import IntArray
 from recognition.distributed.together import together
 from recognition.distributed.world import World, declared_local_size
+from recognition.draws.permutation import IntArray
+from recognition.embedding.embedder import Embedder
 from recognition.errors import CheckpointError, DataError
-from recognition.inference import Embedder
-from recognition.parallel import ordered_map
+from recognition.feed.bad_records import BadRecord, BadRecordList
+from recognition.feed.build import bad_record_list
+from recognition.feed.datasets import Dataset, Picture
+from recognition.feed.loader_size import num_cores
 from recognition.training.build import Parts
+from recognition.work.threads import ordered_map
 
 logger = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from typing import IO
 import torch
 
 from recognition.console import duration, size
-from recognition.files import write_bytes
 from recognition.training.wandb_run import WandbRun
+from recognition.work.files import write_bytes
 
 logger = logging.getLogger(__name__)
 

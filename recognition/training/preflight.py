@@ -19,10 +19,10 @@ import yaml
 
 from recognition.config.loader import ROOT, flatten
 from recognition.config.schema import Config
-from recognition.data.datasets import Dataset, open_dataset
 from recognition.distributed.together import together
 from recognition.distributed.world import World
 from recognition.errors import ConfigError
+from recognition.feed.datasets import Dataset, open_dataset
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ def differences(every: Sequence[Facts], sections: Sequence[str]) -> Iterator[str
 
 def _code() -> dict[str, str]:
     """Return the hash of every source file that a training runs."""
-    files = [ROOT / "train_v2.py", *(path for room in ("recognition", "eval") for path in (ROOT / room).rglob("*.py"))]
+    files = (ROOT / "recognition").rglob("*.py")
     return {
         path.relative_to(ROOT).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()[:12]
         for path in files

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from recognition.config.schema import Config
-from recognition.data.loader import BatchLoader
 from recognition.distributed.world import World
+from recognition.feed.loader import BatchLoader
 from recognition.training.meters import DeviceMeans, RunLog, Throughput, peak_memory_bytes, report_line
 from recognition.training.state import TrainState
 from recognition.training.stepper import Stepper, StepResult

@@ -12,7 +12,7 @@ from recognition.distributed.checkpoint import Checkpoint, choose_checkpoint, li
 from recognition.distributed.together import together
 from recognition.distributed.world import World, declared_restart, launcher_name
 from recognition.errors import CheckpointError, ConfigError
-from recognition.files import remove_parts, write_text
+from recognition.work.files import remove_parts, write_text
 
 logger = logging.getLogger(__name__)
 

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import torch
 
 from recognition.config.schema import Config
-from recognition.data.augment import Augmenter, flip_mask, recipe
-from recognition.data.loader import Batch
-from recognition.data.preprocess import to_network
 from recognition.distributed.collectives import all_reduce_sum_
 from recognition.distributed.replicate import holding_back
 from recognition.distributed.world import World
-from recognition.heads.rounding import mix
+from recognition.draws.rounding import mix
+from recognition.feed.loader import Batch
+from recognition.images.augment import Augmenter, flip_mask, recipe
+from recognition.images.preprocess import to_network
 from recognition.optim.groups import set_lr, step_unless
 from recognition.training.build import Parts
 from recognition.training.scaler import LossScaler

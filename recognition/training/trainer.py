@@ -11,7 +11,6 @@ from typing import Any
 
 from recognition.backbones.weights import save_backbone
 from recognition.config.schema import Config
-from recognition.data.loader import Batch, BatchLoader
 from recognition.distributed.checkpoint import Checkpoint, Snapshot
 from recognition.distributed.collectives import barrier, gather_numbers
 from recognition.distributed.replicate import average_buffers_, averaged_buffers
@@ -19,6 +18,7 @@ from recognition.distributed.saver import Saver
 from recognition.distributed.together import together
 from recognition.distributed.world import World, naming_lost_ranks
 from recognition.errors import ConfigError
+from recognition.feed.loader import Batch, BatchLoader
 from recognition.optim.schedule import Schedule
 from recognition.training.build import Parts
 from recognition.training.interrupts import Interrupts, Stopped

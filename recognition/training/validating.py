@@ -11,7 +11,7 @@ import numpy as np
 from recognition.config.schema import Config
 from recognition.distributed.replicate import averaged_buffers
 from recognition.distributed.world import World
-from recognition.inference import Embedder
+from recognition.embedding.embedder import Embedder
 from recognition.training.build import Parts
 from recognition.training.reports import Reports
 from recognition.training.state import TrainState

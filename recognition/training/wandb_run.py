@@ -11,7 +11,7 @@ from typing import Any
 from recognition.config.fields import flatten
 from recognition.config.schema import Config
 from recognition.errors import ConfigError
-from recognition.files import write_text
+from recognition.work.files import write_text
 
 _ID_FILE = "wandb_run.txt"
 _WITHOUT_KEY = ("offline", "disabled", "dryrun")

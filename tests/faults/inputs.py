@@ -7,9 +7,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from recognition.data.images import encode_jpeg
-from recognition.data.pairs_bin import write_pairs
-from recognition.data.set_writer import ImageSetWriter, output_paths, property_text
+from recognition.formats.pairs_bin import write_pairs
+from recognition.formats.set_writer import ImageSetWriter, output_paths, property_text
+from recognition.images.codec import encode_jpeg
 
 IDENTITIES, IMAGES, SIDE = 12, 12, 32
 GLOBAL_BATCH = 12

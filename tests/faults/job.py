@@ -1,6 +1,6 @@
 """train_v2 as torchrun starts it in the fault harness, with the fault that the harness names done from inside.
 
-    torchrun ... tests/faults/job.py CONFIG [KEY=VALUE ...]        as train_v2.py
+    torchrun ... tests/faults/job.py CONFIG [KEY=VALUE ...]        as train.py
 
 Only the first start is disturbed: what torchrun starts again is train_v2 as it is.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[2])  # the root, so that no file here shadows the library
 
-import train_v2
+from recognition.commands import train
 from tests.faults.inject import inject
 from tests.faults.launch import FAULT
 
@@ -24,7 +24,7 @@ def main() -> int:
     fault = json.loads(os.environ.get(FAULT, "null"))
     if fault and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and int(os.environ["RANK"]) == fault["rank"]:
         inject(fault)
-    return train_v2.main()
+    return train.main()
 
 
 if __name__ == "__main__":

@@ -27,8 +27,8 @@ import torch
 from recognition.cli import make_parser, non_negative_int, positive_int, run_command
 from recognition.console import Stopwatch, count, duration, progress
 from recognition.errors import ArcShardError
-from recognition.files import write_text
-from recognition.journal import Journal
+from recognition.work.files import write_text
+from recognition.work.journal import Journal
 from tests.faults.cases import fault_cases
 from tests.faults.damage import damage_cases
 from tests.faults.disk import disk_cases

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from recognition.files import write_text
+from recognition.work.files import write_text
 from tests.faults.compare import last_step
 from tests.faults.inputs import GLOBAL_BATCH, STEPS_PER_EPOCH, make_inputs
 from tests.faults.launch import Job

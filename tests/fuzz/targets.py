@@ -25,23 +25,23 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from recognition.config.from_arcface_torch import convert, to_yaml
 from recognition.config.loader import dump_config, load_config
-from recognition.config.python_config import read_python_config
 from recognition.config.schema import Config
-from recognition.data import index_cache
-from recognition.data.datasets import RecDataset
-from recognition.data.identity_map import read_identity_map
-from recognition.data.image_list import LstFile
-from recognition.data.image_streams import TarStream
-from recognition.data.images import decode_rgb, encode_jpeg
-from recognition.data.pairs_bin import read_pairs, write_pairs
-from recognition.data.photos import decode_photo
-from recognition.data.record_index import load_index
-from recognition.data.recordio import class_id, parse_header, read_record
-from recognition.data.records import ImageRecords
-from recognition.data.set_writer import ImageSetWriter
 from recognition.errors import CheckpointError, ConfigError, DataError
+from recognition.feed.datasets import RecDataset
+from recognition.feed.identity_map import read_identity_map
+from recognition.formats import index_cache
+from recognition.formats.image_list import LstFile
+from recognition.formats.image_streams import TarStream
+from recognition.formats.pairs_bin import read_pairs, write_pairs
+from recognition.formats.record_index import load_index
+from recognition.formats.recordio import class_id, parse_header, read_record
+from recognition.formats.records import ImageRecords
+from recognition.formats.set_writer import ImageSetWriter
+from recognition.images.codec import decode_rgb, encode_jpeg
+from recognition.images.photos import decode_photo
+from recognition.migrate.from_arcface_torch import convert, to_yaml
+from recognition.migrate.python_config import read_python_config
 
 SEPARATOR = b"\n|||\n"
 SIDE = 16
@@ -220,8 +220,8 @@ def _map_seeds() -> list[bytes]:
 
 def read_pair_texts(data: bytes, folder: Path) -> None:
     """Read a list of verification pairs, and the pictures' places."""
-    from data_tools.pack_bin import pack_bin
-    from data_tools.pair_list import read_pair_list
+    from recognition.commands.pack_bin import pack_bin
+    from recognition.formats.pair_list import read_pair_list
 
     path = _write(folder, "pairs.txt", data)
     (folder / "ada").mkdir(exist_ok=True)
@@ -257,7 +257,7 @@ def _tar_seeds() -> list[bytes]:
 
 def read_bin(data: bytes, folder: Path) -> None:
     """Read a verification pack as verify.py does, and decode a few of its pictures."""
-    from eval.protocols import decode_images, open_pair_set
+    from recognition.verification.protocols import decode_images, open_pair_set
 
     path = _write(folder, "lfw.bin", data)
     with only_ours():
@@ -350,7 +350,7 @@ def read_weights(data: bytes, folder: Path) -> None:
 
 def read_arcface_shard(data: bytes, folder: Path) -> None:
     """Read a checkpoint_gpu_0.pt of arcface_torch."""
-    from recognition.training.arcface_checkpoint import check_shards, read_shard
+    from recognition.migrate.arcface_checkpoint import check_shards, read_shard
 
     network, config = _small_network()
     path = _write(folder, "checkpoint_gpu_0.pt", data)
@@ -394,7 +394,7 @@ def read_checkpoint(data: bytes, folder: Path) -> None:
 
 def read_embedding_folder(data: bytes, folder: Path) -> None:
     """Open the embeddings that embed_faces.py would have written."""
-    from recognition.embedding_store import read_embeddings
+    from recognition.embedding.store import read_embeddings
 
     about, keys, vectors = split(data, 3)
     for name, content in (("embeddings.json", about), ("keys.jsonl", keys), ("embeddings.npy", vectors)):

@@ -22,13 +22,13 @@ import cv2
 import numpy as np
 import pytest
 
-from data_tools.convert_rec import main as convert
-from data_tools.merge_rec import main as merge
-from data_tools.pack_rec import main as pack
-from data_tools.shuffle_rec import main as shuffle
-from recognition.data.images import decode_rgb
-from recognition.data.recordio import MAGIC, RecordWriter, pack_image
-from recognition.data.records import ImageRecords
+from recognition.commands.convert_rec import main as convert
+from recognition.commands.merge_rec import main as merge
+from recognition.commands.pack_rec import main as pack
+from recognition.commands.shuffle_rec import main as shuffle
+from recognition.formats.recordio import MAGIC, RecordWriter, pack_image
+from recognition.formats.records import ImageRecords
+from recognition.images.codec import decode_rgb
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = ROOT / "build" / "mxnet-referee"

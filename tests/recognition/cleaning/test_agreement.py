@@ -20,7 +20,7 @@ from recognition.cleaning.agreement import (
     pairs_within,
 )
 from recognition.cleaning.pictures import Pictures, group_rows
-from tests.recognition.cleaning.people import people, person_vectors, write_set
+from tests.helpers.people import people, person_vectors, write_set
 
 
 def _slow_mean_cosines(units: np.ndarray, inside: np.ndarray) -> list[float]:

@@ -9,7 +9,7 @@ import numpy as np
 from recognition.cleaning.between import merge_identities, move_misplaced
 from recognition.cleaning.decisions import KEEP, MOVE, apply_changes
 from recognition.cleaning.within import drop_far
-from tests.recognition.cleaning.people import names_of, open_set, people, person_vectors
+from tests.helpers.people import names_of, open_set, people, person_vectors
 
 
 def _moves(context, decisions, changes) -> dict[str, str]:  # type: ignore[no-untyped-def]

@@ -10,7 +10,7 @@ import pytest
 from recognition.cleaning.calibration import BINS, Calibration, Separation, calibrate, histogram
 from recognition.cleaning.pictures import Pictures
 from recognition.errors import DataError
-from tests.recognition.cleaning.people import people, person_vectors, write_set
+from tests.helpers.people import people, person_vectors, write_set
 
 
 def _mixture(wrong: float, *, num: int = 200_000) -> tuple[Separation, np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ import pytest
 
 from recognition.cleaning.exclusion import drop_small, drop_tested, plain_name, read_names
 from recognition.errors import DataError
-from tests.recognition.cleaning.people import names_of, open_set, people, person_vectors
+from tests.helpers.people import names_of, open_set, people, person_vectors
 
 
 def test_everybody_in_a_test_set_goes(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from recognition.cleaning.pictures import Pictures, check_faces, group_rows
 from recognition.errors import DataError
-from tests.recognition.cleaning.people import people, write_embeddings, write_set
+from tests.helpers.people import people, write_embeddings, write_set
 
 ODD = ["plain", "two words", "quo'te\"s", "a..b", "Zoë 文", "\udcff\udcfe", "a, b; c", "&lt;b&gt;"]
 

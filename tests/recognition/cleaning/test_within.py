@@ -8,7 +8,7 @@ import numpy as np
 
 from recognition.cleaning.decisions import DROP, MOVE, apply_changes
 from recognition.cleaning.within import drop_duplicates, drop_far, drop_minorities
-from tests.recognition.cleaning.people import names_of, open_set, people, person_vectors
+from tests.helpers.people import names_of, open_set, people, person_vectors
 
 
 def _with_strangers() -> dict[str, np.ndarray]:

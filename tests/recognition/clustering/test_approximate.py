@@ -11,7 +11,7 @@ from recognition.clustering.approximate import STORAGES, Storage, approximate_ne
 from recognition.clustering.graph import SimilarityGraph
 from recognition.clustering.neighbors import nearest_neighbors
 from recognition.errors import ConfigError, DataError
-from tests.recognition.clustering.test_graph import edges_of, exact_cosines, people
+from tests.helpers.graphs import edges_of, exact_cosines, people
 
 
 @pytest.mark.parametrize("storage", STORAGES)

@@ -12,31 +12,13 @@ import pytest
 import torch
 
 from recognition.clustering import sieve
-from recognition.clustering.graph import SimilarityGraph, pairs_above
+from recognition.clustering.graph import pairs_above
 from recognition.clustering.sieve import Sieve
 from recognition.clustering.unit_rows import unit_rows
 from recognition.errors import DataError
+from tests.helpers.graphs import edges_of, exact_cosines, people
 
 ROOT = Path(__file__).resolve().parents[3]
-
-
-def people(num_rows: int, *, dimension: int = 32, seed: int = 0) -> np.ndarray:
-    """Rows around 20 centers, of lengths between 0.1 and 30."""
-    rng = np.random.default_rng(seed)
-    centers = rng.standard_normal((20, dimension))
-    rows = centers[rng.integers(0, 20, num_rows)] + rng.standard_normal((num_rows, dimension))
-    return (rows * rng.uniform(0.1, 5, (num_rows, 1))).astype(np.float32)
-
-
-def exact_cosines(embeddings: np.ndarray) -> np.ndarray:
-    rows = embeddings.astype(np.float64)
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    rows = rows / np.where(lengths > 0, lengths, 1)
-    return rows @ rows.T
-
-
-def edges_of(graph: SimilarityGraph) -> list[tuple[int, int]]:
-    return list(zip(graph.first.tolist(), graph.second.tolist()))
 
 
 @pytest.mark.parametrize("threshold", [0.55, 0.2, -0.1, -1.0])

@@ -8,7 +8,7 @@ import pytest
 from recognition.clustering import neighbors
 from recognition.clustering.neighbors import NeighborLists, nearest_neighbors, nearest_of_block
 from recognition.errors import DataError
-from tests.recognition.clustering.test_graph import edges_of, exact_cosines, people
+from tests.helpers.graphs import edges_of, exact_cosines, people
 
 
 def _by_sorting(embeddings: np.ndarray, k: int, threshold: float) -> list[tuple[int, int]]:

@@ -10,7 +10,7 @@ import pytest
 from recognition.clustering import whispers
 from recognition.clustering.graph import SimilarityGraph, pairs_above
 from recognition.clustering.whispers import adjacency, chinese_whispers, number_by_appearance
-from tests.recognition.clustering.test_graph import people
+from tests.helpers.graphs import people
 
 
 def _random_graph(num_nodes: int, num_edges: int, seed: int, *, levels: int = 0) -> SimilarityGraph:

@@ -11,7 +11,7 @@ import pytest
 from recognition.detection.alignment import align, template
 from recognition.detection.detectors import build_detector, detect_within
 from recognition.detection.dlib_detector import DlibDetector, model_file
-from recognition.dlib_embedder import FACE_PX, DlibEmbedder, dlib_chip
+from recognition.embedding.dlib_embedder import FACE_PX, DlibEmbedder, dlib_chip
 from recognition.errors import ConfigError, DataError
 
 ORL = Path(__file__).resolve().parents[3] / ".." / "shared" / "data" / "orl"

@@ -10,7 +10,7 @@ import pytest
 from recognition.detection.detectors import build_detector
 from recognition.detection.scrfd import Scrfd, decode_maps
 from recognition.errors import CheckpointError, ConfigError
-from tests.onnx_bytes import onnx_model
+from tests.helpers.onnx_bytes import onnx_model
 
 STRIDES, ANCHORS, SIDE = (8, 16, 32), 2, 64
 

@@ -18,8 +18,8 @@ from recognition.distributed.publish import best_checkpoint, write_checkpoint
 from recognition.distributed.shards import class_range
 from recognition.distributed.world import World
 from recognition.errors import CheckpointError
-from tests.dist_harness import run_world
-from tests.recognition.distributed.snapshots import ALONE, NUM_CLASSES, make_snapshot, save
+from tests.helpers.snapshots import ALONE, NUM_CLASSES, make_snapshot, save
+from tests.helpers.worlds import run_world
 
 FILES = ["manifest.json", "replicated.safetensors", "rows_0.safetensors", "rows_1.safetensors", "local_1.safetensors"]
 

@@ -13,7 +13,7 @@ from recognition.distributed import collectives
 from recognition.distributed.together import together
 from recognition.distributed.world import World
 from recognition.errors import DataError
-from tests.dist_harness import run_world
+from tests.helpers.worlds import run_world
 
 WEIGHT = torch.arange(6, dtype=torch.float64).view(2, 3) / 7
 

@@ -20,7 +20,7 @@ from recognition.distributed.replicate import (
     replicate,
 )
 from recognition.distributed.world import World
-from tests.dist_harness import run_world
+from tests.helpers.worlds import run_world
 
 # How the global batch of 12 is cut into ranks.
 SHARES: dict[int, list[tuple[int, ...]]] = {1: [(12,)], 2: [(6, 6), (9, 3)], 3: [(4, 4, 4), (1, 10, 1)]}

@@ -18,8 +18,8 @@ from recognition.distributed.staging import Staging, stage_tensors
 from recognition.distributed.tensor_file import write_tensor_file
 from recognition.distributed.world import World
 from recognition.errors import CheckpointError
-from tests.dist_harness import run_world
-from tests.recognition.distributed.snapshots import ALONE, make_saver, make_snapshot, save
+from tests.helpers.snapshots import ALONE, make_saver, make_snapshot, save
+from tests.helpers.worlds import run_world
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from recognition.distributed.world import LostRanksError, World, naming_lost_ranks
-from tests.dist_harness import run_world
+from tests.helpers.worlds import run_world
 
 
 def _wait_for_a_silent_rank(world: World) -> str:

@@ -13,7 +13,7 @@ from recognition.config.schema import HeadConfig
 from recognition.distributed.world import World
 from recognition.errors import ConfigError
 from recognition.heads.sharded_softmax import ShardedSoftmax, normalize
-from tests.dist_harness import run_world
+from tests.helpers.worlds import run_world
 
 CPU = World(0, 1, 0, torch.device("cpu"))
 NUM_CLASSES, DIM, BATCH = 37, 16, 4

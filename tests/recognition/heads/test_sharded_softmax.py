@@ -11,7 +11,7 @@ from torch import Tensor
 from recognition.distributed import collectives
 from recognition.distributed.world import World
 from recognition.heads.sharded_softmax import ShardedSoftmax
-from tests.dist_harness import run_world
+from tests.helpers.worlds import run_world
 from tests.recognition.heads import oracle
 from tests.recognition.heads.cases import CASES, EMBEDDING_SIZE, LR, MOMENTUM, WEIGHT_DECAY, Case
 

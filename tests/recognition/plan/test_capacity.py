@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
+from recognition.commands.plan import main
 from recognition.config.schema import BackboneConfig, Config, HeadConfig, OptimConfig, TrainConfig
-from recognition.plan.__main__ import main
 from recognition.plan.capacity import cost_of, most_identities
 from recognition.plan.memory import rank_memory
 from recognition.plan.rates import Rates, measure_rates
@@ -127,7 +127,7 @@ def test_the_command_answers_in_words_and_in_json(capsys):
 def test_the_command_refuses_in_one_line(capsys, flags, message):
     assert main(flags) == 1
     error = capsys.readouterr().err
-    assert error.startswith(f"recognition.plan: error: {message}")
+    assert error.startswith(f"plan: error: {message}")
     assert error.count("\n") == 1
 
 

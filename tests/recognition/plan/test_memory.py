@@ -12,10 +12,10 @@ from torch.utils._pytree import tree_leaves
 
 from recognition.config.checks import check_config
 from recognition.config.loader import load_config
-from recognition.data.loader import Batch
 from recognition.distributed.publish import files_of
 from recognition.distributed.staging import Staging
 from recognition.distributed.world import World
+from recognition.feed.loader import Batch
 from recognition.plan import make_plan
 from recognition.training.build import build_parts
 from recognition.training.resume import snapshot_run

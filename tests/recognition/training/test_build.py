@@ -11,7 +11,7 @@ import torch
 from recognition.backbones import build_backbone
 from recognition.distributed.world import World
 from recognition.errors import CheckpointError
-from tests.recognition.training.runs import make_trainer
+from tests.helpers.runs import make_trainer
 
 ALONE = World(0, 1, 0, torch.device("cpu"))
 

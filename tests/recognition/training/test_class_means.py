@@ -15,16 +15,16 @@ from recognition.backbones import build_backbone
 from recognition.backbones.weights import save_backbone
 from recognition.config.loader import load_config
 from recognition.config.schema import Config, DataConfig, HeadConfig
-from recognition.data.datasets import SyntheticDataset, open_dataset
-from recognition.data.preprocess import to_network
 from recognition.distributed.world import World
 from recognition.errors import ArcShardError, ConfigError
+from recognition.feed.datasets import SyntheticDataset, open_dataset
+from recognition.images.preprocess import to_network
 from recognition.training import class_means
 from recognition.training.build import build_parts
 from recognition.training.class_means import choose_images, start_from_class_means
-from tests.dist_harness import run_world
-from tests.recognition.data.test_datasets import picture, png, write_rec
-from tests.recognition.training.runs import SMALL
+from tests.helpers.runs import SMALL
+from tests.helpers.sets import picture, png, write_rec
+from tests.helpers.worlds import run_world
 
 ALONE = World(0, 1, 0, torch.device("cpu"))
 MEANS = ["head.init=class_means", "head.init_images=5"]

@@ -14,8 +14,8 @@ import torch
 from recognition.distributed.checkpoint import list_checkpoints
 from recognition.distributed.world import World
 from recognition.errors import ArcShardError, DataError
-from tests.dist_harness import run_world
-from tests.recognition.training.runs import make_trainer, snapshot
+from tests.helpers.runs import make_trainer, snapshot
+from tests.helpers.worlds import run_world
 
 BASE = ["train.batch_size=6", "data.num_image=75", "checkpoint.keep=99"]
 

@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from recognition.distributed.world import World
 from recognition.training.meters import DeviceMeans, RunLog, cut_records
-from tests.recognition.training.runs import make_trainer
+from tests.helpers.runs import make_trainer
 
 ALONE = World(0, 1, 0, torch.device("cpu"))
 

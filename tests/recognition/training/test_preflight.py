@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from recognition.config.schema import Config, DataConfig, OptimConfig
-from recognition.data import index_cache
-from recognition.data.datasets import FolderDataset, RecDataset, open_dataset
 from recognition.errors import ArcShardError
+from recognition.feed.datasets import FolderDataset, RecDataset, open_dataset
+from recognition.formats import index_cache
 from recognition.training import preflight
-from tests.dist_harness import run_world
-from tests.recognition.data.test_datasets import SIZE, picture, png, write_rec
+from tests.helpers.sets import SIZE, picture, png, write_rec
+from tests.helpers.worlds import run_world
 
 
 def write_set(folder: Path, *, labels: list[int]) -> None:
@@ -157,4 +157,8 @@ def test_folders_and_joined_sets_have_fingerprints(tmp_path: Path) -> None:
 
 def test_every_source_file_counts() -> None:
     code = preflight._code()
-    assert {"train_v2.py", "eval/metrics.py", "recognition/training/preflight.py"} <= code.keys()
+    assert {
+        "recognition/commands/train.py",
+        "recognition/verification/metrics.py",
+        "recognition/training/preflight.py",
+    } <= code.keys()

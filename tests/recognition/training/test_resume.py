@@ -17,8 +17,8 @@ from recognition.distributed.world import World
 from recognition.errors import CheckpointError, ConfigError
 from recognition.training.interrupts import Stopped
 from recognition.training.trainer import Trainer
-from tests.dist_harness import run_world
-from tests.recognition.training.runs import losses, make_trainer, snapshot
+from tests.helpers.runs import losses, make_trainer, snapshot
+from tests.helpers.worlds import run_world
 
 BATCH = 12
 ACCUMULATED = ["head.update=autograd", "train.gradient_accumulation=2"]

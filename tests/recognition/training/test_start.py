@@ -16,7 +16,7 @@ from recognition.distributed.world import World
 from recognition.errors import CheckpointError, ConfigError
 from recognition.training import start
 from recognition.training.start import find_start, hold_global_batch, mark_launcher, resumes, tidy
-from tests.recognition.distributed.snapshots import ALONE, save
+from tests.helpers.snapshots import ALONE, save
 
 
 def _config(*overrides: str) -> Config:

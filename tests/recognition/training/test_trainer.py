@@ -12,8 +12,8 @@ import torch
 
 from recognition.distributed.world import World
 from recognition.training.refusals import TrainingError
-from tests.dist_harness import run_world
-from tests.recognition.training.runs import fit, losses, make_trainer, snapshot
+from tests.helpers.runs import fit, losses, make_trainer, snapshot
+from tests.helpers.worlds import run_world
 
 ALONE = World(0, 1, 0, torch.device("cpu"))
 

@@ -13,7 +13,7 @@ from recognition.config.loader import load_config
 from recognition.distributed.world import World
 from recognition.errors import ConfigError
 from recognition.training.wandb_run import require_wandb
-from tests.recognition.training.runs import make_trainer
+from tests.helpers.runs import make_trainer
 
 ALONE = World(0, 1, 0, torch.device("cpu"))
 STAND_IN = """

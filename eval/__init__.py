@@ -1,1 +1,0 @@
-"""Verification metrics, protocols and scripts."""

@@ -1,0 +1,209 @@
+"""Detect the faces of photos and align them onto the ArcFace template.
+
+    python data_tools/align_faces.py photos/ aligned/ --detector mtcnn
+
+PHOTOS is a folder per identity, or flat; OUT gets the same folders with one crop a photo (or more: --faces all), and
+align.jsonl with a line for every photo: its status, all faces found, the crops' names. A run that was killed continues
+when it is started again. `--landmarks OLD/align.jsonl` takes the faces of an earlier run instead of detecting again.
+Where photos show bystanders, `--faces center` takes the person in the middle, and not whoever stands nearest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from itertools import count as count_from
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import cv2
+
+from recognition.cli import make_parser, positive_int, run_command
+from recognition.console import Stopwatch, count, duration, progress
+from recognition.detection.alignment import ARCFACE_TEMPLATE
+from recognition.detection.choice import POLICIES, Policy
+from recognition.detection.crop_folder import CropFolder
+from recognition.detection.detectors import DETECTORS, build_detector
+from recognition.detection.photo_aligner import (
+    STATUSES,
+    AlignSettings,
+    PhotoAligner,
+    PhotoTask,
+    crop_name,
+    faces_of_record,
+)
+from recognition.errors import DataError
+from recognition.images.photos import list_photos
+from recognition.work.processes import process_map
+
+TEMPLATE = {"template": ARCFACE_TEMPLATE.tolist(), "template_size": 112, "transform": "similarity"}
+MAX_SIZE = 4096
+_LONGEST_NAME = 240  # bytes: most file systems take 255, and a further face's name is longer
+_FURTHER_FACE = re.compile(r"(.*)\.face[1-9][0-9]*(\.[^./]*)", re.DOTALL)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the command line, align the photos, and return the exit status."""
+    parser = make_parser("align_faces", __doc__)
+    add = parser.add_argument
+    add("photos", type=Path, metavar="PHOTOS", help="folder of photos, one subfolder per identity or flat")
+    add("output", type=Path, metavar="OUT", help="folder for the aligned faces and align.jsonl")
+    add("--detector", choices=DETECTORS, default="mtcnn", help="default: mtcnn")
+    add("--model", type=Path, help="scrfd: the ONNX file; mtcnn, dlib: folder of their weights")
+    add("--min-face", type=float, metavar="PX", help="least face the detector looks for (mtcnn 20, dlib 37)")
+    add("--max-side", type=positive_int, default=1600, metavar="PX", help="detect in larger photos scaled to this")
+    add("--faces", choices=POLICIES, default="largest", help="which faces of a photo to keep (default: largest)")
+    add("--min-size", type=float, default=0.0, metavar="PX", help="refuse faces with a box side below this")
+    add("--min-score", type=float, metavar="S", help="refuse faces below this score")
+    add("--size", type=positive_int, default=112, metavar="PX", help="side of the crops (default: 112)")
+    add("--quality", type=positive_int, default=95, metavar="Q", help="JPEG quality of the crops (default: 95)")
+    add("--landmarks", type=Path, metavar="JSONL", help="align.jsonl of an earlier run: detect only what it lacks")
+    add("--workers", type=positive_int, default=len(os.sched_getaffinity(0)), help="processes (default: one per core)")
+    add("--overwrite", action="store_true", help="begin anew and replace what an earlier run left in OUT")
+    add("--json", action="store_true", help="print the counts as one JSON object")
+    return run_command(parser, _run, argv)
+
+
+def _run(args: argparse.Namespace) -> None:
+    watch = Stopwatch()
+    _check_numbers(args)
+    if args.output.resolve().is_relative_to(args.photos.resolve()):
+        raise DataError(
+            f"{args.output}: lies in the folder of the photos, where its crops would be taken for photos; expected "
+            "another folder; choose another OUT"
+        )
+    folder = CropFolder(args.output, "align")
+    crops = crop_names(list_photos(args.photos), args.faces)
+    folder.check(crops.values(), overwrite=args.overwrite)
+    known = _known_faces(args.landmarks, folder, overwrite=args.overwrite)
+    settings = AlignSettings(args.size, args.faces, args.min_size, args.min_score, args.max_side, args.quality)
+    described = {
+        "detector": args.detector,
+        "model": str(args.model) if args.model else None,
+        "min_face_px": args.min_face,
+        "landmarks": str(args.landmarks) if args.landmarks else None,
+        **asdict(settings),
+    }
+    prepare = partial(prepare_aligner, args.photos, folder, settings, args.detector, args.min_face, args.model)
+    # What is missing is told before anything is removed. Otherwise the workers tell it, and load while this one would.
+    aligner = prepare() if args.workers == 1 or args.overwrite else None
+    begun = {"photos": str(args.photos.resolve()), **described}
+    with folder.journal(begun, _present(args.output, crops), overwrite=args.overwrite) as journal:
+        missing = [photo for photo in crops if photo not in journal.done]
+        tasks = (PhotoTask(photo, crops[photo], known.get(photo)) for photo in missing)
+        tool = prepare if args.workers > 1 else lambda: aligner
+        done = process_map(_align, tasks, tool, workers=args.workers, at_once=8)
+        for photo, record in progress(done, total=len(missing), unit="photo", label="align", quiet=args.quiet):
+            journal.append(photo, record)
+        totals = folder.publish(journal, {**described, **TEMPLATE})
+    _report(args, totals, len(missing), len(crops) - len(missing), watch.seconds)
+
+
+def _check_numbers(args: argparse.Namespace) -> None:
+    if not 1 <= args.quality <= 100:
+        raise DataError(f"--quality {args.quality}: expected 1 to 100; choose such a number")
+    if args.size > MAX_SIZE:
+        raise DataError(f"--size {args.size}: expected at most {MAX_SIZE} pixels; choose such a number")
+    if args.min_face is not None and not 1 <= args.min_face < math.inf:
+        raise DataError(f"--min-face {args.min_face}: expected at least 1 pixel; choose such a number")
+
+
+def crop_names(photos: Sequence[str], policy: Policy = "largest") -> dict[str, str]:
+    """Return photo -> crop: the same name when it ends in .jpg or .jpeg, and with .jpg after it otherwise.
+
+    Raises DataError when a name is too long for a file, and when two photos would give one; with the policy all,
+    further faces have names of their own.
+    """
+    names = {p: p if os.path.splitext(p)[1].lower() in (".jpg", ".jpeg") else f"{p}.jpg" for p in photos}
+    owners = Counter(names.values())
+    if policy == "all":
+        further = (match for name in list(owners) if (match := _FURTHER_FACE.fullmatch(name)))
+        owners.update(match[0] for match in further if match[1] + match[2] in owners)
+    twice = next((name for name, times in owners.items() if times > 1), None)
+    long = next((name for name in owners if len(os.fsencode(os.path.basename(name))) > _LONGEST_NAME), None)
+    if long is not None:
+        raise DataError(f"{long}: a crop's name; expected at most {_LONGEST_NAME} bytes; rename the photo")
+    if twice is not None:
+        raise DataError(f"{twice}: would be the crop of two photos; expected names that differ; rename one photo")
+    return names
+
+
+def prepare_aligner(
+    photos: Path,
+    folder: CropFolder,
+    settings: AlignSettings,
+    detector: str,
+    min_face_px: float | None,
+    model: Path | None,
+) -> PhotoAligner:
+    """Load the detector, one thread for each process, and return what aligns a photo."""
+    cv2.setNumThreads(1)
+    built = build_detector(detector, min_face_px=min_face_px, model=model)
+    if detector == "mtcnn":
+        importlib.import_module("torch").set_num_threads(1)  # here, as the others do without its long import
+    return PhotoAligner(photos, folder.output, folder.staging, settings, built)
+
+
+def _align(aligner: PhotoAligner, task: PhotoTask) -> tuple[str, dict[str, Any]]:
+    return task.photo, aligner(task)
+
+
+def _present(output: Path, crops: Mapping[str, str]) -> Iterator[str]:
+    """Yield those crops of these photos that are there, further faces' among them."""
+    for crop in crops.values():
+        names = (crop_name(crop, number) for number in count_from())
+        yield from takewhile(lambda name: (output / name).is_file(), names)
+
+
+def _known_faces(path: Path | None, folder: CropFolder, *, overwrite: bool) -> dict[str, dict[str, Any]]:
+    """Return photo -> its line in the align.jsonl of an earlier run."""
+    if path is None:
+        return {}
+    if overwrite and path.resolve() == folder.records.resolve():
+        raise DataError(f"{path}: --overwrite removes it; expected another file; copy it and give the copy")
+    return {line["photo"]: line for line in _read_records(path) if "crc32" in line}
+
+
+def _read_records(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        with open(path, encoding="utf-8") as handle:
+            for number, line in enumerate(handle, 1):
+                yield _parse_record(f"{path}:{number}", line)
+    except (OSError, UnicodeDecodeError) as err:
+        raise DataError(f"{path}: cannot be read ({err}); expected an align.jsonl; give another file") from err
+
+
+def _parse_record(place: str, line: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+        faces_of_record(record)
+        if not all(isinstance(record[key], str) for key in ("photo", "status")):
+            raise TypeError("photo and status are not text")
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as err:
+        raise DataError(
+            f"{place}: {line.strip()[:80]!r}; expected a line of an align.jsonl; let align_faces.py write it"
+        ) from err
+    return record
+
+
+def _report(args: argparse.Namespace, totals: Counter[str], num_new: int, num_before: int, seconds: float) -> None:
+    if args.json:
+        statuses = {f"num_{status}": totals[status] for status in STATUSES}
+        counts = {"num_photos": num_new + num_before, "num_crops": totals["crops"], **statuses}
+        print(json.dumps({"output": str(args.output), **counts, "seconds": round(seconds, 3)}))
+        return
+    rest = ", ".join(f"{totals[status]:,} {status.replace('_', ' ')}" for status in STATUSES[1:])
+    before = f", {num_before:,} from before" if num_before else ""
+    print(
+        f"aligned {count(totals['crops'], 'face')} of {count(num_new + num_before, 'photo')}, {rest}{before} "
+        f"in {duration(seconds)} ({num_new / max(seconds, 1e-9):,.0f}/s)"
+    )

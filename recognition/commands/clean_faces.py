@@ -1,0 +1,160 @@
+"""Clean a folder of aligned faces: find pictures in the wrong identity, identities that are one, and near duplicates.
+
+    python data_tools/clean_faces.py aligned/ cleaned/ --embeddings embedded/ --dry-run
+    python data_tools/clean_faces.py aligned/ cleaned/ --embeddings embedded/ --against lfw.bin cfp_fp.bin
+    python data_tools/clean_faces.py aligned/ cleaned/ --embeddings embedded/ --review decisions.json
+
+Nothing in FACES is touched. OUT gets clean.lst for pack_rec.py, decisions.jsonl with a line for every picture,
+summary.json, and scores.png, which shows what the thresholds were read off. The steps, in this order:
+
+  within      Chinese whispers inside each identity; what is not in its largest cluster goes
+  far         pictures that agree too little with their identity go
+  merge       identities that are one person become one
+  misplaced   pictures that agree with another identity, and not with their own, move there
+  duplicates  of nearly equal pictures one stays
+  tests       identities go that are in a test set (--against, --against-names)
+  small       identities with fewer than --min-pictures go
+
+A run that was killed continues when it is started again. docs/cleaning.md explains the steps and the thresholds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from recognition.cleaning.clean import Machine, Review, clean, review_again
+from recognition.cleaning.exclusion import read_names
+from recognition.cleaning.output_folder import REVIEW_WORK, give_up, is_finished, make_room, publish
+from recognition.cleaning.pictures import Pictures, check_faces
+from recognition.cleaning.review import read_review
+from recognition.cleaning.settings import THRESHOLD_STEPS, CleanSettings, check_given, choose_steps
+from recognition.cli import make_parser, non_negative_int, positive_int, run_command
+from recognition.console import Stopwatch, count, duration
+from recognition.distributed.world import choose_device
+from recognition.errors import ArcShardError, ConfigError
+from recognition.work.journal import check_settings, hold
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the command line, clean the set, and return the exit status."""
+    parser = make_parser("clean_faces", __doc__)
+    add = parser.add_argument
+    add("faces", type=Path, metavar="FACES", help="folder of aligned faces, one subfolder per identity")
+    add("output", type=Path, metavar="OUT", help="folder for the list and the decisions")
+    add("--embeddings", type=Path, required=True, metavar="EMB", help="what embed_faces.py made of FACES")
+    add("--steps", metavar="A,B,...", help="which steps, in which order (default: all)")
+    for step in THRESHOLD_STEPS:
+        add(f"--{step}", type=float, metavar="COS", help=f"threshold of the step {step} (default: from the data)")
+    add("--split", type=positive_int, metavar="N", help="within: minority clusters of N pictures become identities")
+    add("--min-pictures", type=positive_int, default=2, metavar="N", help="small: least of an identity (default: 2)")
+    add(
+        "--against",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="SET",
+        help="tests: .bin files, .rec, or folders of faces",
+    )
+    add(
+        "--against-names",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="tests: folders named like identities, or lists of names",
+    )
+    add("--model", metavar="PATH|dlib", help="embeds --against (default: what embedded FACES)")
+    add("--network", help="the backbone's name, where the weights do not tell it")
+    add("--review", type=Path, metavar="JSON", help="decisions of the review page, which come before all others")
+    add("--dry-run", action="store_true", help="print the numbers and write nothing")
+    add("--seed", type=non_negative_int, default=0, help="of the samples and of Chinese whispers (default: 0)")
+    add("--batch-size", type=positive_int, default=64, metavar="N", help="images a pass, of --against (default: 64)")
+    add("--workers", type=positive_int, default=1, help="processes that embed --against on the CPU (default: 1)")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
+    add("--overwrite", action="store_true", help="begin anew and replace what an earlier run left in OUT")
+    add("--json", action="store_true", help="print the summary as one JSON object")
+    return run_command(parser, _run, argv)
+
+
+def _run(args: argparse.Namespace) -> None:
+    watch = Stopwatch()
+    review = Review(args.review, read_review(args.review)) if args.review else None
+    settings, pictures = _open(args)
+    machine = Machine(str(choose_device(args.device)), args.batch_size, args.workers, args.quiet)
+    if args.dry_run:
+        with tempfile.TemporaryDirectory(prefix="clean_faces.") as scratch:
+            summary, _ = clean(pictures, settings, Path(scratch), machine=machine, review=review)
+    elif review is not None and is_finished(args.output) and not args.overwrite:
+        summary = review_again(args.output, settings, args.output / REVIEW_WORK, review)
+    else:
+        work = make_room(args.output, overwrite=args.overwrite)
+        with hold(work):
+            check_settings(work, {**settings.as_json(), "review": str(args.review.resolve()) if args.review else None})
+            try:
+                summary, names = clean(pictures, settings, work, machine=machine, review=review)
+            except ArcShardError:
+                give_up(work)
+                raise
+            publish(work, args.output, names)
+    _report(args, summary, watch.seconds)
+
+
+def _open(args: argparse.Namespace) -> tuple[CleanSettings, Pictures]:
+    """Check the flags and the input; return what is asked for and the pictures."""
+    given = {step: value for step in THRESHOLD_STEPS if (value := getattr(args, step)) is not None}
+    steps = choose_steps(args.steps, has_tests=bool(args.against or args.against_names))
+    check_given(given, steps)
+    if args.split is not None and "within" not in steps:
+        raise ConfigError(f"--split {args.split}: the step within does not run; expected it in --steps; add it")
+    for path in args.against_names:
+        read_names(path)  # wrong ones show before the work
+    pictures = Pictures(args.embeddings)
+    check_faces(pictures, args.faces)
+    model = args.model or pictures.about.get("model")
+    if args.against and not isinstance(model, str):
+        raise ConfigError("--against: the embeddings do not say what made them; expected a network; give --model")
+    about = {
+        "faces": str(args.faces.resolve()),
+        "embeddings": str(args.embeddings.resolve()),
+        "fingerprint": pictures.fingerprint,
+    }
+    settings = CleanSettings(
+        steps,
+        given,
+        split=args.split,
+        least_pictures=args.min_pictures,
+        against=tuple(args.against),
+        against_names=tuple(args.against_names),
+        model=model if args.against else None,
+        network=args.network or pictures.about.get("network"),
+        seed=args.seed,
+        about=about,
+    )
+    return settings, pictures
+
+
+def _report(args: argparse.Namespace, summary: dict[str, Any], seconds: float) -> None:
+    output = None if args.dry_run else str(args.output)
+    if args.json:
+        print(json.dumps({"output": output, **summary, "seconds": round(seconds, 3)}))
+        return
+    print("step        threshold              dropped    moved  restored    pictures  identities")
+    for step in summary["steps"]:
+        chosen = summary["thresholds"].get(step["step"])
+        threshold = "" if chosen is None else f"{chosen['cosine']:.4f} {chosen['from']}"
+        print(
+            f"{step['step']:<11} {threshold:<19} {step['dropped']:>10,} {step['moved']:>8,} {step['restored']:>9,} "
+            f"{step['pictures']:>11,} {step['identities']:>11,}"
+        )
+    pictures, identities = summary["pictures"], summary["identities"]
+    reviewed = f", {summary['reasons']['reviewed']:,} as reviewed" if "reviewed" in summary["reasons"] else ""
+    print(
+        f"kept {pictures['after']:,} of {count(pictures['before'], 'picture')} ({pictures['moved']:,} moved), "
+        f"{identities['after']:,} of {count(identities['before'], 'identity')}{reviewed} in {duration(seconds)}"
+        + ("; nothing was written" if args.dry_run else "")
+    )

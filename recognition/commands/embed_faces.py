@@ -1,0 +1,125 @@
+"""Embed aligned faces by a run, weights or ONNX file, or by dlib's network before any model exists.
+
+    python data_tools/embed_faces.py aligned/ embedded/ --model work_dirs/ms1mv3_r50
+    torchrun --nproc_per_node=8 data_tools/embed_faces.py train.rec embedded/ --model work_dirs/ms1mv3_r50
+
+OUT gets embeddings.npy (float32 [n, D], not normalized, to be memory-mapped), keys.jsonl (path or key and identity of
+each row) and embeddings.json. Blocks go to the processes of torchrun, or to --workers on the CPU; a run that was
+killed continues when it is started again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from recognition.cli import make_parser, positive_int, run_command
+from recognition.console import Stopwatch, count, duration, progress
+from recognition.distributed.collectives import barrier
+from recognition.distributed.world import World, declared_size, join_world
+from recognition.embedding.models import BlockEmbedder, prepare_blocks
+from recognition.embedding.store import (
+    EmbeddingStore,
+    ImageSource,
+    all_keys,
+    block_range,
+    check_room,
+    make_room,
+    open_images,
+)
+from recognition.errors import ArcShardError, ConfigError
+from recognition.work.processes import process_map
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the command line, embed the faces, and return the exit status."""
+    parser = make_parser("embed_faces", __doc__)
+    add = parser.add_argument
+    add("faces", type=Path, metavar="FACES_OR_REC", help="folder of aligned faces, a packed set, or a .bin of pairs")
+    add("output", type=Path, metavar="OUT", help="folder for the embeddings")
+    add("--model", required=True, metavar="PATH|dlib", help="run folder, .pt, .pth or .onnx file, or the word dlib")
+    add("--network", help="the backbone's name, where the weights do not tell it")
+    add("--batch-size", type=positive_int, default=64, metavar="N", help="images a pass (default: 64)")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
+    add("--workers", type=positive_int, default=1, help="processes on the CPU, without torchrun (default: 1)")
+    add("--overwrite", action="store_true", help="begin anew and replace what an earlier run left in OUT")
+    add("--json", action="store_true", help="print the counts as one JSON object")
+    return run_command(parser, _run, argv)
+
+
+def _run(args: argparse.Namespace) -> None:
+    watch = Stopwatch()
+    if args.workers > 1 and declared_size() > 1:
+        raise ConfigError(f"--workers {args.workers}: torchrun gives {declared_size()} processes; leave --workers out")
+    with join_world("cpu" if args.workers > 1 else args.device) as world, contextlib.ExitStack() as held:
+        source = open_images(args.faces)
+        prepare = partial(prepare_blocks, args.faces, args.model, args.network, args.batch_size, str(world.device))
+        about = {"faces": str(args.faces.resolve()), "model": _name_of(args.model), "network": args.network}
+        if world.is_main:
+            held.enter_context(_begin(args, source, prepare, about))
+        barrier(world)
+        store = EmbeddingStore(args.output)
+        missing = store.missing
+        barrier(world)  # every rank has read what is missing before one writes
+        mine = missing[world.rank :: world.size]
+        try:
+            _fill(args, world, store, mine, prepare)
+        except ArcShardError:
+            if world.is_main:
+                store.give_up()
+            raise
+        barrier(world)
+        if world.is_main:
+            store.publish(all_keys(source), about)
+            num_new = sum(len(block_range(len(source), block)) for block in missing)
+            _report(args, len(source), len(source) - num_new, watch.seconds)
+
+
+def _fill(
+    args: argparse.Namespace,
+    world: World,
+    store: EmbeddingStore,
+    blocks: Sequence[int],
+    prepare: Callable[[], BlockEmbedder],
+) -> None:
+    """Embed this rank's blocks."""
+    work = process_map(_embed, blocks, prepare, workers=args.workers)
+    quiet = args.quiet or not world.is_main
+    for block, vectors in progress(work, total=len(blocks), unit="block", label="embed", quiet=quiet):
+        store.write(block, vectors)
+
+
+def _begin(
+    args: argparse.Namespace, source: ImageSource, prepare: Callable[[], BlockEmbedder], about: dict[str, str | None]
+) -> BinaryIO:
+    """Make or continue the store; return its lock. What is wrong with set or network is told before it is touched."""
+    check_room(args.output, overwrite=args.overwrite)
+    dimension = prepare().dimension(args.model)
+    lock = make_room(args.output, overwrite=args.overwrite)
+    EmbeddingStore.begin(args.output, len(source), dimension, about)
+    return lock
+
+
+def _embed(embedder: BlockEmbedder, block: int) -> tuple[int, np.ndarray]:
+    return block, embedder(block)
+
+
+def _name_of(model: str) -> str:
+    return model if model == "dlib" else str(Path(model).resolve())
+
+
+def _report(args: argparse.Namespace, num_images: int, num_before: int, seconds: float) -> None:
+    if args.json:
+        counts = {"num_images": num_images, "num_from_before": num_before, "seconds": round(seconds, 3)}
+        print(json.dumps({"output": str(args.output), **counts}))
+        return
+    before = f", {num_before:,} from before" if num_before else ""
+    rate = (num_images - num_before) / max(seconds, 1e-9)
+    print(f"embedded {count(num_images, 'image')}{before} in {duration(seconds)} ({rate:,.0f}/s)")

@@ -1,0 +1,128 @@
+"""Train a face-recognition model with the class centers sharded over all processes.
+
+    torchrun --nproc_per_node=8 train_v2.py configs/ms1mv3_r50 [optim.lr=0.2 head.sample_rate=0.1 ...] [--check]
+    python train_v2.py configs/demo                                one process, no launcher, CPU if there is no GPU
+
+CONFIG is a YAML file (with or without .yaml); KEY=VALUE overrides its keys; --check prints the plan and stops.
+A run writes work_dirs/<config>/: config.yaml, train.log, logs/, metrics.jsonl, tensorboard/, checkpoints/, model.pt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from recognition.cli import make_parser, run_command
+from recognition.config.loader import ROOT, dump_config, load_config
+from recognition.config.schema import Config
+from recognition.distributed.world import World, declared_rank, declared_size, join_world
+from recognition.errors import ConfigError, DataError
+from recognition.feed.build import build_loader
+from recognition.feed.datasets import Dataset, open_dataset
+from recognition.plan import Plan, find_inputs, make_plan, render_plan
+from recognition.training.build import build_parts
+from recognition.training.class_means import start_from_class_means
+from recognition.training.interrupts import Stopped, ignore_save_requests
+from recognition.training.meters import attach_log_files
+from recognition.training.preflight import preflight
+from recognition.training.shortage import shortages_told
+from recognition.training.start import find_start, mark_launcher, resumes, tidy
+from recognition.training.trainer import Trainer
+from recognition.training.wandb_run import require_wandb
+from recognition.verification.validation import build_validators
+from recognition.work.files import write_text
+
+logger = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the command line, train, and return the exit status."""
+    parser = make_parser("train_v2", __doc__)
+    parser.add_argument("config", help="a YAML file, with or without .yaml")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for example optim.lr=0.2")
+    parser.add_argument("--check", action="store_true", help="print the plan and stop")
+    # Overrides may stand before or after the flags.
+    return run_command(parser, _run, argv, intermixed=True)
+
+
+def _run(args: argparse.Namespace) -> None:
+    config = load_config(args.config, args.overrides)
+    require_wandb(config, os.environ)
+    if args.check:
+        if declared_rank() == 0:
+            _check(config)
+        return
+    folder = Path(config.output or Path("work_dirs") / Path(args.config).stem)
+    ignore_save_requests()
+    try:
+        with join_world(config.device, timeout_s=config.train.timeout_s) as world, shortages_told(world):
+            _train(config, world, folder, args)
+    except Stopped as stopped:
+        logger.warning("%s; resume=true goes on from there", stopped)
+        raise SystemExit(stopped.status) from None
+
+
+def _check(config: Config) -> None:
+    """Print the plan. It needs no data: it is also made on machines that have none yet."""
+    inputs = find_inputs(config)
+    dataset = open_dataset(config.data) if inputs.has_data else None
+    print(render_plan(_plan(config, dataset, declared_size()), inputs))
+
+
+def _train(config: Config, world: World, folder: Path, args: argparse.Namespace) -> None:
+    is_resumed = resumes(folder, config, world)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        attach_log_files(folder, rank=world.rank, is_main=world.is_main, quiet=args.quiet)
+        if world.is_main:
+            tidy(folder)
+    except OSError as err:
+        raise DataError(f"{folder}: cannot be written ({err.strerror}); set output=... to a writable folder") from err
+    checkpoint = None
+    if is_resumed:
+        config, checkpoint = find_start(folder, dataclasses.replace(config, resume=True), world)
+    elif world.is_main:
+        mark_launcher(folder)
+    inputs = find_inputs(config)
+    dataset = preflight(config, world)
+    logger.info("%s", render_plan(_plan(config, dataset, world.size), inputs))
+    validators = build_validators(config, world, quiet=args.quiet)
+    parts = build_parts(config, dataset.num_classes, world)
+    if config.head.init == "class_means" and checkpoint is None:
+        start_from_class_means(parts, dataset, config, world, folder, quiet=args.quiet)
+    loader = build_loader(config, dataset, world, folder)
+    if world.is_main:
+        write_text(folder / "config.yaml", _provenance() + dump_config(config))
+    trainer = Trainer(config, parts, loader, world=world, folder=folder, validators=validators, start=checkpoint)
+    trainer.fit()
+
+
+def _plan(config: Config, dataset: Dataset | None, world_size: int) -> Plan:
+    num_images = len(dataset) if dataset is not None else config.data.num_image
+    num_classes = dataset.num_classes if dataset is not None else config.data.num_classes
+    if num_images is None or num_classes is None:
+        raise ConfigError(
+            f"data.rec: {config.data.rec!r} is absent and the config states no sizes; "
+            "set data.num_classes and data.num_image to plan without the data"
+        )
+    return make_plan(config, world_size=world_size, num_images=num_images, num_classes=num_classes)
+
+
+def _provenance() -> str:
+    revision = subprocess.run(
+        ["git", "-C", str(ROOT), "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    return (
+        f"# command: {shlex.join(sys.argv)}\n"
+        f"# revision: {revision or 'unknown'}\n"
+        f"# versions: python {sys.version.split()[0]}, torch {torch.__version__}\n"
+    )

@@ -1,0 +1,233 @@
+"""Verify a model on packed pairs of faces: 10-fold accuracy, thresholds, TAR at FAR, AUC and EER.
+
+    python eval/verify.py work_dirs/ms1mv3_r50 lfw.bin cfp_fp.bin agedb_30.bin
+    python eval/verify.py backbone.pth lfw.bin --network r50 --json
+    python eval/verify.py work_dirs/demo unseen.bin --baselines --plots plots
+
+The model is a run folder (its model.pt) or a weight file under insightface's names. --baselines measures raw pixels, a
+color histogram and the same network untrained on the same pairs. What the columns mean: docs/evaluation.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from recognition.backbones import build_backbone
+from recognition.backbones.weights import load_backbone
+from recognition.cli import make_parser, positive_int, run_command
+from recognition.config.loader import load_config
+from recognition.console import Stopwatch, count, duration, progress
+from recognition.distributed.world import choose_device
+from recognition.embedding.embedder import Embedder, try_images
+from recognition.errors import DataError
+from recognition.formats.pairs_bin import Pairs
+from recognition.images.preprocess import to_network
+from recognition.verification.baselines import color_histogram_scores, raw_pixel_scores
+from recognition.verification.metrics import pair_distances
+from recognition.verification.protocols import (
+    PairSet,
+    VerificationResult,
+    chance_warning,
+    decode_images,
+    distinct_images,
+    embedded_rows,
+    open_pair_set,
+    order_warning,
+    verify_embeddings,
+    verify_scores,
+)
+from recognition.verification.report import require_matplotlib, result_mapping, result_table, roc_plot, score_plot
+from recognition.work.files import refuse_existing, write_bytes
+
+logger = logging.getLogger(__name__)
+
+FIELD_IMAGE_SIZE = 112
+CALIBRATION_IMAGES = 128
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network ready to embed images of one size."""
+
+    network: str
+    embedder: Embedder
+    image_size: int
+    quiet: bool
+
+    def embed_set(self, pair_set: PairSet, *, label: str) -> npt.NDArray[np.float32]:
+        """Return the embeddings [2n, D] of a set's images; each distinct picture passes the network once."""
+        firsts, members = distinct_images(pair_set.images)
+        rows = embedded_rows(
+            self.embedder.embed,
+            [pair_set.images[first] for first in firsts],
+            image_size=self.image_size,
+            batch_size=self.embedder.batch_size,
+            place=str(pair_set.path),
+            numbers=firsts,
+        )
+        distinct = np.stack(list(progress(rows, total=len(firsts), unit="image", label=label, quiet=self.quiet)))
+        return np.asarray(distinct[members], dtype=np.float32)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Verify, print the table or the JSON object, and return the exit status."""
+    parser = make_parser("verify", __doc__)
+    parser.add_argument("model", type=Path, metavar="RUN_OR_WEIGHTS", help="a run folder or a .pt/.pth file")
+    parser.add_argument("sets", type=Path, nargs="+", metavar="PAIRS.bin", help="verification sets")
+    parser.add_argument("--network", help="the architecture, when the weights' keys do not tell")
+    parser.add_argument("--image-size", type=positive_int, help="side of the network's input (the run's, else 112)")
+    parser.add_argument("--folds", type=positive_int, default=10, help="folds of consecutive pairs (10)")
+    parser.add_argument("--batch-size", type=positive_int, default=64, help="images embedded at once (64)")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument("--precision", choices=["off", "bf16", "fp16"], default="off", help="autocast (off)")
+    parser.add_argument("--baselines", action="store_true", help="measure three methods without training as well")
+    parser.add_argument("--plots", type=Path, metavar="DIR", help="write ROC and score histograms as PNG files")
+    parser.add_argument("--overwrite", action="store_true", help="replace plots that exist")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
+    return run_command(parser, _run, argv)
+
+
+def _run(args: argparse.Namespace) -> None:
+    # Everything that can be wrong with the request is found before the first image is embedded.
+    plots = _plot_paths(args.plots, args.sets)
+    if plots:
+        require_matplotlib()
+        refuse_existing(*plots, overwrite=args.overwrite)
+    sets = [open_pair_set(path, name=name, folds=args.folds) for path, name in zip(args.sets, _names(args.sets))]
+    for pair_set in sets:
+        _warn(order_warning(pair_set, args.folds))
+    model = _load(args)
+    watch = Stopwatch()
+    results = [result for pair_set in sets for result in _verify(model, pair_set, args)]
+    seconds = watch.seconds
+    _publish_plots(plots, results)
+    _report(args, model, results, seconds)
+
+
+def _load(args: argparse.Namespace) -> Model:
+    device = choose_device(args.device)
+    module, network = load_backbone(args.model, network=args.network, device=device)
+    embedder = Embedder(module, device=device, batch_size=args.batch_size, precision=args.precision)
+    side = _image_size(args)
+    blank = np.zeros((1, side, side, 3), dtype=np.uint8)
+    try_images(embedder.embed, blank, place=f"{args.model}: {network}", advice="correct --image-size")
+    return Model(network, embedder, side, args.quiet)
+
+
+def _image_size(args: argparse.Namespace) -> int:
+    """Return the flag's value, else what the run folder's config says, else the field's 112."""
+    if args.image_size is not None:
+        return int(args.image_size)
+    config = args.model / "config.yaml"
+    return load_config(str(config)).data.image_size if config.is_file() else FIELD_IMAGE_SIZE
+
+
+def _verify(model: Model, pair_set: PairSet, args: argparse.Namespace) -> Iterator[VerificationResult]:
+    """Yield the model's result on one set, then those of the baselines when asked for."""
+    embeddings = model.embed_set(pair_set, label=pair_set.name)
+    result = verify_embeddings(pair_set, embeddings, folds=args.folds)
+    _warn(chance_warning(result))
+    yield result
+    if not args.baselines:
+        return
+    sample = pair_set.images[:CALIBRATION_IMAGES]
+    pixels = decode_images(sample, image_size=model.image_size, place=str(pair_set.path))
+    untrained = _untrained(model, embeddings.shape[1], pixels)
+    untrained_embeddings = untrained.embed_set(pair_set, label=f"{pair_set.name} untrained")
+    pairs = Pairs(pair_set.images, pair_set.is_same)
+    scores = {
+        "raw pixels": raw_pixel_scores(pairs),
+        "color histogram": color_histogram_scores(pairs),
+        "untrained network": 1.0 - pair_distances(untrained_embeddings) / 2.0,
+    }
+    for method, values in scores.items():
+        yield verify_scores(pair_set, values, method=method, folds=args.folds)
+
+
+def _warn(warning: str | None) -> None:
+    if warning is not None:
+        logger.warning("%s", warning)
+
+
+def _untrained(model: Model, embedding_size: int, pixels: npt.NDArray[np.uint8]) -> Model:
+    """Build the same architecture with fresh weights of seed 0 and the BatchNorm statistics of `pixels`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = build_backbone(model.network, embedding_size=embedding_size, image_size=model.image_size)
+    old = model.embedder
+    module = module.to(old.device)
+    _calibrate(module, to_network(torch.from_numpy(pixels).to(old.device)))
+    embedder = Embedder(module.eval(), device=old.device, batch_size=old.batch_size, precision=old.precision)
+    return replace(model, embedder=embedder)
+
+
+def _calibrate(module: nn.Module, images: torch.Tensor) -> None:
+    """Set the BatchNorm buffers to the statistics of `images`: with the initial ones a deep network overflows."""
+    for layer in module.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            layer.momentum = 1.0
+    with torch.no_grad():
+        module.train()(images)
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """Return the stems of the files, or the whole paths when two stems are equal."""
+    stems = [path.stem for path in paths]
+    if len({path.resolve() for path in paths}) != len(paths):
+        raise DataError(f"{paths[0]}: a set is named twice; expected distinct files; remove one")
+    return stems if len(set(stems)) == len(stems) else [str(path) for path in paths]
+
+
+def _plot_paths(folder: Path | None, sets: Sequence[Path]) -> list[Path]:
+    """Return the files to write: the ROC of all sets, then one histogram a set."""
+    if folder is None:
+        return []
+    names = [name.removesuffix(".bin").strip("./").replace("/", "_") for name in _names(sets)]
+    return [folder / "roc.png", *(folder / f"scores_{name}.png" for name in names)]
+
+
+def _publish_plots(paths: Sequence[Path], results: Sequence[VerificationResult]) -> None:
+    if not paths:
+        return
+    write_bytes(paths[0], roc_plot(results))
+    for path, result in zip(paths[1:], (result for result in results if result.method == "model")):
+        write_bytes(path, score_plot(result))
+    logger.info("wrote %s to %s", count(len(paths), "plot"), paths[0].parent)
+
+
+def _report(args: argparse.Namespace, model: Model, results: Sequence[VerificationResult], seconds: float) -> None:
+    own = [result for result in results if result.method == "model"]
+    num_pairs = sum(result.num_pairs for result in own)
+    num_images = 2 * num_pairs * (2 if args.baselines else 1)
+    rate = num_images / max(seconds, 1e-9)
+    counts = (
+        f"verified {count(num_pairs, 'pair')}, {count(num_images, 'image')} of {count(len(own), 'set')} "
+        f"with {model.network} in {duration(seconds)} ({rate:,.0f}/s)"
+    )
+    if not args.json:
+        print(result_table(results))
+        print(counts)
+        return
+    report = {
+        "model": str(args.model),
+        "network": model.network,
+        "device": str(model.embedder.device),
+        "precision": args.precision,
+        "folds": args.folds,
+        "results": [result_mapping(result) for result in results],
+        "num_pairs": num_pairs,
+        "num_images": num_images,
+        "seconds": round(seconds, 3),
+    }
+    print(json.dumps(report, indent=2, allow_nan=False))
+    logger.info("%s", counts)

@@ -1,1 +1,0 @@
-"""Packed records, image folders, and the batches made of them."""

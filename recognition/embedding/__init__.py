@@ -1,0 +1,1 @@
+"""Faces into vectors, and where the vectors are kept."""

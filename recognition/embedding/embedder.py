@@ -1,0 +1,106 @@
+"""Images -> embeddings, the way the field reads them: the sum of an image's and its mirror image's embedding."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from recognition.backbones.weights import load_backbone
+from recognition.config.schema import Precision
+from recognition.errors import CheckpointError
+from recognition.images.preprocess import to_network
+
+_AUTOCAST: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def try_images(
+    embed: Callable[[np.ndarray], np.ndarray], images_rgb: np.ndarray, *, place: str, advice: str
+) -> np.ndarray:
+    """Return embed(images), float32 [n, D]; CheckpointError when the network is not made for images of their size."""
+    try:
+        return embed(images_rgb)
+    except RuntimeError as err:
+        reason = str(err).strip().partition("\n")[0]
+        raise CheckpointError(
+            f"{place} does not take images of {images_rgb.shape[1]} x {images_rgb.shape[2]} pixels ({reason}); "
+            f"expected the size it was trained on; {advice}"
+        ) from err
+
+
+class Embedder:
+    """A backbone in evaluation mode, fed in batches.
+
+    `module` stays the caller's: while images are embedded it is in evaluation mode, afterwards every part is in the
+    mode it had. `precision` is that of the convolutions; "off" is float32.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        device: torch.device | str = "cpu",
+        batch_size: int = 64,
+        precision: Precision = "off",
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; expected at least 1")
+        self.module = module.to(device)
+        self.device = torch.device(device)
+        self.batch_size = batch_size
+        self.precision = precision
+
+    @classmethod
+    def load(
+        cls,
+        path: Path,
+        network: str | None = None,
+        *,
+        device: torch.device | str = "cpu",
+        batch_size: int = 64,
+        precision: Precision = "off",
+    ) -> Embedder:
+        """Embed with the weights of a run folder or a .pt/.pth file; CheckpointError when they cannot be used."""
+        module, _ = load_backbone(path, network, device=device)
+        return cls(module, device=device, batch_size=batch_size, precision=precision)
+
+    def embed(self, images_rgb: np.ndarray) -> np.ndarray:
+        """Return float32 [n, D]: f(image) + f(mirror image), not normalized, for uint8 RGB images [n, S, S, 3].
+
+        Every image passes through the network twice. Raises ValueError for another type or shape.
+        """
+        if images_rgb.dtype != np.uint8 or images_rgb.ndim != 4 or images_rgb.shape[3] != 3:
+            raise ValueError(
+                f"images are {images_rgb.dtype} {list(images_rgb.shape)}; expected uint8 [n, S, S, 3] in RGB"
+            )
+        # Without images one empty batch still tells the embedding size.
+        starts = range(0, max(1, len(images_rgb)), self.batch_size)
+        with evaluating(self.module), torch.inference_mode(), self._autocast():
+            sums = [self._flip_sum(images_rgb[start : start + self.batch_size]) for start in starts]
+        return torch.cat(sums).numpy()
+
+    def _flip_sum(self, images_rgb: np.ndarray) -> torch.Tensor:
+        images = torch.from_numpy(np.ascontiguousarray(images_rgb)).to(self.device)
+        plain = self.module(to_network(images))
+        mirrored = self.module(to_network(images, torch.ones(len(images), dtype=torch.bool)))
+        return (plain.float() + mirrored.float()).cpu()
+
+    def _autocast(self) -> contextlib.AbstractContextManager[None]:
+        dtype = _AUTOCAST.get(self.precision)
+        return torch.autocast(self.device.type, dtype, enabled=dtype is not None)
+
+
+@contextlib.contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put every part of `module` into evaluation mode, and afterwards back into the mode it had."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode

@@ -1,0 +1,323 @@
+"""Embeddings of a set on disk: a memory-mapped matrix beside its keys, filled block by block. Torch-free."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tokenize import TokenError
+from typing import Any, BinaryIO, NamedTuple, Protocol
+
+import numpy as np
+
+from recognition.errors import DataError
+from recognition.formats.image_list import IMAGE_SUFFIXES
+from recognition.formats.pairs_bin import read_pairs
+from recognition.formats.records import ImageRecords
+from recognition.images.codec import decode_rgb, read_image_file
+from recognition.images.photos import list_photos
+from recognition.work.files import publish_file
+from recognition.work.journal import check_settings, hold, is_under_way, remove_work
+
+BLOCK = 64
+"""Images of a block, the unit of work and of resuming."""
+
+_MAX_LINE_BYTES = 2**16
+_VECTORS, _KEYS, _ABOUT, _WORK, _DONE = "embeddings.npy", "keys.jsonl", "embeddings.json", ".embed", "done.bin"
+
+
+class Keyed(NamedTuple):
+    """How an image is called: its path below the folder, or its key in the .rec; and its identity's number."""
+
+    key: str
+    label: int
+
+
+class ImageSource(Protocol):
+    """The images of a set in a fixed order."""
+
+    def __len__(self) -> int: ...
+
+    def keyed(self, i: int) -> Keyed:
+        """Return how image `i` is called."""
+        ...
+
+    def read(self, i: int) -> np.ndarray:
+        """Return image `i` as uint8 [S, S, 3] RGB."""
+        ...
+
+
+class FolderImages:
+    """The .jpg and .png files below a folder, by path; identities are their folders, numbered by name."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._names = [name for name in list_photos(root) if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES]
+        if not self._names:
+            raise DataError(f"{root}: holds no .jpg, .jpeg or .png; expected aligned faces; run align_faces.py first")
+        folders = sorted({os.path.dirname(name) for name in self._names})
+        self._labels = {folder: label for label, folder in enumerate(folders)}
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def keyed(self, i: int) -> Keyed:
+        """Return the path below the folder and the number of its identity."""
+        return Keyed(self._names[i], self._labels[os.path.dirname(self._names[i])])
+
+    def read(self, i: int) -> np.ndarray:
+        """Return the image; DataError names the file."""
+        path = self._root / self._names[i]
+        return decode_rgb(read_image_file(path), place=str(path))
+
+
+class RecImages:
+    """The images of a packed set, by key."""
+
+    def __init__(self, path: Path) -> None:
+        self._records = ImageRecords(path)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def keyed(self, i: int) -> Keyed:
+        """Return the key in the index and the class id."""
+        record = self._records.read(i)
+        return Keyed(str(record.key), record.label)
+
+    def read(self, i: int) -> np.ndarray:
+        """Return the image; DataError names file and key."""
+        return decode_rgb(self._records.read(i).image, place=self._records.place(i))
+
+
+class PairImages:
+    """The pictures of a verification .bin, each once, called by their place in it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._images = list(dict.fromkeys(read_pairs(path).images))
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def keyed(self, i: int) -> Keyed:
+        """Return the place among the different pictures; whom one shows, a .bin does not say."""
+        return Keyed(str(i), 0)
+
+    def read(self, i: int) -> np.ndarray:
+        """Return the image; DataError names file and place."""
+        return decode_rgb(self._images[i], place=f"{self._path}: picture {i}")
+
+
+def open_images(path: Path) -> ImageSource:
+    """Open a folder of aligned faces, a packed set, or a verification .bin."""
+    if path.suffix == ".bin":
+        return PairImages(path)
+    is_packed = path.suffix == ".rec" or path.with_name(path.name + ".rec").is_file() or (path / "train.rec").is_file()
+    return RecImages(path) if is_packed else FolderImages(path)
+
+
+def read_block(source: ImageSource, block: int) -> np.ndarray:
+    """Return the images of a block as uint8 [n, S, S, 3]; DataError when their sizes differ."""
+    images = [source.read(i) for i in block_range(len(source), block)]
+    for i, image in zip(block_range(len(source), block), images):
+        if image.shape != images[0].shape or image.shape[0] != image.shape[1]:
+            height, width = image.shape[:2]
+            raise DataError(
+                f"image {source.keyed(i).key!r}: {width} x {height} pixels; expected squares of one size; "
+                "align the faces first"
+            )
+    return np.stack(images)
+
+
+def block_range(num_images: int, block: int) -> range:
+    """Return the images of a block."""
+    return range(block * BLOCK, min(num_images, (block + 1) * BLOCK))
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Published embeddings: vectors [n, D] float32, memory-mapped, as the network gave them (not normalized)."""
+
+    vectors: np.ndarray
+    keys: list[str]
+    labels: np.ndarray
+    about: dict[str, Any]
+
+
+def read_embeddings(folder: Path) -> Embeddings:
+    """Open what embed_faces.py published in `folder`; DataError when it is absent, damaged or unfinished."""
+    vectors, about = open_vectors(folder)
+    keyed = [pair for _, pair in iterate_keys(folder)]
+    if len(vectors) != len(keyed):
+        raise DataError(f"{folder}: {len(vectors):,} vectors for {len(keyed):,} keys; expected one each; embed again")
+    return Embeddings(vectors, [k.key for k in keyed], np.array([k.label for k in keyed], np.int64), about)
+
+
+def open_vectors(folder: Path) -> tuple[np.ndarray, dict[str, Any]]:
+    """Return the memory-mapped vectors and embeddings.json of a published folder; errors as `read_embeddings`."""
+    if not is_published(folder):
+        state = "unfinished embeddings" if (folder / _WORK).is_dir() else "no embeddings"
+        raise DataError(f"{folder}: holds {state}; expected the output of embed_faces.py; run it to its end")
+    try:
+        about = _read_about(folder / _ABOUT)
+        vectors = np.load(folder / _VECTORS, mmap_mode="r", allow_pickle=False)
+    # Besides errors of reading and parsing, what numpy's header reader passes on from Python's own parsers.
+    except (OSError, ValueError, TypeError, EOFError, SyntaxError, RecursionError, MemoryError, TokenError) as err:
+        raise _unreadable(folder, err) from err
+    if vectors.ndim != 2 or vectors.dtype != np.float32:
+        raise DataError(f"{folder}: {vectors.dtype} {vectors.shape} vectors; expected float32, one a row; embed again")
+    return vectors, about
+
+
+def is_published(folder: Path) -> bool:
+    """Return whether `folder` holds finished embeddings."""
+    return (folder / _ABOUT).is_file()
+
+
+def keys_path(folder: Path) -> Path:
+    """Return the path of the keys of the embeddings in `folder`."""
+    return folder / _KEYS
+
+
+def iterate_keys(folder: Path) -> Iterator[tuple[int, Keyed]]:
+    """Yield each key of published embeddings behind the byte of `keys_path` at which its line starts."""
+    offset = 0
+    try:
+        with open(folder / _KEYS, "rb") as handle:
+            for line in iter(lambda: handle.readline(_MAX_LINE_BYTES), b""):
+                yield offset, _parse_key(line)
+                offset += len(line)
+    except (OSError, ValueError, TypeError, RecursionError) as err:
+        raise _unreadable(folder, err) from err
+
+
+def _unreadable(folder: Path, err: BaseException) -> DataError:
+    reason = " ".join(str(err).split())
+    return DataError(f"{folder}: cannot be read ({reason}); expected embeddings; run embed_faces.py again")
+
+
+def _claim_space(path: Path) -> None:
+    """Have the system set aside all of a file: a mapped page that finds the disk full kills its process."""
+    with open(path, "r+b") as handle:
+        os.posix_fallocate(handle.fileno(), 0, os.fstat(handle.fileno()).st_size)
+
+
+def _unwritable(folder: Path, err: OSError) -> DataError:
+    return DataError(f"{folder}: cannot be written ({err.strerror or err}); check space and permissions")
+
+
+def _read_about(path: Path) -> dict[str, Any]:
+    with open(path, "rb") as handle:
+        about = json.loads(handle.read(_MAX_LINE_BYTES))
+    if not isinstance(about, dict):
+        raise ValueError(f"{path.name} is no JSON object")
+    return about
+
+
+def _parse_key(line: bytes) -> Keyed:
+    key, label = json.loads(line)
+    if not isinstance(key, str) or type(label) is not int or not 0 <= label < 2**63:
+        raise ValueError(f"{line[:60]!r} is no key and label")
+    return Keyed(key, label)
+
+
+class EmbeddingStore:
+    """Embeddings under way in a folder. Several processes may open one and write different blocks.
+
+    What is written survives a kill: the pages of a map belong to the system. `publish` ends the work.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._vectors = np.load(folder / _WORK / _VECTORS, mmap_mode="r+", allow_pickle=False)
+        self._done = np.memmap(folder / _WORK / _DONE, np.uint8, "r+")
+
+    @classmethod
+    def begin(cls, folder: Path, num_images: int, dimension: int, about: Mapping[str, Any]) -> EmbeddingStore:
+        """Make the files, or continue those begun with the same `about`; DataError when begun with another."""
+        work = folder / _WORK
+        try:
+            work.mkdir(parents=True, exist_ok=True)
+            check_settings(work, {**about, "num_images": num_images, "dimension": dimension})
+            if not (work / _DONE).is_file():
+                is_complete = is_published(folder)  # killed while the work folder was being deleted
+                if not is_complete:
+                    shape = (num_images, dimension)
+                    np.lib.format.open_memmap(work / _VECTORS, mode="w+", dtype=np.float32, shape=shape).flush()
+                    _claim_space(work / _VECTORS)
+                # Last, for its presence says that the matrix is whole.
+                (work / "done.part").write_bytes(bytes([is_complete]) * -(-num_images // BLOCK))
+                os.replace(work / "done.part", work / _DONE)
+            (folder / _ABOUT).unlink(missing_ok=True)
+            if not (work / _VECTORS).is_file():  # killed while it was being published
+                os.replace(folder / _VECTORS, work / _VECTORS)
+        except OSError as err:
+            raise _unwritable(folder, err) from err
+        return cls(folder)
+
+    @property
+    def missing(self) -> list[int]:
+        """The blocks still to be written."""
+        return np.flatnonzero(np.asarray(self._done) == 0).tolist()
+
+    def write(self, block: int, vectors: np.ndarray) -> None:
+        """Store the embeddings of a block."""
+        wanted = block_range(len(self._vectors), block)
+        assert vectors.shape == (len(wanted), self._vectors.shape[1]), "a block of another shape"
+        self._vectors[wanted.start : wanted.stop] = vectors
+        self._done[block] = 1
+
+    def publish(self, keyed: Iterable[Keyed], about: Mapping[str, Any]) -> None:
+        """Move the finished matrix to its place beside the keys and delete the rest."""
+        assert not self.missing, "embeddings are published before they are finished"
+        work = self._folder / _WORK
+        shape = {"num_images": len(self._vectors), "dimension": self._vectors.shape[1]}
+        text = json.dumps({**about, **shape}, indent=1, sort_keys=True) + "\n"
+        try:
+            self._vectors.flush()
+            with open(work / _KEYS, "w", encoding="utf-8") as handle:
+                handle.writelines(json.dumps(list(pair)) + "\n" for pair in keyed)
+            (work / _ABOUT).write_text(text, encoding="utf-8")
+            for name in (_KEYS, _VECTORS, _ABOUT):  # the last one says that all is there
+                publish_file(work / name, self._folder / name)
+            remove_work(work)
+        except OSError as err:
+            raise _unwritable(self._folder, err) from err
+
+    def give_up(self) -> None:
+        """Leave nothing of work that ended in an error before its first block."""
+        if not np.asarray(self._done).any():
+            remove_work(self._folder / _WORK)
+            with contextlib.suppress(OSError):  # it holds something else
+                self._folder.rmdir()
+
+
+def check_room(folder: Path, *, overwrite: bool) -> None:
+    """Refuse published embeddings without `overwrite`; of a run killed at its very end, the next one is welcome."""
+    if is_published(folder) and not is_under_way(folder / _WORK) and not overwrite:
+        raise DataError(f"{folder}: holds embeddings already; expected a new folder; pass --overwrite to replace them")
+
+
+def make_room(folder: Path, *, overwrite: bool) -> BinaryIO:
+    """Make the folder, without what earlier runs left when `overwrite`; return its lock, held until it is closed."""
+    work = folder / _WORK
+    try:
+        if overwrite and work.is_dir():
+            with hold(work):
+                remove_work(work)
+        if overwrite:
+            for name in (_ABOUT, _KEYS, _VECTORS):
+                (folder / name).unlink(missing_ok=True)
+        work.mkdir(parents=True, exist_ok=True)
+        return hold(work)
+    except OSError as err:
+        raise _unwritable(folder, err) from err
+
+
+def all_keys(source: ImageSource) -> Iterator[Keyed]:
+    """Yield how each image is called, in order."""
+    return (source.keyed(i) for i in range(len(source)))

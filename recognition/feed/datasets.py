@@ -1,0 +1,277 @@
+"""Labelled pictures behind an index: packed records, folders of identities, or made up on the spot.
+
+Every dataset has `num_classes`, `image_size` S, a length, `dataset[i] -> (uint8 [S, S, 3] RGB, label)`, `place(i)`,
+the words by which an error names image i, `origin(i)`, the same as file, record and key, `labels()`,
+`read_ahead(spans)` and `fingerprint()`, by which ranks see whether they have the same. Labels and sizes are checked
+here, on the CPU, so that nothing behind the loader has to.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from recognition.config.schema import DataConfig
+from recognition.draws.hashing import derive_key
+from recognition.draws.permutation import IntArray
+from recognition.errors import ConfigError, DataError
+from recognition.feed.bad_records import Origin
+from recognition.feed.identity_map import IdentityMap, offset_identities, read_identity_map, same_identities
+from recognition.formats.image_list import FolderList
+from recognition.formats.records import ImageRecords
+from recognition.formats.sources import named_paths
+from recognition.images.codec import decode_square, read_image_file
+
+_SAMPLE = 1024  # labels that ranks compare
+_BLOCK = 1 << 20
+Picture = npt.NDArray[np.uint8]
+Dataset: TypeAlias = "RecDataset | FolderDataset | JoinedDataset | SyntheticDataset"
+
+
+def open_dataset(config: DataConfig) -> Dataset:
+    """Open what `data.rec` names.
+
+    Raises ConfigError when num_classes or num_image are stated and differ from the data, DataError when the data are
+    missing or damaged.
+    """
+    if config.rec is None:
+        raise ConfigError("data.rec is not set; name a folder with train.rec, a .rec file or a folder of identities")
+    if config.rec == "synthetic":
+        return SyntheticDataset(_stated(config, "num_image"), _stated(config, "num_classes"), config.image_size)
+    dataset = _open_paths(config)
+    _check_stated("num_classes", config.num_classes, dataset.num_classes, config.rec)
+    _check_stated("num_image", config.num_image, len(dataset), config.rec)
+    return dataset
+
+
+def _open_paths(config: DataConfig) -> Dataset:
+    assert config.rec is not None
+    paths = named_paths([config.rec, *config.more_rec])
+    datasets = [_open_path(path, config.image_size) for path in paths]
+    if len(datasets) == 1:
+        if config.identities != "offset":
+            raise ConfigError(f"data.identities: found {config.identities!r} with a single set; remove this key")
+        return datasets[0]
+    return JoinedDataset(datasets, _identities(config.identities, [dataset.num_classes for dataset in datasets]))
+
+
+class RecDataset:
+    """The images of a packed set, in any of its layouts; reading one checks its label."""
+
+    def __init__(self, path: Path, image_size: int) -> None:
+        self._records = ImageRecords(path)
+        self.path = self._records.path
+        self.image_size = image_size
+        self.num_classes = self._records.num_classes
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> tuple[Picture, int]:
+        record = self._records.read(index)
+        try:
+            # Spelling the place takes as long as reading; it is put in front of an error once there is one.
+            return decode_square(record.image, self.image_size, place=""), record.label
+        except DataError as err:
+            raise DataError(f"{self.place(index)}{err}") from err
+
+    def place(self, index: int) -> str:
+        return self._records.place(index)
+
+    def origin(self, index: int) -> Origin:
+        return Origin(str(self.path), self._records.number(index), self._records.key(index))
+
+    def fingerprint(self) -> dict[str, int | str]:
+        """Return counts, the checksum of the whole index (0.2 s for 42 million images), and that of some labels."""
+        sample = np.linspace(0, len(self) - 1, min(len(self), _SAMPLE)).astype(np.int64)
+        labels = [self._label(index) for index in sample.tolist()]
+        index, num_bytes = self._records.index, int(self._records.index.bounds[-1])
+        return {
+            "images": len(self),
+            "classes": self.num_classes,
+            "bytes": num_bytes,
+            "index": _checksum(index.keys, index.bounds),
+            "labels": _checksum(np.array(labels)),
+        }
+
+    def _label(self, index: int) -> int:
+        try:
+            return self._records.read(index).label
+        except DataError:
+            return -1  # what a bad record does is decided when it is met
+
+    def labels(self) -> IntArray:
+        """Return all labels [n]; reads a page of the file for each."""
+        return self._records.labels()
+
+    def read_ahead(self, spans: list[range]) -> None:
+        """Ask the system to fetch the images of `spans` in the background."""
+        self._records.read_ahead(spans)
+
+
+class FolderDataset:
+    """A folder of identity folders; identities are numbered in the order of their sorted names."""
+
+    def __init__(self, root: Path, image_size: int) -> None:
+        self.image_size = image_size
+        self._root = root
+        images = FolderList(root)
+        self.num_classes = len(images.identities)
+        self._paths, self._labels = zip(*((image.path, image.label) for image in images))
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> tuple[Picture, int]:
+        path = self._paths[index]
+        return decode_square(read_image_file(path), self.image_size, place=path), self._labels[index]
+
+    def place(self, index: int) -> str:
+        return str(self._paths[index])
+
+    def origin(self, index: int) -> Origin:
+        return Origin(str(self._root), index, os.path.relpath(self._paths[index], self._root))
+
+    def fingerprint(self) -> dict[str, int | str]:
+        """Return counts and the checksum of all names."""
+        names = "\n".join(os.path.relpath(path, self._root) for path in self._paths)
+        checksum = _checksum(np.frombuffer(os.fsencode(names), np.uint8))
+        return {"images": len(self), "classes": self.num_classes, "names": checksum}
+
+    def labels(self) -> IntArray:
+        return np.array(self._labels, dtype=np.int64)
+
+    def read_ahead(self, spans: list[range]) -> None:
+        """Do nothing: neighbors in a folder are no neighbors on a disk."""
+
+
+class JoinedDataset:
+    """Several sets as one, with the class ids that `identities` gives them."""
+
+    def __init__(self, datasets: list[RecDataset | FolderDataset], identities: IdentityMap) -> None:
+        self._datasets = datasets
+        self._identities = identities
+        self._starts = np.cumsum([0, *map(len, datasets)])
+        self.image_size = datasets[0].image_size
+        self.num_classes = identities.num_classes
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, index: int) -> tuple[Picture, int]:
+        number, within = self._find(index)
+        picture, label = self._datasets[number][within]
+        return picture, self._identities(number, label, str(within))
+
+    def place(self, index: int) -> str:
+        number, within = self._find(index)
+        return self._datasets[number].place(within)
+
+    def origin(self, index: int) -> Origin:
+        number, within = self._find(index)
+        return self._datasets[number].origin(within)
+
+    def fingerprint(self) -> dict[str, int | str]:
+        """Return the fingerprints of the parts under their numbers, and that of the map of identities."""
+        parts = enumerate(dataset.fingerprint() for dataset in self._datasets)
+        found = {f"set {number} {name}": value for number, part in parts for name, value in part.items()}
+        return {**found, "classes": self.num_classes, "identities": _checksum(*self._identities.tables())}
+
+    def labels(self) -> IntArray:
+        parts = [self._identities.whole(number, dataset.labels()) for number, dataset in enumerate(self._datasets)]
+        return np.concatenate(parts)
+
+    def read_ahead(self, spans: list[range]) -> None:
+        for number, dataset in enumerate(self._datasets):
+            first, stop = int(self._starts[number]), int(self._starts[number + 1])
+            cut = [range(max(span.start, first) - first, min(span.stop, stop) - first) for span in spans]
+            dataset.read_ahead([span for span in cut if span])
+
+    def _find(self, index: int) -> tuple[int, int]:
+        number = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return number, index - int(self._starts[number])
+
+
+class SyntheticDataset:
+    """Made-up pictures that need no disk: each class is a coarse pattern, each image that pattern under noise."""
+
+    def __init__(self, num_images: int, num_classes: int, image_size: int) -> None:
+        self._num_images = num_images
+        self.image_size = image_size
+        self.num_classes = num_classes
+
+    def __len__(self) -> int:
+        return self._num_images
+
+    def __getitem__(self, index: int) -> tuple[Picture, int]:
+        label = index % self.num_classes
+        shape = (self.image_size, self.image_size, 3)
+        pattern = _stream(0, label).integers(0, 192, (8, 8, 3), dtype=np.uint8)
+        noise = _stream(1, index).integers(0, 64, shape, dtype=np.uint8)
+        cells = np.arange(self.image_size) * 8 // self.image_size
+        return pattern[cells][:, cells] + noise, label
+
+    def place(self, index: int) -> str:
+        return f"synthetic image {index}"
+
+    def origin(self, index: int) -> Origin:
+        return Origin("synthetic", index, index)
+
+    def fingerprint(self) -> dict[str, int | str]:
+        """Return all that there is to it."""
+        return {"images": self._num_images, "classes": self.num_classes, "image size": self.image_size}
+
+    def labels(self) -> IntArray:
+        return np.arange(self._num_images) % self.num_classes
+
+    def read_ahead(self, spans: list[range]) -> None:
+        """Do nothing: there is no disk."""
+
+
+def _identities(spelled: str, num_classes: list[int]) -> IdentityMap:
+    if spelled == "offset":
+        return offset_identities(num_classes)
+    return same_identities(num_classes) if spelled == "same" else read_identity_map(Path(spelled), num_classes)
+
+
+def _open_path(path: Path, image_size: int) -> RecDataset | FolderDataset:
+    is_packed = any(map(os.path.isfile, (path, path / "train.rec"))) or os.path.isfile(f"{path}.rec")
+    if is_packed:
+        return RecDataset(path, image_size)
+    is_folder = os.path.isdir(path)
+    if is_folder and any(entry.is_dir() for entry in path.iterdir()):
+        return FolderDataset(path, image_size)
+    found = "has neither train.rec nor folders of identities" if is_folder else "does not exist"
+    raise DataError(
+        f"{path}: {found}; expected a folder with train.rec, a .rec file or a folder of identity folders; set data.rec"
+    )
+
+
+def _stated(config: DataConfig, key: str) -> int:
+    value = getattr(config, key)
+    if value is None:
+        raise ConfigError(f"data.{key} is not set; data.rec 'synthetic' has no files to count; state data.{key}")
+    return int(value)
+
+
+def _check_stated(key: str, stated: int | None, found: int, source: str) -> None:
+    if stated is not None and stated != found:
+        raise ConfigError(f"data.{key}: the config states {stated}, {source} has {found}; correct it or leave it out")
+
+
+def _checksum(*arrays: npt.NDArray[Any]) -> str:
+    """Return the CRC-32 of the arrays' content, block by block."""
+    crc = 0
+    for array in arrays:
+        for start in range(0, len(array), _BLOCK):
+            crc = zlib.crc32(array[start : start + _BLOCK].tobytes(), crc)
+    return f"{crc:08x}"
+
+
+def _stream(*key: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(derive_key(*key) & ((1 << 63) - 1)))

@@ -1,0 +1,1 @@
+"""The field's files, byte by byte: records, indexes, lists, pairs. Imports neither config nor feed."""

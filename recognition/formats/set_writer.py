@@ -1,0 +1,97 @@
+"""Write a packed image set: records, index, list and property, in the layouts the field's readers expect."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+from recognition.errors import DataError
+from recognition.formats.recordio import RecordWriter, pack_image, pack_payload
+
+WrittenLayout = Literal["insightface", "sequential", "multilabel"]
+
+
+class ImageSetWriter:
+    """Append images to the open files of a set; `finish` must be called after the last one.
+
+    insightface: keys 1..N, images of an identity together and labels rising, then an identity record each, then key 0;
+    the bytes are those of insightface's RecBuilder. sequential: keys 0..N-1 in any order. multilabel: the same, with
+    the class id as the first of a list of labels.
+    """
+
+    def __init__(self, rec: BinaryIO, idx: BinaryIO, lst: BinaryIO, *, layout: WrittenLayout) -> None:
+        self._records = RecordWriter(rec, idx)
+        self._lst = lst
+        self._has_identities = layout == "insightface"
+        self._has_lists = layout == "multilabel"
+        self._first_key = self._next_key = 1 if self._has_identities else 0
+        self._starts: list[int] = []  # insightface: the first key of each identity
+        self._labels: set[int] = set()
+        self._last_label = -1
+
+    @property
+    def num_images(self) -> int:
+        return self._next_key - self._first_key
+
+    @property
+    def num_identities(self) -> int:
+        return len(self._labels)
+
+    @property
+    def num_classes(self) -> int:
+        """The highest label plus one; more than num_identities when labels are left out."""
+        return self._last_label + 1
+
+    def add(self, label: int, image: bytes, name: str, extra: tuple[float, ...] = ()) -> None:
+        """Append one image; `name` is its path in the .lst, `extra` (multilabel only) the labels behind the first.
+
+        Raises DataError when insightface's order is broken, and for a name that no .lst can hold.
+        """
+        if "\t" in name or "\n" in name or "\r" in name:
+            raise DataError(f"{name!r}: has a tab or a line break, which no .lst can name; expected none; rename it")
+        key = self._next_key
+        if label not in self._labels:
+            if self._has_identities and label < self._last_label:
+                raise DataError(f"{name}: label {label} after {self._last_label}; this layout needs rising labels")
+            self._labels.add(label)
+            self._starts.append(key)
+        elif self._has_identities and label != self._last_label:
+            raise DataError(f"{name}: label {label} again after {self._last_label}; keep its images together")
+        self._last_label = max(label, self._last_label)
+        self._records.write(key, self._payload(label, image, key, extra))
+        self._lst.write(b"%d\t%d\t%s\n" % (key, label, name.encode("utf-8", "surrogateescape")))
+        self._next_key += 1
+
+    def _payload(self, label: int, image: bytes, key: int, extra: tuple[float, ...]) -> bytes:
+        return pack_image(label, image, record_id=key, extra=extra if self._has_lists else None)
+
+    def finish(self) -> None:
+        """Append what follows the images."""
+        if not self._has_identities:
+            return
+        first = self._next_key
+        for start, stop in zip(self._starts, self._starts[1:] + [first]):
+            self._write_marker(self._next_key, (start, stop), id2=0)
+            self._next_key += 1
+        self._write_marker(0, (first, self._next_key), id2=1)
+        self._next_key = first
+
+    def _write_marker(self, key: int, span: tuple[int, int], *, id2: int) -> None:
+        # float32, as every reader expects: above 2^24 the ends are rounded, so ours takes them from the index.
+        self._records.write(key, pack_payload((float(span[0]), float(span[1])), b"", record_id=key, id2=id2))
+
+
+def output_paths(text: str) -> tuple[Path, Path, Path, Path]:
+    """Return the paths of the .rec, .idx, .lst and property files that PREFIX means."""
+    prefix = Path(text)
+    if prefix.is_dir() or text.endswith("/"):
+        prefix = prefix / "train"
+    elif prefix.suffix == ".rec":
+        prefix = prefix.with_suffix("")
+    rec, idx, lst = (prefix.with_name(prefix.name + suffix) for suffix in (".rec", ".idx", ".lst"))
+    return rec, idx, lst, prefix.with_name("property")
+
+
+def property_text(num_classes: int, height: int, width: int) -> str:
+    """Return the content of a `property` file."""
+    return f"{num_classes},{height},{width}\n"

@@ -1,0 +1,1 @@
+"""Pixels: decoding, photos, operations, augmentation, and what a network is fed."""

@@ -1,0 +1,1 @@
+"""From arcface_torch: its configs and its checkpoints."""

@@ -1,0 +1,1 @@
+"""People drawn by a program, for demos and tests."""

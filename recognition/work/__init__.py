@@ -1,0 +1,1 @@
+"""Output that survives a kill: files, journals, threads, processes."""

@@ -1,0 +1,174 @@
+import numpy as np
+import pytest
+
+from recognition.config.schema import DataConfig
+from recognition.errors import ConfigError, DataError
+from recognition.feed.datasets import open_dataset
+from tests.helpers.sets import SIZE, picture, png, write_rec
+
+
+@pytest.fixture
+def packed(tmp_path):
+    write_rec(tmp_path / "train", [(i % 3, png(picture(10 * i))) for i in range(9)])
+    (tmp_path / "property").write_text(f"3,{SIZE},{SIZE}\n")
+    return tmp_path
+
+
+def config(path, **keys):
+    return DataConfig(rec=str(path), image_size=SIZE, **keys)
+
+
+@pytest.mark.parametrize("spelling", ["", "train.rec"])
+def test_packed_set_gives_pictures_and_labels(packed, spelling):
+    dataset = open_dataset(config(packed / spelling, num_classes=3, num_image=9))
+    assert (len(dataset), dataset.num_classes) == (9, 3)
+    for i in range(9):
+        image, label = dataset[i]
+        assert label == i % 3
+        assert np.array_equal(image, picture(10 * i))
+
+
+@pytest.mark.parametrize(("key", "found"), [("num_classes", 3), ("num_image", 9)])
+def test_stated_counts_are_checked_against_the_data(packed, key, found):
+    with pytest.raises(ConfigError, match=rf"data.{key}: the config states 5, .* has {found}; correct it or leave it"):
+        open_dataset(config(packed, **{key: 5}))
+
+
+def test_label_out_of_range_names_file_and_key(packed):
+    write_rec(packed / "train", [(0, png(picture(0))), (3, png(picture(1)))])
+    dataset = open_dataset(config(packed))
+    with pytest.raises(DataError, match=r"train\.rec: record 1 at offset \d+: label 3 is outside \[0, 3\)"):
+        dataset[1]
+
+
+def test_image_of_another_size_is_an_error(packed):
+    write_rec(packed / "train", [(0, png(picture(0, height=40, width=30)))])
+    with pytest.raises(DataError, match=r"train\.rec: record 0 at offset 0: image is 30x40 pixels; expected 32x32;"):
+        open_dataset(config(packed))[0]
+
+
+def test_junk_in_a_record_names_file_and_key(packed):
+    write_rec(packed / "train", [(0, png(picture(0))), (1, b"this is no picture")])
+    with pytest.raises(DataError, match=r"train\.rec: record 1 at offset \d+: not an image"):
+        open_dataset(config(packed))[1]
+
+
+@pytest.fixture
+def folders(tmp_path):
+    root = tmp_path / "people"
+    for name, count in (("zoe", 1), ("adam", 3)):
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            (root / name / f"{i}.png").write_bytes(png(picture(50 * i)))
+    (root / "adam" / "notes.txt").write_text("not an image by its name")
+    return root
+
+
+def test_folder_of_identities_is_numbered_by_sorted_name(folders):
+    dataset = open_dataset(config(folders))
+    assert (len(dataset), dataset.num_classes) == (4, 2)
+    assert [dataset[i][1] for i in range(4)] == [0, 0, 0, 1]
+    assert np.array_equal(dataset[2][0], picture(100))
+    assert dataset.place(3) == str(folders / "zoe" / "0.png")
+
+
+def test_empty_identity_folder_is_an_error(folders):
+    (folders / "nobody").mkdir()
+    with pytest.raises(DataError, match=r"nobody: holds no image; expected a \.jpg or \.png; remove"):
+        open_dataset(config(folders))
+
+
+def test_image_that_vanished_is_an_error(folders):
+    dataset = open_dataset(config(folders))
+    (folders / "zoe" / "0.png").unlink()
+    with pytest.raises(DataError, match=r"0\.png: cannot be read \(No such file or directory\)"):
+        dataset[3]
+
+
+def test_synthetic_images_are_functions_of_their_index():
+    dataset, again = (open_dataset(DataConfig("synthetic", num_classes=10, num_image=100)) for _ in range(2))
+    image, label = dataset[57]
+    assert (image.shape, image.dtype, label) == ((112, 112, 3), np.uint8, 7)
+    assert np.array_equal(image, again[57][0])
+    same, other = dataset[67][0].astype(int), dataset[58][0].astype(int)
+    assert np.abs(image - same).mean() < 25 < np.abs(image - other).mean()
+
+
+def test_synthetic_needs_its_counts():
+    with pytest.raises(ConfigError, match=r"data\.num_classes is not set; data\.rec 'synthetic' has no files to count"):
+        open_dataset(DataConfig("synthetic", num_image=10))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: path, "does not exist; expected a folder with train.rec"),
+        (lambda path: path.mkdir() or path, "has neither train.rec nor folders of identities; expected"),
+    ],
+)
+def test_nothing_to_read_is_an_error(tmp_path, make, message):
+    with pytest.raises(DataError, match=message):
+        open_dataset(config(make(tmp_path / "nowhere")))
+
+
+def test_no_path_is_an_error():
+    with pytest.raises(ConfigError, match=r"data\.rec is not set; name a folder with train\.rec"):
+        open_dataset(DataConfig())
+
+
+def test_several_sets_become_one_with_their_identities_in_a_row(packed, folders):
+    dataset = open_dataset(config(packed, more_rec=(str(folders),)))
+    assert (len(dataset), dataset.num_classes, dataset.image_size) == (13, 5, SIZE)
+    labels = [dataset[i][1] for i in range(13)]
+    assert labels == [i % 3 for i in range(9)] + [3, 3, 3, 4]
+    assert dataset.labels().tolist() == labels
+    assert np.array_equal(dataset[11][0], picture(100))
+    assert dataset.place(12) == str(folders / "zoe" / "0.png")
+    assert dataset.place(8).endswith("train.rec: record 8 at offset " + dataset.place(8).rpartition(" ")[2])
+    dataset.read_ahead([range(0, 5), range(7, 11)])
+
+
+@pytest.fixture
+def packed_twice(tmp_path):
+    for name in ("a", "b"):
+        write_rec(tmp_path / name, [(i % 3, png(picture(10 * i))) for i in range(6)])
+    (tmp_path / "property").write_text(f"3,{SIZE},{SIZE}\n")
+    return tmp_path
+
+
+def test_a_pattern_names_every_set_it_matches(packed_twice):
+    dataset = open_dataset(config(packed_twice / "*.rec", num_classes=6, num_image=12))
+    assert [dataset[i][1] for i in range(12)] == [0, 1, 2, 0, 1, 2, 3, 4, 5, 3, 4, 5]
+    with pytest.raises(DataError, match=r"\*\.wreck: does not exist; expected a folder with train\.rec"):
+        open_dataset(config(packed_twice / "*.wreck"))
+
+
+def test_identities_may_be_shared_or_mapped(packed_twice):
+    shared = open_dataset(config(packed_twice / "*.rec", identities="same"))
+    assert shared.num_classes == 3
+    assert shared[7][1] == 1
+    lines = [f"{number}\t{label}\t{(label + number) % 4}" for number in range(2) for label in range(3)]
+    (packed_twice / "map.tsv").write_text("\n".join(lines))
+    mapped = open_dataset(config(packed_twice / "*.rec", identities=str(packed_twice / "map.tsv")))
+    assert [mapped[i][1] for i in range(12)] == [0, 1, 2, 0, 1, 2, 1, 2, 3, 1, 2, 3]
+    assert mapped.labels().tolist() == [0, 1, 2, 0, 1, 2, 1, 2, 3, 1, 2, 3]
+    (packed_twice / "map.tsv").write_text("\n".join(lines[:-1]))
+    partly = open_dataset(config(packed_twice / "*.rec", identities=str(packed_twice / "map.tsv")))
+    for read in (lambda: partly[8], partly.labels):
+        with pytest.raises(DataError, match="class 2 of set 1 is not in the map; expected every class to be"):
+            read()
+
+
+def test_identities_of_a_single_set_are_not_chosen(packed):
+    with pytest.raises(ConfigError, match=r"data\.identities: found 'same' with a single set; remove this key"):
+        open_dataset(config(packed, identities="same"))
+
+
+def test_every_dataset_knows_its_labels(packed, folders):
+    for dataset in (
+        open_dataset(config(packed)),
+        open_dataset(config(folders)),
+        open_dataset(DataConfig("synthetic", num_classes=3, num_image=10, image_size=SIZE)),
+    ):
+        assert dataset.labels().tolist() == [dataset[i][1] for i in range(len(dataset))]
+        dataset.read_ahead([range(0, 2)])

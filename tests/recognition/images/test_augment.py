@@ -1,0 +1,105 @@
+import dataclasses
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from recognition.config.checks import AUGMENTATIONS
+from recognition.config.schema import AugmentConfig
+from recognition.images.augment import PRESETS, Augmenter, Recipe, flip_mask, recipe, uniform
+
+
+def test_flips_depend_on_the_image_and_not_on_its_batch():
+    indices = torch.randperm(1000)
+    whole = flip_mask(1, 2, indices, 0.5)
+    parts = torch.cat([flip_mask(1, 2, part, 0.5) for part in indices.split([1, 7, 300, 692])])
+    assert torch.equal(whole, parts)
+    assert whole[indices == 17].item() == flip_mask(1, 2, torch.tensor([17]), 0.5).item()
+
+
+def test_flips_change_with_seed_and_epoch():
+    indices = torch.arange(4000)
+    masks = [flip_mask(seed, epoch, indices, 0.5) for seed, epoch in ((0, 0), (0, 1), (1, 0))]
+    for i, one in enumerate(masks):
+        assert 0.47 < one.float().mean() < 0.53
+        for other in masks[:i]:
+            assert 0.47 < (one == other).float().mean() < 0.53
+
+
+def test_probability_is_kept_and_its_ends_are_exact():
+    indices = torch.arange(100_000)
+    assert abs(flip_mask(5, 0, indices, 0.2).float().mean() - 0.2) < 0.005
+    assert not flip_mask(5, 0, indices, 0.0).any()
+    assert flip_mask(5, 0, indices, 1.0).all()
+
+
+def test_streams_are_independent_and_uniform():
+    indices = torch.arange(100_000)
+    one, other = uniform(0, 0, indices, 1), uniform(0, 0, indices, 2)
+    assert torch.corrcoef(torch.stack([one, other]))[0, 1].abs() < 0.01
+    counts = torch.histc(one, 50, 0, 1)
+    assert ((counts - 2000) ** 2 / 2000).sum() < 49 + 4 * (2 * 49) ** 0.5
+    assert one.min() >= 0
+    assert one.max() < 1
+
+
+EVERYTHING = Recipe(**dict.fromkeys(AUGMENTATIONS, 0.5))
+
+
+def faces(n, size=32):
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (n, 8, 8, 3), dtype=np.uint8)
+    return torch.from_numpy(np.stack([cv2.resize(image, (size, size)) for image in coarse]))
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_each_operation_happens_as_often_as_it_is_asked_to(name):
+    images, indices = faces(400), torch.arange(400)
+    augmented = Augmenter(Recipe(**{name: 0.3}), seed=1)(images, indices, 0)
+    changed = (augmented != images).flatten(1).any(1).float().mean().item()
+    assert 0.2 < changed < 0.38
+    assert torch.equal(Augmenter(Recipe(**{name: 0.0}), seed=1)(images, indices, 0), images)
+
+
+@pytest.mark.parametrize("preset", [*PRESETS.values(), EVERYTHING], ids=[*PRESETS, "everything"])
+def test_augmentation_depends_on_the_image_and_not_on_its_batch(preset):
+    images, indices = faces(64), torch.randperm(10_000)[:64]
+    augment = Augmenter(preset, seed=3)
+    before = images.clone()
+    whole = augment(images, indices, 5)
+    assert torch.equal(images, before)
+    assert (whole.shape, whole.dtype) == (images.shape, torch.uint8)
+    parts = [augment(*part, 5) for part in zip(images.split([1, 20, 43]), indices.split([1, 20, 43]), strict=True)]
+    assert torch.equal(torch.cat(parts), whole)
+    order = torch.randperm(64)
+    assert torch.equal(augment(images[order], indices[order], 5), whole[order])
+
+
+def test_augmentation_changes_with_seed_and_epoch():
+    images, indices = faces(64), torch.arange(64)
+    results = [Augmenter(EVERYTHING, seed)(images, indices, epoch) for seed, epoch in ((0, 0), (0, 1), (1, 0))]
+    for i, one in enumerate(results):
+        for other in results[:i]:
+            assert (one != other).flatten(1).any(1).float().mean() > 0.9
+
+
+def test_stated_probabilities_replace_the_presets():
+    stated = recipe(AugmentConfig(preset="adaface", crop=0.0, mask=0.1))
+    assert (stated.crop, stated.mask, stated.color) == (0.0, 0.1, 0.2)
+    assert recipe(AugmentConfig()) == Recipe()
+
+
+def test_config_and_recipe_name_the_same_operations():
+    fields = {field.name for field in dataclasses.fields(AugmentConfig)} - {"preset"}
+    assert fields == set(AUGMENTATIONS)
+    assert set(AUGMENTATIONS) < {field.name for field in dataclasses.fields(Recipe)}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_and_cpu_agree():
+    images, indices = faces(64, 112), torch.arange(64)
+    augment = Augmenter(EVERYTHING, seed=3)
+    on_cpu, on_cuda = augment(images, indices, 1), augment(images.cuda(), indices.cuda(), 1).cpu()
+    assert (on_cpu.int() - on_cuda.int()).abs().float().mean() < 0.05
