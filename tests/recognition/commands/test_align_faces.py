@@ -23,7 +23,7 @@ from recognition.detection.faces import Faces
 from recognition.detection.weights import mtcnn_folder
 from recognition.errors import DataError
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 ORL = ROOT / ".." / "shared" / "data" / "orl"
 pytestmark = pytest.mark.skipif(
     not ORL.is_dir() or not (mtcnn_folder() / "onet.pt").is_file(), reason="needs ORL photos and MTCNN's weights"

@@ -9,7 +9,7 @@ from recognition.commands.make_faces import FaceSet, make_faces
 from recognition.detection.alignment import align
 from recognition.images.codec import decode_rgb
 
-LFW = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "lfw"
+LFW = Path(__file__).resolve().parents[3] / ".." / "shared" / "data" / "lfw"
 
 
 @pytest.fixture

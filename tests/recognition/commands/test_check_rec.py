@@ -15,7 +15,7 @@ from recognition.commands.check_rec import histogram, main
 from recognition.commands.pack_rec import main as pack
 from recognition.formats.recordio import RecordWriter, pack_image, pack_payload
 
-GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "mxnet"
+GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "mxnet"
 
 
 @pytest.fixture

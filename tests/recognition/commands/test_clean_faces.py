@@ -24,7 +24,7 @@ from recognition.formats.pairs_bin import write_pairs
 from recognition.images.codec import encode_jpeg
 from tests.helpers.people import people, person_vectors, read_jsonl, write_set
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 NAMES = ["plain", "two words", "quo'te\"s", "a..b", "Zoë 文", "\udcff\udcfe", "a, b; c", "<b>&lt;"]
 OUTPUTS = ["clean.lst", "decisions.jsonl", *(["scores.png"] if can_draw() else []), "summary.json"]
 

@@ -22,7 +22,7 @@ from recognition.errors import CheckpointError, DataError
 from recognition.images.codec import decode_rgb, encode_jpeg
 from tests.helpers.onnx_bytes import onnx_model
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 NUM = 150  # three blocks, the last one short
 
 

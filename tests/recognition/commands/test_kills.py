@@ -12,7 +12,7 @@ import pytest
 
 from tests.helpers.kill_steps import CASES
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.mark.parametrize("case", CASES)

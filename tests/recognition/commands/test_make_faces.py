@@ -15,7 +15,7 @@ from recognition.rendering.face_person import HAIR_STYLES, make_person
 from recognition.rendering.face_renderer import render
 from recognition.verification.baselines import color_histogram_scores, raw_pixel_scores
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def content(folder: Path) -> dict[str, bytes]:

@@ -10,7 +10,7 @@ from recognition.formats.pair_list import parse_folds, read_pair_list
 from recognition.formats.pairs_bin import read_pairs
 from recognition.images.codec import decode_rgb, encode_jpeg
 
-LFW = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "lfw"
+LFW = Path(__file__).resolve().parents[3] / ".." / "shared" / "data" / "lfw"
 LFW_PAIRS = "2\t1\nann\t1\t2\nann\t1\tbob\t2\nbob\t1\t2\nbob\t1\tcid\t1\n"
 
 

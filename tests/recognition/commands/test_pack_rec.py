@@ -17,7 +17,7 @@ from recognition.commands.pack_rec import main
 from recognition.formats.records import ImageRecords
 from recognition.images.codec import decode_rgb
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 GOLDEN = ROOT / "tests" / "golden" / "mxnet"
 
 

@@ -22,7 +22,7 @@ from recognition.formats import external_shuffle
 from recognition.formats.recordio import MAGIC, RecordWriter, pack_image, pack_payload
 from recognition.formats.records import ImageRecords
 
-GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "mxnet"
+GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "mxnet"
 PEOPLE = (3, 1, 4, 2)
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[3]
 SMALL = [
     "device=cpu",
     "backbone.network=tiny",

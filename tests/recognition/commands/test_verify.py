@@ -18,7 +18,7 @@ from recognition.formats.pairs_bin import write_pairs
 from recognition.images.codec import encode_jpeg
 from recognition.verification.protocols import embedded_rows, open_pair_set, verify_embeddings
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def write_set(path, num_pairs=12, seed=0):
