@@ -107,7 +107,7 @@ def test_a_pt_that_calls_os_system_runs_nothing(tmp_path: Path, is_zip: bool, wr
 
 
 def test_an_arcface_checkpoint_that_calls_os_system_runs_nothing(tmp_path: Path) -> None:
-    from recognition.migrate.import_arcface_torch import main as import_arcface_torch
+    from recognition.commands.import_arcface_torch import main as import_arcface_torch
 
     old = tmp_path / "old"
     old.mkdir()
