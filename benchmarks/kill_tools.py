@@ -28,7 +28,8 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the root, so that n
 
 from recognition.cli import make_parser, positive_int, run_command
 from recognition.errors import DataError
-from recognition.images.photos import list_photos
+from recognition.formats.image_tree import ImageTree
+from recognition.images.photos import PHOTO_SUFFIXES
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = [sys.executable]
@@ -172,13 +173,14 @@ def _tools(work: Path, detector: str) -> list[Tool]:
 
 def _table(work: Path) -> str:
     """Write a table with a box in each photo and return its path."""
-    rows = [f"{json.dumps(name)},40,40,{60 + i % 20},70\n" for i, name in enumerate(list_photos(work / "photos"))]
+    names = ImageTree(work / "photos", PHOTO_SUFFIXES).names()
+    rows = [f"{json.dumps(name)},40,40,{60 + i % 20},70\n" for i, name in enumerate(names)]
     (work / "boxes.csv").write_text("NAME_ID,X,Y,W,H\n" + "".join(rows), encoding="utf-8")
     return str(work / "boxes.csv")
 
 
 def _copy(source: Path, target: Path, num: int) -> None:
-    for name in list_photos(source)[:num]:
+    for name in ImageTree(source, PHOTO_SUFFIXES).names()[:num]:
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / name, target / name)
 

@@ -31,7 +31,8 @@ from recognition.cli import make_parser, positive_int, run_command
 from recognition.commands.review_faces import main as make_page
 from recognition.console import Stopwatch
 from recognition.errors import DataError
-from recognition.images.photos import decode_photo, list_photos
+from recognition.formats.image_tree import ImageTree
+from recognition.images.photos import PHOTO_SUFFIXES, decode_photo
 
 WINDOW = {"width": 1280, "height": 800}
 TILE_PX = 112
@@ -88,7 +89,7 @@ def _run(args: argparse.Namespace) -> None:
 def build(faces: Path, folder: Path) -> tuple[Path, dict[str, Any]]:
     """Make a page of all the pictures in `faces`, each beside three others of its identity; return it and its sizes."""
     generator = random.Random(0)
-    pictures = list_photos(faces)
+    pictures = ImageTree(faces, PHOTO_SUFFIXES).names()
     people = defaultdict(list)
     for picture in pictures:
         people[picture.split("/")[0]].append(picture)

@@ -209,9 +209,9 @@ TABLE = [
     Bad(
         "pack_rec faces out/x",
         "faces/empty:",
-        "holds no image",
-        "expected a .jpg or .png",
-        "remove the folder",
+        "holds no image, but 1 other file: .txt 1",
+        "expected .jpg, .jpeg or .png",
+        "move the folder",
         file("faces/empty/readme.txt", ""),
     ),
     Bad(
@@ -322,10 +322,10 @@ TABLE = [
         hostile_weights,
     ),
     # faces
-    Bad("align_faces none out", "none:", "is not a folder", "expected a folder of photos", "check the path"),
+    Bad("align_faces none out", "none:", "no such file or", "expected a folder of", "check the path"),
     Bad("align_faces faces faces", "faces:", "lies in the folder of the photos", "expected another", "choose another"),
     Bad("align_faces faces faces/out", "faces/out:", "lies in the folder of the photos", "expected another", "choose"),
-    Bad("align_faces empty out", "empty:", "holds no photo", "expected .bmp", "check the path", file("empty/a", "")),
+    Bad("align_faces empty out", "empty:", "holds no image", "expected a", "check the path", file("empty/a", "")),
     Bad("align_faces faces train.idx", "train.idx:", "is not a folder", "expected a folder", "choose another"),
     Bad("align_faces faces out --model nowhere", "nowhere", "no such file", "expected MTCNN's", "fetch_weights"),
     Bad("align_faces faces out --detector scrfd", "scrfd:", "needs an ONNX file", "such as", "give it with --model"),
@@ -426,8 +426,8 @@ TABLE = [
         "choose another",
         lambda folder: (file("boxes.csv", f"{HEADER}p0/0,1,2,3,4\n")(folder), file("out/a", "")(folder)),
     ),
-    Bad("embed_faces none out --model model.pt", "none:", "is not a folder", "expected a folder", "check the path"),
-    Bad("embed_faces empty out --model model.pt", "empty:", "holds no photo", "expected", "check the path", empty),
+    Bad("embed_faces none out --model model.pt", "none:", "no such file", "expected a packed", "check the path"),
+    Bad("embed_faces empty out --model model.pt", "empty:", "holds no image", "expected", "check the path", empty),
     Bad(
         "embed_faces bad out --model model.pt",
         "bad/a.jpg:",

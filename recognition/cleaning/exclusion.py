@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from recognition.cleaning.pictures import Groups, group_rows
 from recognition.clustering.unit_rows import unit_rows
 from recognition.console import progress
 from recognition.errors import DataError
+from recognition.formats.image_tree import identity_folders
 
 
 def drop_tested(context: Context, decisions: Decisions) -> Changes:
@@ -48,7 +48,7 @@ def read_names(path: Path) -> list[str]:
     """Return the names of the folders in `path`, or the lines of a text file; DataError when there are none."""
     try:
         if path.is_dir():
-            names = [entry.name for entry in os.scandir(path) if entry.is_dir() and not entry.name.startswith(".")]
+            names = identity_folders(path)
         else:
             names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as err:

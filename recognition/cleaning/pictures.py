@@ -15,13 +15,13 @@ import numpy as np
 from recognition.clustering.unit_rows import unit_rows
 from recognition.embedding.store import iterate_keys, keys_path, open_vectors
 from recognition.errors import DataError
-from recognition.formats.image_list import IMAGE_SUFFIXES
+from recognition.formats.image_tree import ImageTree, identity_of, is_image_name
 
 
 class Pictures:
     """Pictures in the order of their embeddings. Of a name only the place in the file of keys is held.
 
-    `labels` int32 [n] numbers the `identities`, which are the pictures' folders in sorted order.
+    `labels` int32 [n] numbers the `identities`, which are the first folders in their names in sorted order.
     """
 
     def __init__(self, embeddings: Path) -> None:
@@ -104,12 +104,11 @@ def check_faces(pictures: Pictures, faces: Path) -> None:
     groups = group_rows(pictures.labels, len(pictures.identities))
     number = {identity: i for i, identity in enumerate(pictures.identities)}
     left = set(pictures.identities)
-    for folder, subfolders, names in os.walk(faces):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        identity = os.path.relpath(folder, faces).replace(os.sep, "/")
-        found = {n for n in names if not n.startswith(".") and os.path.splitext(n)[1].lower() in IMAGE_SUFFIXES}
+    tree = ImageTree(faces)
+    for identity in tree.identities:
+        found = set(tree.images_of(identity))
         rows = groups.of(number[identity]) if identity in number else np.zeros(0, np.int64)
-        embedded = {pictures.name(row).rpartition("/")[2] for row in rows.tolist()}
+        embedded = {pictures.name(row).removeprefix(f"{identity}/") for row in rows.tolist()}
         if found != embedded:
             raise _differs(faces, identity, found, embedded)
         left.discard(identity)
@@ -132,7 +131,7 @@ def _read_names(embeddings: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Return the offset of each name int64 [n], its identity int32 [n], and the sorted names of the identities."""
     offsets, labels, numbers = array("q"), array("i"), dict[str, int]()
     for offset, keyed in iterate_keys(embeddings):
-        identity = keyed.key.rpartition("/")[0]
+        identity = identity_of(keyed.key)
         _check_name(embeddings, keyed.key, identity)
         offsets.append(offset)
         labels.append(numbers.setdefault(identity, len(numbers)))
@@ -154,11 +153,11 @@ def _can_be_written(name: str) -> bool:
 
 def _check_name(embeddings: Path, name: str, identity: str) -> None:
     place = f"{keys_path(embeddings)}: {name!r}"
-    if not identity and os.path.splitext(name)[1].lower() not in IMAGE_SUFFIXES:
+    if name.startswith("/") or ".." in name.split("/") or "\0" in name or not _can_be_written(name):
+        raise DataError(f"{place} leaves the folder of faces; expected a path below it; embed again")
+    if not identity and not is_image_name(name):
         raise DataError(f"{place} is no picture in a folder; expected embeddings of a folder; unpack_rec.py makes one")
     if not identity:
         raise DataError(f"{place} has no identity; expected a folder for each; sort the pictures into folders")
-    if name.startswith("/") or ".." in name.split("/") or "\0" in name or not _can_be_written(name):
-        raise DataError(f"{place} leaves the folder of faces; expected a path below it; embed again")
     if any(character in name for character in "\t\r\n"):
         raise DataError(f"{place} has a tab or a line break, which no .lst can name; rename it and embed again")

@@ -42,7 +42,9 @@ from recognition.detection.photo_aligner import (
     faces_of_record,
 )
 from recognition.errors import DataError
-from recognition.images.photos import list_photos
+from recognition.formats.image_tree import ImageTree
+from recognition.formats.sources import find_source
+from recognition.images.photos import PHOTO_SUFFIXES
 from recognition.work.processes import process_map
 
 TEMPLATE = {"template": ARCFACE_TEMPLATE.tolist(), "template_size": 112, "transform": "similarity"}
@@ -82,7 +84,7 @@ def _run(args: argparse.Namespace) -> None:
             "another folder; choose another OUT"
         )
     folder = CropFolder(args.output, "align")
-    crops = crop_names(list_photos(args.photos), args.faces)
+    crops = crop_names(_photos(args.photos), args.faces)
     folder.check(crops.values(), overwrite=args.overwrite)
     known = _known_faces(args.landmarks, folder, overwrite=args.overwrite)
     settings = AlignSettings(args.size, args.faces, args.min_size, args.min_score, args.max_side, args.quality)
@@ -115,6 +117,14 @@ def _check_numbers(args: argparse.Namespace) -> None:
         raise DataError(f"--size {args.size}: expected at most {MAX_SIZE} pixels; choose such a number")
     if args.min_face is not None and not 1 <= args.min_face < math.inf:
         raise DataError(f"--min-face {args.min_face}: expected at least 1 pixel; choose such a number")
+
+
+def _photos(folder: Path) -> list[str]:
+    """Return the paths of the photos below a folder; what is passed over is named in a line of the log."""
+    find_source(folder, ("identities", "photos"), suffixes=PHOTO_SUFFIXES)
+    tree = ImageTree(folder, PHOTO_SUFFIXES)
+    tree.log_passed_over()
+    return tree.names()
 
 
 def crop_names(photos: Sequence[str], policy: Policy = "largest") -> dict[str, str]:

@@ -24,6 +24,7 @@ from recognition.cli import make_parser, positive_int, run_command
 from recognition.console import Stopwatch, count, duration, progress
 from recognition.detection.alignment import align
 from recognition.errors import ConfigError, DataError
+from recognition.formats.image_tree import identity_of
 from recognition.formats.pair_list import parse_folds, read_pair_list
 from recognition.images.codec import decode_rgb, encode_jpeg, read_image_file
 from recognition.images.photos import MAX_PIXELS
@@ -87,7 +88,7 @@ def _run(args: argparse.Namespace) -> None:
         raise ConfigError(f"--landmark-scale {args.landmark_scale}: expected a factor above zero; 1 keeps the pixels")
     listed = read_landmarks(args.landmarks, args.landmark_scale)
     wanted = people_of_folds(args.pairs, args.folds) if args.pairs else None
-    photos = [photo for photo in listed if wanted is None or str(Path(photo.path).parent) in wanted]
+    photos = [photo for photo in listed if wanted is None or identity_of(photo.path) in wanted]
     if not photos:
         raise DataError(f"{args.landmarks}: lists no photo of the people asked for; check --pairs and --folds")
     with staged_folder(args.output) as folder:
@@ -98,7 +99,7 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _report(args: argparse.Namespace, photos: Sequence[Photo], num_other: int, seconds: float) -> None:
-    num_people = len({Path(photo.path).parent for photo in photos})
+    num_people = len({identity_of(photo.path) for photo in photos})
     if args.json:
         counts = {"num_images": len(photos), "num_identities": num_people, "num_not_chosen": num_other}
         print(json.dumps({"output": str(args.output), **counts, "seconds": round(seconds, 3)}))

@@ -16,9 +16,9 @@ from pathlib import Path
 from recognition.cli import make_parser, positive_int, run_command
 from recognition.console import Stopwatch, count, duration
 from recognition.errors import DataError
+from recognition.formats.image_tree import ImageTree
+from recognition.formats.sources import find_source
 from recognition.work.files import refuse_existing, write_text
-
-SUFFIXES = {".jpg", ".jpeg", ".png", ".pgm", ".webp", ".bmp"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,16 +74,12 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _list_people(folder: Path) -> dict[str, list[str]]:
-    if not folder.is_dir():
-        raise DataError(f"{folder}: is not a folder; expected one folder per identity; check the path")
-    people = {}
-    for person in sorted(path for path in folder.iterdir() if path.is_dir()):
-        pictures = sorted(p.name for p in person.iterdir() if p.suffix.lower() in SUFFIXES)
-        if pictures:
-            people[person.name] = [f"{person.name}/{name}" for name in pictures]
-    if len(people) < 2:
-        raise DataError(f"{folder}: {count(len(people), 'identity')} with pictures; expected at least 2")
-    return people
+    find_source(folder, ["identities"])
+    tree = ImageTree(folder)
+    tree.log_passed_over()
+    if len(tree.identities) < 2:
+        raise DataError(f"{folder}: {count(len(tree.identities), 'identity')} with pictures; expected at least 2")
+    return {person: [f"{person}/{name}" for name in tree.images_of(person)] for person in tree.identities}
 
 
 def _same_pairs(

@@ -23,12 +23,11 @@ from recognition.errors import DataError
 from recognition.formats.image_list import Folder
 from recognition.formats.pair_list import PicturePair, parse_folds, read_pair_list
 from recognition.formats.pairs_bin import write_pairs
-from recognition.images.codec import decode_rgb, encode_jpeg, read_image_file
+from recognition.images.codec import IMAGE_SUFFIXES, decode_rgb, encode_jpeg, read_image_file
 from recognition.work.files import refuse_existing
 
 RESIZED_QUALITY = 95
 MAX_NAMED = 10  # missing pictures that are named; the rest are counted
-SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ def _find_pictures(pairs: Sequence[PicturePair], images: Path) -> list[Path]:
 
 def _find_picture(folder: Folder, name: str) -> Path | None:
     """Return the file of a name as it stands in the pairs; LFW's names carry no suffix, but some hold a dot."""
-    candidates = (folder.path(f"{name}{suffix}") for suffix in ("", *SUFFIXES))
+    candidates = (folder.path(f"{name}{suffix}") for suffix in ("", *IMAGE_SUFFIXES))
     return next((Path(path) for path in candidates if path is not None and os.path.isfile(path)), None)
 
 

@@ -28,6 +28,7 @@ from recognition.console import Stopwatch, count, duration, progress
 from recognition.errors import DataError
 from recognition.formats.image_list import FolderList, ImageList, ListedImage, LstFile
 from recognition.formats.set_writer import ImageSetWriter, output_paths, property_text
+from recognition.formats.sources import find_source
 from recognition.images.codec import decode_rgb, encode_jpeg, read_image_file
 from recognition.work.files import refuse_existing, staged
 from recognition.work.threads import ordered_map
@@ -111,14 +112,12 @@ def pack(args: argparse.Namespace) -> None:
 
 def open_source(source: Path, root: Path | None, *, layout: str, skip_bad: bool) -> ImageList:
     """Return the images of a folder or a .lst in the order in which `layout` stores them."""
+    if find_source(source, ("identities", "list")).kind == "identities":
+        return FolderList(source, allow_empty=skip_bad)
     try:
-        if source.is_dir():
-            return FolderList(source, allow_empty=skip_bad)
-        if source.is_file():
-            return LstFile(source, root or source.parent, by_label=layout == "insightface")
+        return LstFile(source, root or source.parent, by_label=layout == "insightface")
     except OSError as err:
         raise DataError(f"{err.filename}: cannot be read ({err.strerror}); check its permissions") from err
-    raise DataError(f"{source}: no such file or folder; expected a folder of identities or a .lst; check the path")
 
 
 def prepare(listed: ListedImage, *, size: int | None, quality: int | None) -> Prepared:

@@ -14,11 +14,11 @@ from typing import Any, BinaryIO, NamedTuple, Protocol
 import numpy as np
 
 from recognition.errors import DataError
-from recognition.formats.image_list import IMAGE_SUFFIXES
+from recognition.formats.image_tree import ImageTree, identity_of
 from recognition.formats.pairs_bin import read_pairs
 from recognition.formats.records import ImageRecords
+from recognition.formats.sources import find_source
 from recognition.images.codec import decode_rgb, read_image_file
-from recognition.images.photos import list_photos
 from recognition.work.files import publish_file
 from recognition.work.journal import check_settings, hold, is_under_way, remove_work
 
@@ -51,22 +51,27 @@ class ImageSource(Protocol):
 
 
 class FolderImages:
-    """The .jpg and .png files below a folder, by path; identities are their folders, numbered by name."""
+    """The images below a folder, by path; identities are the first folders below it, numbered by name, or one if flat.
 
-    def __init__(self, root: Path) -> None:
+    With `is_told`, what is passed over is named in a line of the log.
+    """
+
+    def __init__(self, root: Path, *, is_told: bool = False) -> None:
         self._root = root
-        self._names = [name for name in list_photos(root) if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES]
+        tree = ImageTree(root)
+        self._names = tree.names()
         if not self._names:
-            raise DataError(f"{root}: holds no .jpg, .jpeg or .png; expected aligned faces; run align_faces.py first")
-        folders = sorted({os.path.dirname(name) for name in self._names})
-        self._labels = {folder: label for label, folder in enumerate(folders)}
+            raise tree.refusal("aligned faces", "run align_faces.py first, or check the path")
+        self._labels = {identity: label for label, identity in enumerate(tree.identities or [""])}
+        if is_told:
+            tree.log_passed_over()
 
     def __len__(self) -> int:
         return len(self._names)
 
     def keyed(self, i: int) -> Keyed:
         """Return the path below the folder and the number of its identity."""
-        return Keyed(self._names[i], self._labels[os.path.dirname(self._names[i])])
+        return Keyed(self._names[i], self._labels[identity_of(self._names[i])])
 
     def read(self, i: int) -> np.ndarray:
         """Return the image; DataError names the file."""
@@ -112,12 +117,15 @@ class PairImages:
         return decode_rgb(self._images[i], place=f"{self._path}: picture {i}")
 
 
-def open_images(path: Path) -> ImageSource:
-    """Open a folder of aligned faces, a packed set, or a verification .bin."""
-    if path.suffix == ".bin":
-        return PairImages(path)
-    is_packed = path.suffix == ".rec" or path.with_name(path.name + ".rec").is_file() or (path / "train.rec").is_file()
-    return RecImages(path) if is_packed else FolderImages(path)
+def open_images(path: Path, *, is_told: bool = False) -> ImageSource:
+    """Open a folder of aligned faces, a packed set, or a verification .bin.
+
+    With `is_told`, what is passed over in a folder is named in a line of the log.
+    """
+    source = find_source(path, ("packed", "identities", "photos", "pairs"))
+    if source.kind == "packed":
+        return RecImages(source.path)
+    return PairImages(source.path) if source.kind == "pairs" else FolderImages(source.path, is_told=is_told)
 
 
 def read_block(source: ImageSource, block: int) -> np.ndarray:

@@ -1,17 +1,15 @@
-"""Labelled pictures behind an index: packed records, folders of identities, or made up on the spot.
+"""Labeled pictures with an index: packed records, folders of identities, or made up on the spot.
 
-Every dataset has `num_classes`, `image_size` S, a length, `dataset[i] -> (uint8 [S, S, 3] RGB, label)`, `place(i)`,
-the words by which an error names image i, `origin(i)`, the same as file, record and key, `labels()`,
-`read_ahead(spans)` and `fingerprint()`, by which ranks see whether they have the same. Labels and sizes are checked
-here, on the CPU, so that nothing behind the loader has to.
+Labels and sizes are checked here, on the CPU, so that nothing after the loader has to.
 """
 
 from __future__ import annotations
 
 import os
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,13 +22,46 @@ from recognition.feed.bad_records import Origin
 from recognition.feed.identity_map import IdentityMap, offset_identities, read_identity_map, same_identities
 from recognition.formats.image_list import FolderList
 from recognition.formats.records import ImageRecords
-from recognition.formats.sources import named_paths
+from recognition.formats.sources import find_source, named_paths
 from recognition.images.codec import decode_square, read_image_file
 
 _SAMPLE = 1024  # labels that ranks compare
 _BLOCK = 1 << 20
 Picture = npt.NDArray[np.uint8]
-Dataset: TypeAlias = "RecDataset | FolderDataset | JoinedDataset | SyntheticDataset"
+
+
+class Dataset(Protocol):
+    """What training reads: images by number, each with its class id. It is pickled to the loader's processes."""
+
+    num_classes: int
+    image_size: int
+    """Side S of the images in pixels."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> tuple[Picture, int]:
+        """Return (uint8 [S, S, 3] RGB, class id); DataError unless the image is whole, of this size and in range."""
+        ...
+
+    def place(self, index: int) -> str:
+        """Return the words by which an error names image `index`."""
+        ...
+
+    def origin(self, index: int) -> Origin:
+        """Return the same as file, record and key."""
+        ...
+
+    def labels(self) -> IntArray:
+        """Return all class ids [n]."""
+        ...
+
+    def read_ahead(self, spans: list[range]) -> None:
+        """Ask for the images of `spans` in the background, where the storage can do that."""
+        ...
+
+    def fingerprint(self) -> dict[str, int | str]:
+        """Return what ranks compare to see whether they have the same data."""
+        ...
 
 
 def open_dataset(config: DataConfig) -> Dataset:
@@ -115,36 +146,36 @@ class RecDataset:
 
 
 class FolderDataset:
-    """A folder of identity folders; identities are numbered in the order of their sorted names."""
+    """A folder of identity folders, in the order and with the class ids of `FolderList`."""
 
     def __init__(self, root: Path, image_size: int) -> None:
         self.image_size = image_size
         self._root = root
         images = FolderList(root)
         self.num_classes = len(images.identities)
-        self._paths, self._labels = zip(*((image.path, image.label) for image in images))
+        self._names, labels = zip(*((image.name, image.label) for image in images))
+        self._labels = np.array(labels, dtype=np.int64)
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self._names)
 
     def __getitem__(self, index: int) -> tuple[Picture, int]:
-        path = self._paths[index]
-        return decode_square(read_image_file(path), self.image_size, place=path), self._labels[index]
+        path = self.place(index)
+        return decode_square(read_image_file(path), self.image_size, place=path), int(self._labels[index])
 
     def place(self, index: int) -> str:
-        return str(self._paths[index])
+        return os.path.join(self._root, self._names[index])
 
     def origin(self, index: int) -> Origin:
-        return Origin(str(self._root), index, os.path.relpath(self._paths[index], self._root))
+        return Origin(str(self._root), index, self._names[index])
 
     def fingerprint(self) -> dict[str, int | str]:
         """Return counts and the checksum of all names."""
-        names = "\n".join(os.path.relpath(path, self._root) for path in self._paths)
-        checksum = _checksum(np.frombuffer(os.fsencode(names), np.uint8))
+        checksum = _checksum(np.frombuffer(os.fsencode("\n".join(self._names)), np.uint8))
         return {"images": len(self), "classes": self.num_classes, "names": checksum}
 
     def labels(self) -> IntArray:
-        return np.array(self._labels, dtype=np.int64)
+        return self._labels
 
     def read_ahead(self, spans: list[range]) -> None:
         """Do nothing: neighbors in a folder are no neighbors on a disk."""
@@ -153,7 +184,7 @@ class FolderDataset:
 class JoinedDataset:
     """Several sets as one, with the class ids that `identities` gives them."""
 
-    def __init__(self, datasets: list[RecDataset | FolderDataset], identities: IdentityMap) -> None:
+    def __init__(self, datasets: Sequence[Dataset], identities: IdentityMap) -> None:
         self._datasets = datasets
         self._identities = identities
         self._starts = np.cumsum([0, *map(len, datasets)])
@@ -239,17 +270,9 @@ def _identities(spelled: str, num_classes: list[int]) -> IdentityMap:
     return same_identities(num_classes) if spelled == "same" else read_identity_map(Path(spelled), num_classes)
 
 
-def _open_path(path: Path, image_size: int) -> RecDataset | FolderDataset:
-    is_packed = any(map(os.path.isfile, (path, path / "train.rec"))) or os.path.isfile(f"{path}.rec")
-    if is_packed:
-        return RecDataset(path, image_size)
-    is_folder = os.path.isdir(path)
-    if is_folder and any(entry.is_dir() for entry in path.iterdir()):
-        return FolderDataset(path, image_size)
-    found = "has neither train.rec nor folders of identities" if is_folder else "does not exist"
-    raise DataError(
-        f"{path}: {found}; expected a folder with train.rec, a .rec file or a folder of identity folders; set data.rec"
-    )
+def _open_path(path: Path, image_size: int) -> Dataset:
+    source = find_source(path, ("packed", "identities"), todo="set data.rec")
+    return (RecDataset if source.kind == "packed" else FolderDataset)(source.path, image_size)
 
 
 def _stated(config: DataConfig, key: str) -> int:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from array import array
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -13,10 +13,8 @@ import numpy as np
 
 from recognition.console import count
 from recognition.errors import DataError
-
-logger = logging.getLogger(__name__)
-
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
+from recognition.formats.image_tree import ImageTree, spell_suffixes
+from recognition.images.codec import IMAGE_SUFFIXES
 
 _MAX_LINE_BYTES = 2**16
 
@@ -54,46 +52,31 @@ class ImageList(Protocol):
 
 
 class FolderList:
-    """The images below `root/<identity>/`; identities are numbered in the order of their sorted names.
+    """The images of `root/<identity>/`, at any depth; identities are numbered in the order of their sorted names.
 
-    Names starting with a dot are passed over, other files than images with a warning. Raises DataError on an identity
-    without images; `allow_empty` leaves it out, with a warning, before numbers are given.
+    What is passed over is named in a line of the log. Raises DataError when there is no identity, and on a folder that
+    holds files but no image; `allow_empty` passes over such a folder, before numbers are given.
     """
 
     def __init__(self, root: Path, *, allow_empty: bool = False) -> None:
         self.root = root
-        folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and entry.name[0] != ".")
-        if not folders:
-            raise DataError(f"{root}: holds no folders; expected one folder of images per identity")
-        self.identities: list[str] = []
-        self._num_images = num_others = 0
-        for identity in folders:
-            images, others = self._names(identity)
-            num_others += others
-            if images:
-                self.identities.append(identity)
-                self._num_images += len(images)
-            elif allow_empty:
-                logger.warning("%s: holds no image; left out", root / identity)
-            else:
-                raise DataError(f"{root / identity}: holds no image; expected a .jpg or .png; remove the folder")
-        if num_others:
-            logger.warning("%s: passed over %s that is no .jpg, .jpeg or .png", root, count(num_others, "file"))
+        self._tree = ImageTree(root)
+        self.identities = self._tree.identities
+        others = {folder: files for folder, files in self._tree.without_image.items() if files}
+        if not self.identities and (allow_empty or not others):
+            raise self._tree.refusal("one folder of images per identity", "check the path")
+        if others and not allow_empty:
+            raise _without_image(root, others)
+        self._tree.log_passed_over()
 
     def __len__(self) -> int:
-        return self._num_images
+        return len(self._tree)
 
     def __iter__(self) -> Iterator[ListedImage]:
         for label, identity in enumerate(self.identities):
-            for name in self._names(identity)[0]:
+            for name in self._tree.images_of(identity):
                 path = os.path.join(self.root, identity, name)
                 yield ListedImage(path, label, f"{identity}/{name}", path)
-
-    def _names(self, identity: str) -> tuple[list[str], int]:
-        """Return the sorted names of the images of one identity, and how many other files there are."""
-        names = [name for name in os.listdir(self.root / identity) if name[0] != "."]
-        images = sorted(name for name in names if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES)
-        return images, len(names) - len(images)
 
 
 class LstFile:
@@ -135,6 +118,17 @@ class LstFile:
                     problem = f"{name!r} leads out of {self.root}; expected a path below it; set --root"
                     raise DataError(f"{self.path}:{number}: {problem}")
                 yield ListedImage(path, label, os.path.relpath(path, self.root), path)
+
+
+def _without_image(root: Path, others: Mapping[str, Counter[str]]) -> DataError:
+    """Return the error about folders that hold files, `others` by suffix, but no image."""
+    first, files = next(iter(others.items()))
+    more = f", like {count(len(others) - 1, 'more folder')}" if len(others) > 1 else ""
+    return DataError(
+        f"{root / first}: holds no image, but {count(files.total(), 'other file')}: {spell_suffixes(files)}{more}; "
+        f"expected {', '.join(IMAGE_SUFFIXES[:-1])} or {IMAGE_SUFFIXES[-1]}; convert the files, or move the folder to "
+        "another place"
+    )
 
 
 def parse_lst_line(line: bytes, place: str) -> tuple[int, str]:

@@ -14,10 +14,10 @@ import numpy.typing as npt
 from recognition.errors import DataError
 from recognition.formats.image_list import FolderList
 from recognition.formats.records import ImageRecords
-from recognition.images.codec import read_image_file
+from recognition.formats.sources import find_source
+from recognition.images.codec import IMAGE_SUFFIXES, read_image_file
 
 _TAR_MAX_BYTES = 2**26  # of one member: an image, or the digits of a label
-_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 class StreamedImage(NamedTuple):
@@ -40,12 +40,10 @@ class ImageStream(Protocol):
 
 def open_stream(path: Path) -> ImageStream:
     """Open a packed set (.rec, its prefix, a folder with train.rec), a folder of identities, or one of .tar shards."""
-    if path.is_dir() and not (path / "train.rec").exists():
-        shards = sorted(path.glob("*.tar"))
-        return TarStream(shards) if shards else FolderStream(path)
-    if path.suffix == ".tar":
-        return TarStream([path])
-    return RecStream(ImageRecords(path))
+    source = find_source(path, ("packed", "shards", "identities"))
+    if source.kind == "shards":
+        return TarStream(source.shards)
+    return FolderStream(source.path) if source.kind == "identities" else RecStream(ImageRecords(source.path))
 
 
 class RecStream:
@@ -102,7 +100,7 @@ class TarStream:
         if self._num_images is None:
             # Reads the headers of all members; tar has no index.
             self._num_images = sum(
-                member.name.lower().endswith(_IMAGE_SUFFIXES) for shard in self._shards for member, _ in _members(shard)
+                member.name.lower().endswith(IMAGE_SUFFIXES) for shard in self._shards for member, _ in _members(shard)
             )
         return self._num_images
 
@@ -120,7 +118,7 @@ class TarStream:
                 key = this
                 suffix = f".{kind.lower()}"
                 # Other things beside the image, such as its .json, are not read.
-                sample[suffix] = content() if suffix in (*_IMAGE_SUFFIXES, ".cls") else b""
+                sample[suffix] = content() if suffix in (*IMAGE_SUFFIXES, ".cls") else b""
             if sample:
                 yield _sample(shard, key, sample)
 
@@ -163,7 +161,7 @@ class _Content:
 
 def _sample(shard: Path, key: str, sample: dict[str, bytes]) -> StreamedImage:
     place = f"{shard}: {key}"
-    images = [suffix for suffix in _IMAGE_SUFFIXES if suffix in sample]
+    images = [suffix for suffix in IMAGE_SUFFIXES if suffix in sample]
     label = sample.get(".cls", b"").strip()
     if len(images) != 1 or not (label.isdigit() and len(label) <= 10 and int(label) < 2**32):
         raise DataError(f"{place}: has {', '.join(sorted(sample))} and label {label[:20]!r}; expected .jpg and .cls")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recognition.errors import ConfigError, DataError
+from recognition.formats.image_tree import identity_of
 
 _MAX_FOLDS = 1000
 MAX_FILE_BYTES = 1 << 26
@@ -24,8 +25,8 @@ class PicturePair:
 
     @property
     def people(self) -> tuple[str, str]:
-        """The folders of the two pictures."""
-        return str(Path(self.first).parent), str(Path(self.second).parent)
+        """The identities of the two pictures."""
+        return identity_of(self.first), identity_of(self.second)
 
 
 def read_pair_list(path: Path, *, folds: Collection[int] | None = None) -> list[PicturePair]:

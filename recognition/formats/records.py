@@ -18,6 +18,7 @@ from recognition.formats.index_cache import open_index
 from recognition.formats.layouts import Layout, find_layout
 from recognition.formats.record_index import RecordIndex
 from recognition.formats.recordio import EXACT_FLOAT, EXACT_MARK, Header, class_id, parse_header, read_record
+from recognition.formats.sources import find_rec
 
 logger = logging.getLogger(__name__)
 
@@ -196,20 +197,6 @@ class ImageRecords:
         header = self._header(slot)
         if header.labels[0] > EXACT_FLOAT and header.id2 >> 32 != EXACT_MARK:
             logger.warning("%s: class ids above %d are float32 here: some may be shared", self.path, EXACT_FLOAT)
-
-
-def find_rec(path: Path) -> Path:
-    """Return the .rec that `path` means: itself, with .rec added, or train.rec inside the folder."""
-    if path.is_dir():
-        candidates = [path / "train.rec"]
-    elif path.suffix == ".rec":
-        candidates = [path]
-    else:
-        candidates = [path.with_name(path.name + ".rec"), path]
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
-    raise DataError(f"{candidates[0]}: no such file; expected a .rec, its prefix, or a folder with train.rec; check it")
 
 
 def read_property(path: Path) -> tuple[int, int, int]:

@@ -12,6 +12,8 @@ import numpy as np
 
 from recognition.errors import DataError
 
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+"""How the names of a set's images end, in any case; what `decode_rgb` reads."""
 MAX_PIXELS = 1 << 24
 """Largest picture of a set that is decoded: 4096 x 4096, 50 MB as RGB. A few bytes of PNG can claim 4 gigapixels."""
 MAX_FILE_BYTES = 1 << 27

@@ -1,9 +1,7 @@
-"""Photos as they come from cameras and the web: found below a folder, and decoded upright as RGB. Torch-free."""
+"""Photos as they come from cameras and the web, decoded upright as RGB. Torch-free."""
 
 from __future__ import annotations
 
-import logging
-import os
 import re
 import struct
 from pathlib import Path
@@ -11,43 +9,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from recognition.console import count
 from recognition.errors import DataError
-from recognition.images.codec import decode_rgb, image_size, read_image_file
-
-logger = logging.getLogger(__name__)
+from recognition.images.codec import IMAGE_SUFFIXES, decode_rgb, image_size, read_image_file
 
 MAX_PIXELS = 1 << 26
 """Largest photo that is decoded: 67 megapixels, 201 MB as RGB."""
 MAX_PHOTO_BYTES = 1 << 29
 """Largest file of a photo that is read: 67 megapixels of 16 bits take 403 MB uncompressed."""
-PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".pgm", ".ppm", ".pnm", ".bmp"})
+PHOTO_SUFFIXES = (*IMAGE_SUFFIXES, ".webp", ".pgm", ".ppm", ".pnm", ".bmp")
+"""How the names of photos end, in any case; what `decode_photo` reads."""
 _PNM_HEADER = re.compile(rb"P[2356](?:\s|#[^\n]*\n)+(\d{1,9})(?:\s|#[^\n]*\n)+(\d{1,9})\s")
-
-
-def list_photos(root: Path) -> list[str]:
-    """Return the sorted paths of the photos below `root`, relative to it and with / between the parts.
-
-    Names that begin with a dot are passed over, and links to folders are not followed. Raises DataError when `root` is
-    no folder or holds no photo, and when a folder cannot be read.
-    """
-    if not root.is_dir():
-        raise DataError(f"{root}: is not a folder; expected a folder of photos; check the path")
-    found = []
-    num_hidden = 0
-    for folder, subfolders, names in os.walk(root, onerror=_refuse):
-        photos = [name for name in names if os.path.splitext(name)[1].lower() in PHOTO_SUFFIXES]
-        num_hidden += sum(name.startswith(".") for name in [*photos, *subfolders])
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        below = os.path.relpath(folder, root)
-        for name in photos:
-            if not name.startswith("."):
-                found.append(name if below == "." else f"{below}/{name}".replace(os.sep, "/"))
-    if num_hidden:
-        logger.info("%s: passed over %s beginning with a dot", root, count(num_hidden, "name"))
-    if not found:
-        raise DataError(f"{root}: holds no photo; expected {', '.join(sorted(PHOTO_SUFFIXES))}; check the path")
-    return sorted(found)
 
 
 def read_photo(path: Path, *, place: str | None = None) -> bytes:
@@ -84,13 +55,6 @@ def photo_size(encoded: bytes, *, place: str) -> tuple[int, int]:
     """Return (height, width) as the header states them, before any turning; decodes nothing."""
     size = _other_size(encoded)
     return image_size(encoded, place=place) if size is None else size
-
-
-def _refuse(err: OSError) -> None:
-    """Do not pass over the photos of a folder in silence, as os.walk would."""
-    raise DataError(
-        f"{err.filename}: cannot be read ({err.strerror or err}); expected a readable folder; mend its permissions"
-    ) from err
 
 
 def _other_size(encoded: bytes) -> tuple[int, int] | None:

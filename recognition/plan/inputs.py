@@ -9,7 +9,7 @@ from pathlib import Path
 
 from recognition.config.schema import Config
 from recognition.errors import ConfigError
-from recognition.formats.sources import is_there, named_paths
+from recognition.formats.sources import companions_folder, is_there, named_paths
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,4 @@ def _validation_folder(config: Config) -> Path:
             f"validation.val_dir: not stated, and data.rec is {config.data.rec!r}; "
             "expected the folder of the .bin files; set validation.val_dir"
         )
-    data = Path(os.path.expanduser(str(config.data.rec)))
-    is_prefix = not data.is_dir() and (data.suffix == ".rec" or Path(f"{data}.rec").is_file())
-    return data.parent if is_prefix else data
+    return companions_folder(Path(os.path.expanduser(str(config.data.rec))))

@@ -48,10 +48,8 @@ def test_a_folder_that_is_not_what_was_embedded_is_refused(tmp_path: Path) -> No
     (faces / "b" / "new.png").touch()
     with pytest.raises(DataError, match=r"b/new\.png: has no embedding; expected one for every picture; embed again"):
         check_faces(pictures, faces)
-    (faces / "b" / "new.png").rename(faces / "stray.png")
-    with pytest.raises(DataError, match=r"stray\.png: has no embedding"):
-        check_faces(pictures, faces)
-    (faces / "stray.png").unlink()
+    (faces / "b" / "new.png").rename(faces / "stray.png")  # of no identity, so embed_faces.py passes over it as well
+    check_faces(pictures, faces)
     (faces / "b" / "001.jpg").unlink()
     with pytest.raises(DataError, match=r"b/001\.jpg: no such picture, but it was embedded"):
         check_faces(pictures, faces)

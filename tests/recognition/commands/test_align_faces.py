@@ -159,7 +159,10 @@ def test_other_settings_do_not_continue_a_run(tmp_path: Path, capsys: pytest.Cap
 def test_no_photos_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "in").mkdir()
     assert main([str(tmp_path / "in"), str(tmp_path / "out")]) == 1
-    assert "holds no photo; expected .bmp, .jpeg" in capsys.readouterr().err
+    assert (
+        "holds no image; expected a folder of identity folders or a folder of images; check the path"
+        in capsys.readouterr().err
+    )
     assert not (tmp_path / "out").exists()
 
 

@@ -174,7 +174,9 @@ def test_an_empty_identity_is_refused(faces: Path, tmp_path: Path, capsys) -> No
     (faces / "dan").mkdir()
     (faces / "dan" / "notes.txt").write_text("none yet")
     assert main([str(faces), f"{tmp_path}/out/"]) == 1
-    assert "faces/dan: holds no image; expected a .jpg or .png; remove the folder" in _error(capsys)
+    assert "faces/dan: holds no image, but 1 other file: .txt 1; expected .jpg, .jpeg or .png; convert" in _error(
+        capsys
+    )
 
 
 def test_one_size_per_set(faces: Path, tmp_path: Path, capsys) -> None:
@@ -242,10 +244,13 @@ def test_useless_flags_are_refused(faces: Path, tmp_path: Path, capsys, flags: l
 
 def test_a_source_without_people_is_refused(tmp_path: Path, capsys) -> None:
     assert main([str(tmp_path / "nothing"), f"{tmp_path}/out/"]) == 1
-    assert "nothing: no such file or folder; expected a folder of identities or a .lst" in _error(capsys)
+    assert "nothing: no such file or folder; expected a folder of identity folders or a .lst" in _error(capsys)
     _picture(tmp_path / "flat" / "0.jpg", 0)
     assert main([str(tmp_path / "flat"), f"{tmp_path}/out/"]) == 1
-    assert "flat: holds no folders; expected one folder of images per identity" in _error(capsys)
+    assert (
+        "flat: holds no folder with an image, but 1 image of no identity; expected a folder of identity folders"
+        in _error(capsys)
+    )
     (tmp_path / "empty.lst").write_text("\n")
     assert main([str(tmp_path / "empty.lst"), f"{tmp_path}/out/"]) == 1
     assert "empty.lst: is empty" in _error(capsys)

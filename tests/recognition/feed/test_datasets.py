@@ -72,9 +72,16 @@ def test_folder_of_identities_is_numbered_by_sorted_name(folders):
     assert dataset.place(3) == str(folders / "zoe" / "0.png")
 
 
-def test_empty_identity_folder_is_an_error(folders):
+def test_a_folder_of_other_files_is_an_error_and_an_empty_one_no_identity(folders, caplog):
     (folders / "nobody").mkdir()
-    with pytest.raises(DataError, match=r"nobody: holds no image; expected a \.jpg or \.png; remove"):
+    dataset = open_dataset(config(folders))
+    assert (len(dataset), dataset.num_classes, dataset[3][1]) == (4, 2, 1)
+    assert "people: passed over 1 file: .txt 1; 1 folder without an image (nobody)" in caplog.text
+    (folders / "nobody" / "0.webp").write_bytes(b"")
+    words = (
+        r"nobody: holds no image, but 1 other file: \.webp 1; expected \.jpg, \.jpeg or \.png; convert the files, or"
+    )
+    with pytest.raises(DataError, match=words):
         open_dataset(config(folders))
 
 
@@ -102,8 +109,11 @@ def test_synthetic_needs_its_counts():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda path: path, "does not exist; expected a folder with train.rec"),
-        (lambda path: path.mkdir() or path, "has neither train.rec nor folders of identities; expected"),
+        (
+            lambda path: path,
+            "no such file or folder; expected a packed set .* or a folder of identity folders; set data.rec",
+        ),
+        (lambda path: path.mkdir() or path, "holds no image; expected a packed set"),
     ],
 )
 def test_nothing_to_read_is_an_error(tmp_path, make, message):
@@ -139,7 +149,7 @@ def packed_twice(tmp_path):
 def test_a_pattern_names_every_set_it_matches(packed_twice):
     dataset = open_dataset(config(packed_twice / "*.rec", num_classes=6, num_image=12))
     assert [dataset[i][1] for i in range(12)] == [0, 1, 2, 0, 1, 2, 3, 4, 5, 3, 4, 5]
-    with pytest.raises(DataError, match=r"\*\.wreck: does not exist; expected a folder with train\.rec"):
+    with pytest.raises(DataError, match=r"\*\.wreck: no such file or folder; expected a packed set"):
         open_dataset(config(packed_twice / "*.wreck"))
 
 

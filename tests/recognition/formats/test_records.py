@@ -17,7 +17,7 @@ import pytest
 from recognition.errors import DataError
 from recognition.formats import records as records_module
 from recognition.formats.recordio import RecordWriter, pack_image, pack_payload
-from recognition.formats.records import ImageRecord, ImageRecords, find_rec, read_property
+from recognition.formats.records import ImageRecord, ImageRecords, read_property
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "mxnet"
 LABEL_OF = {"ada": 0, "bea": 1, "cyd": 2}
@@ -74,7 +74,7 @@ def test_images_come_in_the_order_of_the_file() -> None:
 
 def test_path_may_be_the_file_its_prefix_or_its_folder(tmp_path: Path) -> None:
     rec = _write(tmp_path, _images([0], 0))
-    assert [find_rec(path) for path in (rec, tmp_path / "train", tmp_path)] == [rec] * 3
+    assert [ImageRecords(path).path for path in (rec, tmp_path / "train", tmp_path)] == [rec] * 3
     dotted = _write(tmp_path, _images([0], 0), name="v1.5")
     assert ImageRecords(tmp_path / "v1.5").path == dotted
     with pytest.raises(DataError, match=r"nothing\.rec: no such file; expected a \.rec, its prefix, or a folder"):

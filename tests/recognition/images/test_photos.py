@@ -1,12 +1,10 @@
-"""Photos are found below a folder, or it is said why not; what is no plain file of a sane size is not read."""
+"""Photos are decoded upright; what is no plain file of a sane size is not read."""
 
 from __future__ import annotations
 
-import logging
 import os
 import struct
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -14,34 +12,7 @@ import pytest
 
 from recognition.errors import DataError
 from recognition.images import photos
-from recognition.images.photos import MAX_PHOTO_BYTES, decode_photo, list_photos, read_photo
-
-
-def test_photos_are_listed_by_any_name_but_a_hidden_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    names = ["a..b/1.jpg", "quo'te\"s/Zoë 文.PNG", "two words/new\nline.webp", "top.pgm", os.fsdecode(b"\xff/1.bmp")]
-    for name in [*names, "..x/1.jpg", "a..b/.2.jpg", "a..b/notes.txt", "a..b/.DS_Store"]:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    with caplog.at_level(logging.INFO):
-        assert list_photos(tmp_path / "a..b" / ".." / "..x" / "..") == sorted(names)
-    assert "passed over 2 names beginning with a dot" in caplog.text
-
-
-def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "1.jpg").touch()
-    (tmp_path / "locked").mkdir()
-    scandir = os.scandir
-
-    def refusing(path: Any) -> Any:  # for root, who may run the tests, permissions refuse nothing
-        if os.path.basename(path) == "locked":
-            raise PermissionError(13, "Permission denied", path)
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", refusing)
-    with pytest.raises(
-        DataError, match=r"locked: cannot be read \(Permission denied\); expected a readable folder; mend"
-    ):
-        list_photos(tmp_path)
+from recognition.images.photos import MAX_PHOTO_BYTES, decode_photo, read_photo
 
 
 def test_pipes_devices_links_and_huge_files_are_not_read(tmp_path: Path) -> None:
