@@ -133,7 +133,7 @@ TABLE = [
         file("mine.yaml", "base: mine\n"),
     ),
     # training: data and weights
-    Bad("train_v2 TINY data.rec=nowhere", "nowhere:", "does not exist", "expected a folder", "set data.rec"),
+    Bad("train_v2 TINY data.rec=nowhere", "nowhere:", "no such file", "expected a packed set", "set data.rec"),
     Bad("train_v2 TINY data.num_classes=5", "data.num_classes", "states 5", "train.rec has 3", "correct it or leave"),
     Bad(
         "train_v2 TINY data.rec=synthetic data.num_image=64 data.num_classes=4000000000 backbone.embedding_size=65536",
@@ -276,7 +276,7 @@ TABLE = [
         "remove it to have it rebuilt",
         patch("train.rec", 0, b"xxxx"),
     ),
-    Bad("preview_batch mine out.png data.rec=nowhere", "nowhere:", "does not exist", "expected a folder", "set data"),
+    Bad("preview_batch mine out.png data.rec=nowhere", "nowhere:", "no such file", "expected a packed", "set data"),
     # pairs and verification
     Bad(
         "pack_bin bad.txt faces out.bin",

@@ -34,7 +34,7 @@ class SetEmbedder:
         return open_vectors(folder)[0]
 
     def _embed(self, path: Path, folder: Path) -> None:
-        source = open_images(path, is_told=True)
+        source = open_images(path, logs=True)
         prepare = partial(prepare_blocks, path, self.model, self.network, self.batch_size, self.device)
         dimension = prepare().dimension(self.model)
         about = {"faces": str(path.resolve()), "model": self.model, "network": self.network}

@@ -15,7 +15,7 @@ import numpy as np
 from recognition.clustering.unit_rows import unit_rows
 from recognition.embedding.store import iterate_keys, keys_path, open_vectors
 from recognition.errors import DataError
-from recognition.formats.image_tree import ImageTree, identity_of, is_image_name
+from recognition.formats.image_tree import ImageTree, has_suffix, identity_of
 
 
 class Pictures:
@@ -155,7 +155,7 @@ def _check_name(embeddings: Path, name: str, identity: str) -> None:
     place = f"{keys_path(embeddings)}: {name!r}"
     if name.startswith("/") or ".." in name.split("/") or "\0" in name or not _can_be_written(name):
         raise DataError(f"{place} leaves the folder of faces; expected a path below it; embed again")
-    if not identity and not is_image_name(name):
+    if not identity and not has_suffix(name):
         raise DataError(f"{place} is no picture in a folder; expected embeddings of a folder; unpack_rec.py makes one")
     if not identity:
         raise DataError(f"{place} has no identity; expected a folder for each; sort the pictures into folders")

@@ -122,7 +122,7 @@ def _check_numbers(args: argparse.Namespace) -> None:
 def _photos(folder: Path) -> list[str]:
     """Return the paths of the photos below a folder; what is passed over is named in a line of the log."""
     find_source(folder, ("identities", "photos"), suffixes=PHOTO_SUFFIXES)
-    tree = ImageTree(folder, PHOTO_SUFFIXES)
+    tree = ImageTree(folder, PHOTO_SUFFIXES, keeps_names=True)
     tree.log_passed_over()
     return tree.names()
 

@@ -29,7 +29,7 @@ from recognition.console import Stopwatch, count, duration
 from recognition.distributed.world import choose_device
 from recognition.embedding.store import Embeddings, read_embeddings
 from recognition.errors import ConfigError, DataError
-from recognition.formats.image_tree import is_image_name
+from recognition.formats.image_tree import has_suffix
 from recognition.work.files import refuse_existing, staged
 
 DEFAULT_NEIGHBORS, DEFAULT_PROBES = 40, 16
@@ -125,7 +125,7 @@ def _check(args: argparse.Namespace) -> None:
 def _check_paths(folder: Path, keys: Sequence[str]) -> None:
     """Refuse keys that a .lst cannot name: those of a packed set, and paths with a tab or a line break."""
     for key in keys:
-        if not is_image_name(key) or any(character in key for character in "\t\r\n"):
+        if not has_suffix(key) or any(character in key for character in "\t\r\n"):
             raise DataError(
                 f"{folder}: key {key!r} is no path for a .lst; expected an image's; write OUT.jsonl instead"
             )

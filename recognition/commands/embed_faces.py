@@ -59,7 +59,7 @@ def _run(args: argparse.Namespace) -> None:
     if args.workers > 1 and declared_size() > 1:
         raise ConfigError(f"--workers {args.workers}: torchrun gives {declared_size()} processes; leave --workers out")
     with join_world("cpu" if args.workers > 1 else args.device) as world, contextlib.ExitStack() as held:
-        source = open_images(args.faces, is_told=world.is_main)
+        source = open_images(args.faces, logs=world.is_main)
         prepare = partial(prepare_blocks, args.faces, args.model, args.network, args.batch_size, str(world.device))
         about = {"faces": str(args.faces.resolve()), "model": _name_of(args.model), "network": args.network}
         if world.is_main:

@@ -27,6 +27,7 @@ from recognition.images.codec import IMAGE_SUFFIXES, decode_rgb, encode_jpeg, re
 from recognition.work.files import refuse_existing
 
 RESIZED_QUALITY = 95
+ENDINGS = ("", *IMAGE_SUFFIXES, *(suffix.upper() for suffix in IMAGE_SUFFIXES))  # cameras write .JPG
 MAX_NAMED = 10  # missing pictures that are named; the rest are counted
 
 
@@ -102,7 +103,7 @@ def _find_pictures(pairs: Sequence[PicturePair], images: Path) -> list[Path]:
 
 def _find_picture(folder: Folder, name: str) -> Path | None:
     """Return the file of a name as it stands in the pairs; LFW's names carry no suffix, but some hold a dot."""
-    candidates = (folder.path(f"{name}{suffix}") for suffix in ("", *IMAGE_SUFFIXES))
+    candidates = (folder.path(f"{name}{suffix}") for suffix in ENDINGS)
     return next((Path(path) for path in candidates if path is not None and os.path.isfile(path)), None)
 
 

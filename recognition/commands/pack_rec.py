@@ -2,10 +2,11 @@
 
     python data_tools/pack_rec.py faces/ packed/train
 
-FOLDER holds one folder of images per person; people are numbered in the order of their sorted names. A .lst has lines
-`index TAB label TAB path` or `1 TAB path TAB label`. Images are decoded to prove them, and stored byte for byte as they
-are unless --size or --quality asks for more; the files come out the same for any number of workers. The default layout
-is the one arcface_torch's MXFaceDataset reads. When PREFIX is a folder (or ends in a slash), the set is named train.
+FOLDER holds one folder of images per person, in which more folders may lie; people are numbered in the order of their
+sorted names. A .lst has lines `index TAB label TAB path` or `1 TAB path TAB label`. Images are decoded to prove them,
+and stored byte for byte as they are unless --size or --quality asks for more; the files come out the same for any
+number of workers. The default layout is the one arcface_torch's MXFaceDataset reads. When PREFIX is a folder (or ends
+in a slash), the set is named train.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add("--shuffle", action="store_true", help="random order (sequential layout only; holds the list in memory)")
     add("--seed", type=non_negative_int, default=0, help="seed of --shuffle (default: 0)")
-    add("--skip-bad", action="store_true", help="leave bad images and empty identities out, and say how many")
+    add("--skip-bad", action="store_true", help="leave bad images and folders without an image out, and say how many")
     add("--workers", type=positive_int, default=len(os.sched_getaffinity(0)), help="threads (default: one per core)")
     add("--overwrite", action="store_true", help="replace existing output files")
     add("--json", action="store_true", help="print the counts as one JSON object")

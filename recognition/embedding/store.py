@@ -53,17 +53,15 @@ class ImageSource(Protocol):
 class FolderImages:
     """The images below a folder, by path; identities are the first folders below it, numbered by name, or one if flat.
 
-    With `is_told`, what is passed over is named in a line of the log.
+    With `logs`, a line of the log names what is passed over.
     """
 
-    def __init__(self, root: Path, *, is_told: bool = False) -> None:
+    def __init__(self, root: Path, *, logs: bool = False) -> None:
         self._root = root
-        tree = ImageTree(root)
+        tree = ImageTree(root, keeps_names=True)
         self._names = tree.names()
-        if not self._names:
-            raise tree.refusal("aligned faces", "run align_faces.py first, or check the path")
         self._labels = {identity: label for label, identity in enumerate(tree.identities or [""])}
-        if is_told:
+        if logs:
             tree.log_passed_over()
 
     def __len__(self) -> int:
@@ -117,15 +115,15 @@ class PairImages:
         return decode_rgb(self._images[i], place=f"{self._path}: picture {i}")
 
 
-def open_images(path: Path, *, is_told: bool = False) -> ImageSource:
+def open_images(path: Path, *, logs: bool = False) -> ImageSource:
     """Open a folder of aligned faces, a packed set, or a verification .bin.
 
-    With `is_told`, what is passed over in a folder is named in a line of the log.
+    With `logs`, a line of the log names what is passed over in a folder.
     """
     source = find_source(path, ("packed", "identities", "photos", "pairs"))
     if source.kind == "packed":
         return RecImages(source.path)
-    return PairImages(source.path) if source.kind == "pairs" else FolderImages(source.path, is_told=is_told)
+    return PairImages(source.path) if source.kind == "pairs" else FolderImages(source.path, logs=logs)
 
 
 def read_block(source: ImageSource, block: int) -> np.ndarray:

@@ -63,7 +63,7 @@ class FolderList:
         self._tree = ImageTree(root)
         self.identities = self._tree.identities
         others = {folder: files for folder, files in self._tree.without_image.items() if files}
-        if not self.identities and (allow_empty or not others):
+        if not self.identities:
             raise self._tree.refusal("one folder of images per identity", "check the path")
         if others and not allow_empty:
             raise _without_image(root, others)

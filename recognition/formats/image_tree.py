@@ -43,11 +43,12 @@ class ImageTree:
 
     The first folder below the root is the identity of all that lies in it, however deep; a folder without an image is
     none. Images in the root itself are of no identity: they count where there are no identities (`is_flat`), and are
-    passed over otherwise. Names are listed again when they are asked for, so that only those of identities are held.
+    passed over otherwise. With `keeps_names` all names are held from the start; without, an identity's are listed again
+    when they are asked for, and memory stays small for tens of millions.
     Raises DataError when `root` is no folder, or a folder cannot be read.
     """
 
-    def __init__(self, root: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> None:
+    def __init__(self, root: Path, suffixes: Collection[str] = IMAGE_SUFFIXES, *, keeps_names: bool = False) -> None:
         if not root.is_dir():
             raise DataError(f"{root}: is not a folder; expected a folder of images; check the path")
         self.root = root
@@ -59,6 +60,7 @@ class ImageTree:
         self._above = _ids_above(root)
         self._passed_over = PassedOver()
         self._num_images = self._num_deep = 0
+        self._kept: list[str] | None = [] if keeps_names else None
         for folder in identity_folders(root):
             self._count(folder)
         self._loose = self._list_root()
@@ -71,6 +73,8 @@ class ImageTree:
         """Return the paths of all images below the root, with / between the parts, sorted as text."""
         if self.is_flat:
             return self._loose
+        if self._kept is not None:
+            return sorted(self._kept)
         return sorted(f"{identity}/{name}" for identity in self.identities for name in self.images_of(identity))
 
     def images_of(self, identity: str) -> list[str]:
@@ -111,6 +115,8 @@ class ImageTree:
         for name in self._walk(folder, here):
             self._num_images += 1
             self._num_deep += "/" in name
+            if self._kept is not None:
+                self._kept.append(f"{folder}/{name}")
         if self._num_images > num_before:
             self.identities.append(folder)
         elif not (here.num_links and not here.files):
@@ -124,7 +130,7 @@ class ImageTree:
 
     def _list_root(self) -> list[str]:
         images = []
-        for entry in _entries(self.root):
+        for entry in entries(self.root):
             if entry.name.startswith("."):
                 self._passed_over.num_hidden += 1
             elif not _is_folder(entry):
@@ -155,7 +161,7 @@ class ImageTree:
 
 def identity_folders(root: Path) -> list[str]:
     """Return the sorted names of the folders in `root`, and of links to folders, but hidden ones."""
-    return sorted(entry.name for entry in _entries(root) if entry.name[0] != "." and _is_folder(entry))
+    return sorted(entry.name for entry in entries(root) if entry.name[0] != "." and _is_folder(entry))
 
 
 def identity_of(name: str) -> str:
@@ -163,9 +169,18 @@ def identity_of(name: str) -> str:
     return name.partition("/")[0] if "/" in name else ""
 
 
-def is_image_name(name: str, suffixes: Collection[str] = IMAGE_SUFFIXES) -> bool:
-    """Return whether a file is an image by its name."""
+def has_suffix(name: str, suffixes: Collection[str] = IMAGE_SUFFIXES) -> bool:
+    """Return whether a name ends in one of `suffixes`, in any case: whether the file is an image by its name."""
     return _suffix(name) in suffixes
+
+
+def entries(folder: str | Path) -> Iterator[os.DirEntry[str]]:
+    """Yield what lies in a folder; DataError when it cannot be read."""
+    try:
+        with os.scandir(folder) as found:
+            yield from found
+    except OSError as err:
+        raise _unreadable(folder, err) from err
 
 
 def spell_suffixes(files: Counter[str]) -> str:
@@ -184,8 +199,7 @@ def holds_identities(root: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> 
 def holds_images(root: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> bool:
     """Return whether an image lies in `root` itself."""
     return any(
-        is_image_name(entry.name, suffixes) and entry.name[0] != "." and not _is_folder(entry)
-        for entry in _entries(root)
+        has_suffix(entry.name, suffixes) and entry.name[0] != "." and not _is_folder(entry) for entry in entries(root)
     )
 
 
@@ -204,7 +218,7 @@ def _walk(top: str, above: Set[_FileId], suffixes: Collection[str], passed: Pass
             passed.num_links += 1
             continue
         seen.add(file_id)
-        for entry in _entries(here):
+        for entry in entries(here):
             if entry.name.startswith("."):
                 passed.num_hidden += 1
             elif not _is_folder(entry):
@@ -231,14 +245,6 @@ def _file_id(folder: str | Path) -> _FileId:
     except OSError as err:
         raise _unreadable(folder, err) from err
     return status.st_dev, status.st_ino
-
-
-def _entries(folder: str | Path) -> Iterator[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            yield from entries
-    except OSError as err:
-        raise _unreadable(folder, err) from err
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from recognition.errors import DataError
-from recognition.formats.image_tree import ImageTree, holds_identities, holds_images
+from recognition.formats.image_tree import ImageTree, entries, has_suffix, holds_identities, holds_images
 from recognition.images.codec import IMAGE_SUFFIXES
 
 Kind: TypeAlias = Literal["packed", "shards", "identities", "photos", "pairs", "list"]
@@ -149,4 +149,5 @@ def _at_file(path: Path, kinds: Collection[Kind]) -> Source | None:
 
 
 def _shards(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() == ".tar" and path.name[0] != ".")
+    names = (entry.name for entry in entries(folder) if has_suffix(entry.name, (".tar",)) and entry.is_file())
+    return sorted(folder / name for name in names)

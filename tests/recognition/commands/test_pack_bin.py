@@ -63,8 +63,9 @@ def test_same_and_different_pairs_alternate_within_a_fold(tmp_path):
         assert [pair.first for pair in pairs[:3]] == ["ann/ann_0001", "ann/ann_0001", "ann/ann_0002"]
 
 
-def test_png_pictures_are_found_too(tmp_path, images):
-    (images / "cid" / "cid_0001.jpg").rename(images / "cid" / "cid_0001.png")
+@pytest.mark.parametrize("suffix", ["png", "JPG"])
+def test_pictures_with_another_suffix_are_found_too(tmp_path, images, suffix):
+    (images / "cid" / "cid_0001.jpg").rename(images / "cid" / f"cid_0001.{suffix}")
     assert pack(tmp_path, images, LFW_PAIRS) == 0
 
 

@@ -1,9 +1,11 @@
+import zlib
+
 import numpy as np
 import pytest
 
 from recognition.config.schema import DataConfig
 from recognition.errors import ConfigError, DataError
-from recognition.feed.datasets import open_dataset
+from recognition.feed.datasets import FolderDataset, open_dataset
 from tests.helpers.sets import SIZE, picture, png, write_rec
 
 
@@ -70,6 +72,13 @@ def test_folder_of_identities_is_numbered_by_sorted_name(folders):
     assert [dataset[i][1] for i in range(4)] == [0, 0, 0, 1]
     assert np.array_equal(dataset[2][0], picture(100))
     assert dataset.place(3) == str(folders / "zoe" / "0.png")
+
+
+def test_the_fingerprint_of_a_folder_is_that_of_its_names(folders):
+    names = "adam/0.png\nadam/1.png\nadam/2.png\nzoe/0.png"
+    expected = {"images": 4, "classes": 2, "names": f"{zlib.crc32(names.encode()):08x}"}
+    assert open_dataset(config(folders)).fingerprint() == expected
+    assert FolderDataset(folders / ".." / "people", SIZE).fingerprint() == expected
 
 
 def test_a_folder_of_other_files_is_an_error_and_an_empty_one_no_identity(folders, caplog):

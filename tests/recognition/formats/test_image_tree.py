@@ -29,6 +29,7 @@ def images(root: Path) -> dict[str, list[str]]:
     found = {identity: tree.images_of(identity) for identity in tree.identities}
     assert len(tree) == sum(map(len, found.values())) == len(tree.names())
     assert all(identity_of(name) in found for name in tree.names())
+    assert tree.names() == ImageTree(root, keeps_names=True).names()
     return found
 
 

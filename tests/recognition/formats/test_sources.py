@@ -55,6 +55,8 @@ def test_a_command_asks_for_the_kinds_it_takes(place: Path) -> None:
     assert find_source(place / "set", ["identities"]).kind == "identities", "a set packed into the folder of its faces"
     assert find_source(place / "odd", ["identities", "list"]).kind == "list", "a list by any name"
     assert find_source(place / "photos", ["identities"], suffixes=[".webp"]).kind == "identities"
+    with pytest.raises(DataError, match=r"photos: is a folder of identity folders; expected a folder of images; check"):
+        find_source(place / "photos", ["photos"], suffixes=[".webp", ".heic"])
     assert [path.name for path in find_source(place / "wds").shards] == ["a.TAR", "b.tar"]
     assert find_source(place / "one.tar").shards == [place / "one.tar"]
 
