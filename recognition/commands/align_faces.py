@@ -2,9 +2,10 @@
 
     python data_tools/align_faces.py photos/ aligned/ --detector mtcnn
 
-PHOTOS is a folder per identity, or flat; OUT gets the same folders with one crop a photo (or more: --faces all), and
-align.jsonl with a line for every photo: its status, all faces found, the crops' names. A run that was killed continues
-when it is started again. `--landmarks OLD/align.jsonl` takes the faces of an earlier run instead of detecting again.
+PHOTOS is a folder per identity, or flat; beside folders with photos, those in PHOTOS itself are passed over. OUT gets
+the same folders with one crop a photo (or more: --faces all), and align.jsonl with a line for every photo: its status,
+all faces found, the crops' names. A run that was killed continues when it is started again. `--landmarks
+OLD/align.jsonl` takes the faces of an earlier run instead of detecting again.
 Where photos show bystanders, `--faces center` takes the person in the middle, and not whoever stands nearest.
 """
 

@@ -104,7 +104,7 @@ def test_differences_are_one_error_on_every_rank(size: int, tmp_path: Path) -> N
         assert found["labels"].startswith(f"ConfigError: {odd}: data labels: found ")
         assert found["labels"].endswith(" as on rank 0; copy the same files to every node")
         assert f"{odd}: data images: found 3, expected 4 as on rank 0" in found["shorter"]
-        absent = f"DataError: {odd}: train.rec: does not exist;"
+        absent = f"DataError: {odd}: train.rec: no such file or folder; expected a packed set"
         assert found["absent"].startswith(absent)
         assert found["code"].startswith(f"ConfigError: {odd}: code recognition/heads/margins.py: found abc, expected ")
         assert f"{odd}: code recognition/new.py: found def, expected nothing as on rank 0" in found["code"]
