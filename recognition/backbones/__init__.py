@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 
 from torch import nn
@@ -11,10 +12,15 @@ from recognition.backbones.iresnet import DEPTHS, IResNet
 from recognition.backbones.mobilefacenet import MobileFaceNet
 from recognition.backbones.tiny import TinyIResNet
 from recognition.errors import ConfigError
-from recognition.registry import Registry
+from recognition.registry import Registry, nearest
 
 BACKBONES: Registry[Callable[..., nn.Module]] = Registry("backbone.network")
-"""Name in YAML -> builder(*, embedding_size, dropout, image_size)."""
+"""Name in YAML -> builder(*, embedding_size, dropout, image_size, and options of its own)."""
+
+Option = bool | int | float | str
+"""The value of a network's own option: what YAML and JSON hold alike."""
+
+_SHARED = frozenset({"embedding_size", "dropout", "image_size"})
 
 for _name, _depths in DEPTHS.items():
     BACKBONES.register(_name)(functools.partial(IResNet, _depths))
@@ -23,13 +29,14 @@ BACKBONES.register("tiny")(TinyIResNet)
 
 
 def build_backbone(
-    network: str, *, embedding_size: int = 512, dropout: float = 0.0, image_size: int = 112
+    network: str, *, embedding_size: int = 512, dropout: float = 0.0, image_size: int = 112, **options: Option
 ) -> nn.Module:
     """Build the network named `network` with fresh weights from torch's generator.
 
-    forward(images [B, 3, image_size, image_size] in [-1, 1]) -> embeddings [B, embedding_size] float32, not normalized.
-    It never turns autocast on: the caller's autocast covers the convolutions, the last layers leave it. Under
-    `torch.device("meta")` nothing is allocated. Raises ConfigError for an unknown name or an impossible size.
+    `options` are arguments of this network's builder alone. forward(images [B, 3, image_size, image_size] in [-1, 1])
+    -> embeddings [B, embedding_size] float32, not normalized. It never turns autocast on: the caller's autocast covers
+    the convolutions, the last layers leave it. Under `torch.device("meta")` nothing is allocated. Raises ConfigError
+    for an unknown name, an impossible size, or an option that the network does not have.
     """
     if embedding_size < 1 or image_size < 16:
         raise ConfigError(
@@ -38,4 +45,15 @@ def build_backbone(
         )
     if not 0.0 <= dropout < 1.0:
         raise ConfigError(f"backbone.dropout: {dropout!r} is outside [0, 1); correct it")
-    return BACKBONES[network](embedding_size=embedding_size, dropout=dropout, image_size=image_size)
+    known = network_options(network)
+    for name in options:
+        if name not in known:
+            hint = nearest(name, known) if known else "; it has none"
+            raise ConfigError(f"backbone.network {network!r}: has no option {name!r}{hint}")
+    return BACKBONES[network](embedding_size=embedding_size, dropout=dropout, image_size=image_size, **options)
+
+
+def network_options(network: str) -> frozenset[str]:
+    """Return the names of the options that only this network has: its builder's other keyword-only arguments."""
+    parameters = inspect.signature(BACKBONES[network]).parameters.values()
+    return frozenset(p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY) - _SHARED

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from recognition.backbones import build_backbone
+from recognition.backbones.architecture import Architecture
+from recognition.backbones.matching import build_empty
 
 
 @dataclass(frozen=True)
@@ -22,10 +23,9 @@ class NetworkCost:
     """Kept from forward for backward in float32; autocast keeps about half."""
 
 
-def network_cost(network: str, *, embedding_size: int = 512, image_size: int = 112) -> NetworkCost:
-    """Return the cost of the network named `network`; ConfigError for an unknown name."""
-    with torch.device("meta"):
-        module = build_backbone(network, embedding_size=embedding_size, image_size=image_size)
+def network_cost(architecture: Architecture) -> NetworkCost:
+    """Return the cost of a network; ConfigError for an unknown name."""
+    module, image_size = build_empty(architecture), architecture.image_size
     return NetworkCost(
         count_parameters(module), forward_flops(module, image_size), activation_bytes(module, image_size)
     )

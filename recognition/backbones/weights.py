@@ -1,105 +1,182 @@
 """Weight files under insightface's names: find, read without running code, check every key, write.
 
-Accepted are a plain state dict (arcface_torch's model.pt and backbone.pth), one wrapped under "state_dict_backbone"
-(its checkpoints) or "state_dict", keys with DDP's "module." in front, and a run folder holding model.pt.
+Accepted are our self-describing model.safetensors; a plain state dict (arcface_torch's model.pt and backbone.pth), one
+wrapped under "state_dict_backbone" (its checkpoints) or "state_dict", keys with DDP's "module." in front; and a run
+folder. What a file says of itself is believed, then the run folder's config.yaml; keys and shapes decide where neither
+is there.
 """
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import math
 import re
 import warnings
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from recognition.backbones import BACKBONES, build_backbone
+from recognition.backbones.architecture import Architecture
+from recognition.backbones.matching import build_empty, check_fit, find_misfit, infer_architecture
+from recognition.backbones.metadata import KEY, ModelMetadata, weights_fingerprint
+from recognition.backbones.safetensors_file import SUFFIX, read_safetensors, write_safetensors
 from recognition.backbones.torch_file import RefusedFileError, check_torch_file, is_plain
-from recognition.errors import CheckpointError
+from recognition.config.loader import load_config
+from recognition.errors import CheckpointError, ConfigError
+from recognition.formats.model_facts import ModelFacts
+from recognition.images.preprocess import COLOR_ORDER, PIXEL_MEAN, PIXEL_STD
 from recognition.work.files import staged
 
+RUN_MODEL = f"model{SUFFIX}"
+"""Name of the self-describing weights in a run folder."""
 RUN_WEIGHTS = "model.pt"
-"""Name of the weight file in a run folder."""
+"""Name of the same weights for insightface's programs."""
+RUN_CONFIG = "config.yaml"
 
 _WRAPPERS = ("state_dict_backbone", "state_dict")
-_SHOWN = 5
 
 
-def load_backbone(
-    path: Path, network: str | None = None, *, device: torch.device | str = "cpu"
-) -> tuple[nn.Module, str]:
-    """Build the network that the weights at `path` belong to and return it in evaluation mode, with its name.
+@dataclass(frozen=True)
+class Model:
+    """A network with its weights, in evaluation mode, and what is known of it."""
 
-    `path` is a run folder or a .pt/.pth file. Without `network` the name is inferred from keys and shapes. Raises
-    CheckpointError when the file is missing, is no weight file, or does not fit exactly.
+    module: nn.Module
+    file: Path
+    architecture: Architecture
+    facts: ModelFacts
+    told_by: str | None
+    """What says the architecture, for people; None where it was read off keys and shapes, which leave the image size
+    open within a few pixels."""
+
+    @property
+    def image_size(self) -> int | None:
+        """Side of the images that it takes; None where nothing says it."""
+        return None if self.told_by is None else self.architecture.image_size
+
+
+def load_backbone(path: Path, network: str | None = None, *, device: torch.device | str = "cpu") -> Model:
+    """Build the network that the weights at `path` belong to, fill it, and return it in evaluation mode.
+
+    `path` is a run folder or a weight file; `network` names the network of a bare file whose keys do not. Raises
+    CheckpointError when the file is missing, is no weight file, does not fit exactly, or says something else than
+    `network`.
     """
     file = find_weights(path)
-    state = read_state_dict(file)
-    module, name = _matching_network(state, network, place=file)
+    state, metadata = read_weights(file)
+    told, told_by = _told(file, metadata)
+    if told is not None and network not in (None, told.network):
+        raise CheckpointError(
+            f"{file}: {told_by} says network {told.network!r}; asked for {network!r}; leave the network out"
+        )
+    architecture = told or infer_architecture(state, network, place=file)
+    module = _build_fitting(architecture, state, place=f"{file}: {told_by or 'its keys'}")
     module.to_empty(device=device)
     module.load_state_dict(state)
-    return module.eval(), name
+    facts = ModelFacts(
+        fingerprint=weights_fingerprint(state) if metadata is None else metadata.fingerprint,
+        network=architecture.network,
+        embedding_size=architecture.embedding_size,
+        image_size=None if told is None else told.image_size,
+        dataset=None if metadata is None else metadata.dataset,
+    )
+    return Model(module.eval(), file, architecture, facts, told_by)
 
 
-def load_weights(module: nn.Module, path: Path) -> int:
+def load_weights(module: nn.Module, path: Path, *, asked: Architecture | None = None) -> int:
     """Fill `module` in place from a run folder or weight file and return the number of keys, all of which matched.
 
-    Raises CheckpointError unless every key and shape fits.
+    Raises CheckpointError unless every key and shape fits, and when the file says another architecture than `asked`.
     """
     file = find_weights(path)
-    state = read_state_dict(file)
+    state, metadata = read_weights(file)
+    told, told_by = _told(file, metadata)
+    if told is not None and asked is not None and told != asked:
+        given, wanted = told.by_key(), asked.by_key()
+        differing = [key for key in {**given, **wanted} if given.get(key) != wanted.get(key)]
+        found = " ".join(f"{key}={given.get(key)}" for key in differing)
+        expected = " ".join(f"{key}={wanted.get(key)}" for key in differing)
+        raise CheckpointError(
+            f"{file}: {told_by} says {found}; expected {expected}, as the config asks; make them agree"
+        )
     check_fit(module, state, place=file)
     module.load_state_dict(state)
     return len(state)
 
 
-def check_fit(module: nn.Module, state: Mapping[str, Tensor], *, place: Path) -> None:
-    """Raise CheckpointError unless the keys and shapes of `state` are those of `module`; say whose they are instead."""
-    misfit = _misfit(module.state_dict(), state)
-    if not misfit:
-        return
-    advice = "use the weights of this very network"
-    with contextlib.suppress(CheckpointError):
-        name, embedding_size = infer_network(state)
-        advice = f"they are those of backbone.network={name} backbone.embedding_size={embedding_size}"
-    raise CheckpointError(f"{place}: does not fit the network: {misfit}; {advice}")
+def save_model(module: nn.Module, folder: Path, metadata: ModelMetadata) -> None:
+    """Publish the weights of `module` in a run folder: model.safetensors, which says what it is, and model.pt.
+
+    Each is whole or absent, and model.pt comes last: where it is, the other is too.
+    """
+    state = plain_state(module)
+    metadata = replace(metadata, fingerprint=weights_fingerprint(state))
+    with staged(folder / RUN_MODEL, folder / RUN_WEIGHTS) as (described, plain):
+        write_safetensors(described, state, metadata={KEY: metadata.to_json()})
+        torch.save(state, plain)
 
 
 def save_backbone(module: nn.Module, path: Path) -> None:
     """Publish the weights of `module` at `path` as a plain state dict: insightface's names, float32, on the CPU."""
+    with staged(path) as (temporary,):
+        torch.save(plain_state(module), temporary)
+
+
+def plain_state(module: nn.Module) -> OrderedDict[str, Tensor]:
+    """Return the weights of `module` under insightface's names, contiguous on the CPU, numbers as float32."""
     state = OrderedDict()
     for key, tensor in module.state_dict().items():
         kept = tensor.detach().cpu()
         # contiguous: channels_last is how this run computes, not part of the weights.
         state[plain_key(key)] = (kept.float() if kept.is_floating_point() else kept).contiguous()
-    with staged(path) as (temporary,):
-        torch.save(state, temporary)
-
-
-def infer_network(state: Mapping[str, Tensor]) -> tuple[str, int]:
-    """Return (name, embedding size) of the network whose keys and shapes are those of `state`; else CheckpointError."""
-    _, name = _matching_network(state, None, place="state dict")
-    return name, _embedding_size(state)
+    return state
 
 
 def find_weights(path: Path) -> Path:
-    """Return the weight file that `path` means: itself, or model.pt of the run folder; else CheckpointError."""
+    """Return the weight file that `path` means: itself, or that of the run folder; else CheckpointError."""
     if path.is_dir():
-        if not (path / RUN_WEIGHTS).is_file():
-            raise CheckpointError(
-                f"{path}: holds no {RUN_WEIGHTS}; expected a run folder or a .pt/.pth file; "
-                "a run writes it when it validates or ends"
-            )
-        return path / RUN_WEIGHTS
+        for name in (RUN_MODEL, RUN_WEIGHTS):
+            if (path / name).is_file():
+                return path / name
+        raise CheckpointError(
+            f"{path}: holds no {RUN_WEIGHTS} and no {RUN_MODEL}; expected a run folder or a weight file; "
+            "a run writes them when it ends"
+        )
     if not path.is_file():
-        raise CheckpointError(f"{path}: not found; expected a run folder or a .pt/.pth file; check the path")
+        raise CheckpointError(
+            f"{path}: not found; expected a run folder or a .safetensors, .pt or .pth file; check the path"
+        )
     return path
+
+
+def read_weights(file: Path) -> tuple[dict[str, Tensor], ModelMetadata | None]:
+    """Return the tensors of a weight file on the CPU and what it says of itself, None where it says nothing.
+
+    Raises CheckpointError when it cannot be read, holds other tensors than it says, or was made for pixels fed in
+    another way than here.
+    """
+    if file.suffix != SUFFIX:
+        return read_state_dict(file), None
+    tensors, texts = read_safetensors(file)
+    if not tensors:
+        raise CheckpointError(f"{file}: holds no tensor; expected the weights of a backbone; take another file")
+    state = {plain_key(name): tensor for name, tensor in tensors.items()}
+    if KEY not in texts:
+        return state, None
+    metadata = ModelMetadata.from_json(texts[KEY], place=str(file))
+    if weights_fingerprint(state) != metadata.fingerprint:
+        raise CheckpointError(
+            f"{file}: its tensors are not those that its metadata names; it was altered; copy it again"
+        )
+    fed, found = (COLOR_ORDER, PIXEL_MEAN, PIXEL_STD), (metadata.color, metadata.mean, metadata.std)
+    if found != fed:
+        raise CheckpointError(
+            f"{file}: takes {found[0]} as (x - {found[1]:g}) / {found[2]:g}; expected {fed[0]} as (x - {fed[1]:g}) / "
+            f"{fed[2]:g}, the one way images are fed here; convert its first layer"
+        )
+    return state, metadata
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -155,64 +232,34 @@ def _reason(err: Exception) -> str:
     return "it is no torch file" if isinstance(err, KeyError) or not text else text[:120]
 
 
-def _matching_network(state: Mapping[str, Tensor], network: str | None, *, place: Path | str) -> tuple[nn.Module, str]:
-    """Return the network that `state` fits (`network` if given), built on meta, and its name; else CheckpointError."""
-    name = network or next((name for name in BACKBONES if _keys(name) == state.keys()), None)
-    if name is None:
+def _told(file: Path, metadata: ModelMetadata | None) -> tuple[Architecture | None, str | None]:
+    """Return what says the architecture of `file`, apart from its keys: its metadata, else its run's config."""
+    if metadata is not None:
+        return metadata.architecture, "its metadata"
+    config = file.parent / RUN_CONFIG
+    if file.name not in (RUN_MODEL, RUN_WEIGHTS) or not config.is_file():
+        return None, None
+    try:
+        found = load_config(str(config.resolve()))
+        return Architecture.of(found.backbone, found.data.image_size), RUN_CONFIG
+    except ConfigError as err:
         raise CheckpointError(
-            f"{place}: its {len(state)} keys, the first of them {next(iter(state))!r}, are those of none of "
-            f"{', '.join(BACKBONES)}; expected insightface's names; name the network to see what differs"
+            f"{file}: the {RUN_CONFIG} beside it is none of ours ({err}); expected that of its run; copy the weights "
+            "elsewhere"
+        ) from err
+
+
+def _build_fitting(architecture: Architecture, state: Mapping[str, Tensor], *, place: str) -> nn.Module:
+    """Return the network, still empty, after a check that `state` fits it."""
+    try:
+        module = build_empty(architecture)
+    # What a network's builder raises for sizes and options that no run has written has no common class.
+    except Exception as err:
+        reason = str(err).partition("\n")[0]
+        raise CheckpointError(f"{place} says {architecture}: {reason}; expected what a run writes") from err
+    misfit = find_misfit(module.state_dict(), state)
+    if misfit:
+        raise CheckpointError(
+            f"{place} says {architecture}, which the weights do not fit: {misfit}; copy the run again"
         )
-    misfit = ""
-    for image_size in _image_sizes(state):
-        with torch.device("meta"):
-            module = build_backbone(name, embedding_size=_embedding_size(state), image_size=image_size)
-        found = _misfit(module.state_dict(), state)
-        if not found:
-            return module, name
-        misfit = misfit or found
-    raise CheckpointError(f"{place}: does not fit network {name!r}: {misfit}; use the network it was saved from")
-
-
-@functools.cache
-def _keys(name: str) -> frozenset[str]:
-    with torch.device("meta"):
-        return frozenset(build_backbone(name).state_dict())
-
-
-def _misfit(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
-    """Return how `given` differs from the keys and shapes of `own`, or "" when it does not."""
-    shared = own.keys() & given.keys()
-    reshaped = [
-        f"{key} {list(given[key].shape)} instead of {list(tensor.shape)}"
-        for key, tensor in own.items()
-        if key in shared and given[key].shape != tensor.shape
-    ]
-    kinds = {
-        "missing": [key for key in own if key not in shared],
-        "unexpected": [key for key in given if key not in shared],
-        "of another shape": reshaped,
-    }
-    return ", ".join(f"{len(keys)} keys {kind} ({_first(keys)})" for kind, keys in kinds.items() if keys)
-
-
-def _first(keys: list[str]) -> str:
-    return ", ".join(keys[:_SHOWN]) + (", ..." if len(keys) > _SHOWN else "")
-
-
-def _embedding_size(state: Mapping[str, Tensor]) -> int:
-    for key in ("features.bias", "features.layers.3.bias"):
-        if key in state and state[key].ndim == 1:
-            return max(1, len(state[key]))
-    return 512
-
-
-def _image_sizes(state: Mapping[str, Tensor]) -> list[int]:
-    """Return the image sizes that the last map allows, 112 first: a network's keys do not tell how often it halves."""
-    if "fc.weight" in state and "bn2.weight" in state:
-        side = math.isqrt(state["fc.weight"].shape[-1] // max(1, len(state["bn2.weight"])))
-    elif "features.layers.0.layers.0.weight" in state:
-        side = state["features.layers.0.layers.0.weight"].shape[-1]
-    else:
-        return [112]
-    return [112] + [side * halvings for halvings in (16, 32) if side * halvings not in (0, 112)]
+    return module

@@ -11,6 +11,7 @@ import numpy as np
 from recognition.console import progress
 from recognition.embedding.models import BlockEmbedder, prepare_blocks
 from recognition.embedding.store import EmbeddingStore, all_keys, is_published, open_images, open_vectors
+from recognition.errors import ConfigError
 from recognition.work.processes import process_map
 
 
@@ -25,6 +26,8 @@ class SetEmbedder:
     workers: int = 1
     device: str = "cpu"
     quiet: bool = True
+    fingerprint: str | None = None
+    """Of the network whose embeddings these are compared with, where it is known."""
 
     def __call__(self, path: Path, number: int) -> np.ndarray:
         """Return the embeddings [m, D] of a .bin, a packed set or a folder; `number` tells sets apart."""
@@ -36,8 +39,14 @@ class SetEmbedder:
     def _embed(self, path: Path, folder: Path) -> None:
         source = open_images(path, logs=True)
         prepare = partial(prepare_blocks, path, self.model, self.network, self.batch_size, self.device)
-        dimension = prepare().dimension(self.model)
-        about = {"faces": str(path.resolve()), "model": self.model, "network": self.network}
+        embedder = prepare()
+        dimension, facts = embedder.dimension(self.model), embedder.facts
+        if self.fingerprint not in (None, facts.fingerprint):
+            raise ConfigError(
+                f"--against: {self.model} has the fingerprint {str(facts.fingerprint)[:12]}; expected "
+                f"{self.fingerprint:.12}, the model of the embeddings; name it with --model, or embed again"
+            )
+        about = {"faces": str(path.resolve()), "model": self.model, **facts.as_json()}
         store = EmbeddingStore.begin(folder, len(source), dimension, about)
         missing = store.missing
         work = process_map(_embed_block, missing, prepare, workers=self.workers)

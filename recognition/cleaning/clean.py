@@ -58,7 +58,14 @@ def clean(
     if settings.against:
         assert settings.model is not None, "test sets need a network"
         embed_set = SetEmbedder(
-            work, settings.model, settings.network, machine.batch_size, machine.workers, machine.device, machine.quiet
+            work,
+            settings.model,
+            settings.network,
+            machine.batch_size,
+            machine.workers,
+            machine.device,
+            machine.quiet,
+            pictures.model["model_fingerprint"],
         )
         for number, path in enumerate(settings.against):
             num_tested += len(embed_set(path, number))  # first: what is wrong shows before the long work
@@ -69,6 +76,7 @@ def clean(
         write_decisions(handle, context, decisions)
     summary = {
         "settings": settings.as_json(),
+        "model": pictures.model,
         "thresholds": _thresholds(settings, context),
         "calibration": None if calibration is None else calibration.as_json(),
         "steps": reports_as_json(reports),

@@ -16,6 +16,7 @@ from recognition.clustering.unit_rows import unit_rows
 from recognition.embedding.store import iterate_keys, keys_path, open_vectors
 from recognition.errors import DataError
 from recognition.formats.image_tree import ImageTree, has_suffix, identity_of
+from recognition.formats.model_facts import facts_in_result
 
 
 class Pictures:
@@ -27,6 +28,7 @@ class Pictures:
     def __init__(self, embeddings: Path) -> None:
         self._folder = embeddings
         self._vectors, self.about = open_vectors(embeddings)
+        self.model = facts_in_result(self.about)
         self._offsets, self.labels, self.identities = _read_names(embeddings)
         if len(self._vectors) != len(self.labels):
             raise DataError(

@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="tests: folders named like identities, or lists of names",
     )
     add("--model", metavar="PATH|dlib", help="embeds --against (default: what embedded FACES)")
-    add("--network", help="the backbone's name, where the weights do not tell it")
+    add("--network", help="the network of a bare file whose keys do not tell")
     add("--review", type=Path, metavar="JSON", help="decisions of the review page, which come before all others")
     add("--dry-run", action="store_true", help="print the numbers and write nothing")
     add("--seed", type=non_negative_int, default=0, help="of the samples and of Chinese whispers (default: 0)")

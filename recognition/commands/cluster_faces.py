@@ -30,6 +30,7 @@ from recognition.distributed.world import choose_device
 from recognition.embedding.store import Embeddings, read_embeddings
 from recognition.errors import ConfigError, DataError
 from recognition.formats.image_tree import has_suffix
+from recognition.formats.model_facts import facts_in_result
 from recognition.work.files import refuse_existing, staged
 
 DEFAULT_NEIGHBORS, DEFAULT_PROBES = 40, 16
@@ -144,6 +145,7 @@ def _counts(
 ) -> dict[str, Any]:
     sizes = np.bincount(clusters)
     counts: dict[str, Any] = {
+        "model": facts_in_result(store.about),
         "num_images": len(clusters),
         "num_edges": graph.num_edges,
         "num_clusters": len(sizes),

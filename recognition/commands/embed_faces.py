@@ -13,10 +13,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -44,8 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("faces", type=Path, metavar="FACES_OR_REC", help="folder of aligned faces, a packed set, or a .bin of pairs")
     add("output", type=Path, metavar="OUT", help="folder for the embeddings")
-    add("--model", required=True, metavar="PATH|dlib", help="run folder, .pt, .pth or .onnx file, or the word dlib")
-    add("--network", help="the backbone's name, where the weights do not tell it")
+    add("--model", required=True, metavar="PATH|dlib", help="run folder, weight file, .onnx file, or the word dlib")
+    add("--network", help="the network of a bare file whose keys do not tell")
     add("--batch-size", type=positive_int, default=64, metavar="N", help="images a pass (default: 64)")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
     add("--workers", type=positive_int, default=1, help="processes on the CPU, without torchrun (default: 1)")
@@ -61,9 +61,10 @@ def _run(args: argparse.Namespace) -> None:
     with join_world("cpu" if args.workers > 1 else args.device) as world, contextlib.ExitStack() as held:
         source = open_images(args.faces, logs=world.is_main)
         prepare = partial(prepare_blocks, args.faces, args.model, args.network, args.batch_size, str(world.device))
-        about = {"faces": str(args.faces.resolve()), "model": _name_of(args.model), "network": args.network}
+        about: dict[str, Any] = {}
         if world.is_main:
-            held.enter_context(_begin(args, source, prepare, about))
+            about, lock = _begin(args, source, prepare)
+            held.enter_context(lock)
         barrier(world)
         store = EmbeddingStore(args.output)
         missing = store.missing
@@ -79,7 +80,7 @@ def _run(args: argparse.Namespace) -> None:
         if world.is_main:
             store.publish(all_keys(source), about)
             num_new = sum(len(block_range(len(source), block)) for block in missing)
-            _report(args, len(source), len(source) - num_new, watch.seconds)
+            _report(args, about, len(source), len(source) - num_new, watch.seconds)
 
 
 def _fill(
@@ -97,14 +98,19 @@ def _fill(
 
 
 def _begin(
-    args: argparse.Namespace, source: ImageSource, prepare: Callable[[], BlockEmbedder], about: dict[str, str | None]
-) -> BinaryIO:
-    """Make or continue the store; return its lock. What is wrong with set or network is told before it is touched."""
+    args: argparse.Namespace, source: ImageSource, prepare: Callable[[], BlockEmbedder]
+) -> tuple[dict[str, Any], BinaryIO]:
+    """Make or continue the store; return what it says of the set and the model, and its lock.
+
+    What is wrong with either is found before the folder is touched.
+    """
     check_room(args.output, overwrite=args.overwrite)
-    dimension = prepare().dimension(args.model)
+    embedder = prepare()
+    dimension = embedder.dimension(args.model)
+    about = {"faces": str(args.faces.resolve()), "model": _name_of(args.model), **embedder.facts.as_json()}
     lock = make_room(args.output, overwrite=args.overwrite)
     EmbeddingStore.begin(args.output, len(source), dimension, about)
-    return lock
+    return about, lock
 
 
 def _embed(embedder: BlockEmbedder, block: int) -> tuple[int, np.ndarray]:
@@ -115,10 +121,12 @@ def _name_of(model: str) -> str:
     return model if model == "dlib" else str(Path(model).resolve())
 
 
-def _report(args: argparse.Namespace, num_images: int, num_before: int, seconds: float) -> None:
+def _report(
+    args: argparse.Namespace, about: Mapping[str, Any], num_images: int, num_before: int, seconds: float
+) -> None:
     if args.json:
         counts = {"num_images": num_images, "num_from_before": num_before, "seconds": round(seconds, 3)}
-        print(json.dumps({"output": str(args.output), **counts}))
+        print(json.dumps({"output": str(args.output), **about, **counts}))
         return
     before = f", {num_before:,} from before" if num_before else ""
     rate = (num_images - num_before) / max(seconds, 1e-9)

@@ -4,7 +4,8 @@
     python train_v2.py configs/demo                                one process, no launcher, CPU if there is no GPU
 
 CONFIG is a YAML file (with or without .yaml); KEY=VALUE overrides its keys; --check prints the plan and stops.
-A run writes work_dirs/<config>/: config.yaml, train.log, logs/, metrics.jsonl, tensorboard/, checkpoints/, model.pt.
+A run writes work_dirs/<config>/: config.yaml, train.log, logs/, metrics.jsonl, tensorboard/, checkpoints/, and the
+model: model.safetensors, which says what it is, and model.pt, the same weights for insightface's programs.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import dataclasses
 import logging
 import os
 import shlex
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 from recognition.cli import make_parser, run_command
-from recognition.config.loader import ROOT, dump_config, load_config
+from recognition.config.loader import dump_config, load_config
 from recognition.config.schema import Config
 from recognition.distributed.world import World, declared_rank, declared_size, join_world
 from recognition.errors import ConfigError, DataError
@@ -34,6 +34,7 @@ from recognition.training.class_means import start_from_class_means
 from recognition.training.interrupts import Stopped, ignore_save_requests
 from recognition.training.meters import attach_log_files
 from recognition.training.preflight import preflight
+from recognition.training.publish import revision
 from recognition.training.shortage import shortages_told
 from recognition.training.start import find_start, mark_launcher, resumes, tidy
 from recognition.training.trainer import Trainer
@@ -118,11 +119,8 @@ def _plan(config: Config, dataset: Dataset | None, world_size: int) -> Plan:
 
 
 def _provenance() -> str:
-    revision = subprocess.run(
-        ["git", "-C", str(ROOT), "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
-    ).stdout.strip()
     return (
         f"# command: {shlex.join(sys.argv)}\n"
-        f"# revision: {revision or 'unknown'}\n"
+        f"# revision: {revision()}\n"
         f"# versions: python {sys.version.split()[0]}, torch {torch.__version__}\n"
     )

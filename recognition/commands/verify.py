@@ -4,7 +4,8 @@
     python eval/verify.py backbone.pth lfw.bin --network r50 --json
     python eval/verify.py work_dirs/demo unseen.bin --baselines --plots plots
 
-The model is a run folder (its model.pt) or a weight file under insightface's names. --baselines measures raw pixels, a
+The model is a run folder, or a weight file under insightface's names: model.safetensors says what it is, and so does a
+run's config.yaml; a bare file is known by its keys. --baselines measures raw pixels, a
 color histogram and the same network untrained on the same pairs. What the columns mean: docs/evaluation.md.
 """
 
@@ -22,14 +23,13 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from recognition.backbones import build_backbone
+from recognition.backbones.architecture import Architecture
 from recognition.backbones.weights import load_backbone
 from recognition.cli import make_parser, positive_int, run_command
-from recognition.config.loader import load_config
 from recognition.console import Stopwatch, count, duration, progress
 from recognition.distributed.world import choose_device
 from recognition.embedding.embedder import Embedder, try_images
-from recognition.errors import DataError
+from recognition.errors import CheckpointError, DataError
 from recognition.formats.pairs_bin import Pairs
 from recognition.images.preprocess import to_network
 from recognition.verification.baselines import color_histogram_scores, raw_pixel_scores
@@ -43,6 +43,7 @@ from recognition.verification.protocols import (
     embedded_rows,
     open_pair_set,
     order_warning,
+    size_warning,
     verify_embeddings,
     verify_scores,
 )
@@ -51,17 +52,15 @@ from recognition.work.files import refuse_existing, write_bytes
 
 logger = logging.getLogger(__name__)
 
-FIELD_IMAGE_SIZE = 112
 CALIBRATION_IMAGES = 128
 
 
 @dataclass(frozen=True)
-class Model:
+class ReadyModel:
     """A network ready to embed images of one size."""
 
-    network: str
+    architecture: Architecture
     embedder: Embedder
-    image_size: int
     quiet: bool
 
     def embed_set(self, pair_set: PairSet, *, label: str) -> npt.NDArray[np.float32]:
@@ -70,7 +69,7 @@ class Model:
         rows = embedded_rows(
             self.embedder.embed,
             [pair_set.images[first] for first in firsts],
-            image_size=self.image_size,
+            image_size=self.architecture.image_size,
             batch_size=self.embedder.batch_size,
             place=str(pair_set.path),
             numbers=firsts,
@@ -82,10 +81,10 @@ class Model:
 def main(argv: Sequence[str] | None = None) -> int:
     """Verify, print the table or the JSON object, and return the exit status."""
     parser = make_parser("verify", __doc__)
-    parser.add_argument("model", type=Path, metavar="RUN_OR_WEIGHTS", help="a run folder or a .pt/.pth file")
+    parser.add_argument("model", type=Path, metavar="RUN_OR_WEIGHTS", help="a run folder or a weight file")
     parser.add_argument("sets", type=Path, nargs="+", metavar="PAIRS.bin", help="verification sets")
-    parser.add_argument("--network", help="the architecture, when the weights' keys do not tell")
-    parser.add_argument("--image-size", type=positive_int, help="side of the network's input (the run's, else 112)")
+    parser.add_argument("--network", help="the network of a bare file whose keys do not tell")
+    parser.add_argument("--image-size", type=positive_int, help="side of a bare file's input, where keys leave it open")
     parser.add_argument("--folds", type=positive_int, default=10, help="folds of consecutive pairs (10)")
     parser.add_argument("--batch-size", type=positive_int, default=64, help="images embedded at once (64)")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
@@ -107,6 +106,8 @@ def _run(args: argparse.Namespace) -> None:
     for pair_set in sets:
         _warn(order_warning(pair_set, args.folds))
     model = _load(args)
+    for pair_set in sets:
+        _warn(size_warning(pair_set, model.architecture.image_size))
     watch = Stopwatch()
     results = [result for pair_set in sets for result in _verify(model, pair_set, args)]
     seconds = watch.seconds
@@ -114,25 +115,23 @@ def _run(args: argparse.Namespace) -> None:
     _report(args, model, results, seconds)
 
 
-def _load(args: argparse.Namespace) -> Model:
+def _load(args: argparse.Namespace) -> ReadyModel:
     device = choose_device(args.device)
-    module, network = load_backbone(args.model, network=args.network, device=device)
-    embedder = Embedder(module, device=device, batch_size=args.batch_size, precision=args.precision)
-    side = _image_size(args)
-    blank = np.zeros((1, side, side, 3), dtype=np.uint8)
-    try_images(embedder.embed, blank, place=f"{args.model}: {network}", advice="correct --image-size")
-    return Model(network, embedder, side, args.quiet)
+    model = load_backbone(args.model, network=args.network, device=device)
+    side, asked = model.architecture.image_size, args.image_size
+    if model.image_size is not None and asked not in (None, side):
+        raise CheckpointError(
+            f"{args.model}: {model.told_by} says images of {side} pixels; --image-size asks for {asked}; leave it out"
+        )
+    embedder = Embedder(model.module, device=device, batch_size=args.batch_size, precision=args.precision, model=model)
+    architecture = replace(model.architecture, image_size=asked or side)
+    blank = np.zeros((1, architecture.image_size, architecture.image_size, 3), dtype=np.uint8)
+    place = f"{args.model}: {architecture.network}"
+    try_images(embedder.embed, blank, place=place, advice="correct --image-size")
+    return ReadyModel(architecture, embedder, args.quiet)
 
 
-def _image_size(args: argparse.Namespace) -> int:
-    """Return the flag's value, else what the run folder's config says, else the field's 112."""
-    if args.image_size is not None:
-        return int(args.image_size)
-    config = args.model / "config.yaml"
-    return load_config(str(config)).data.image_size if config.is_file() else FIELD_IMAGE_SIZE
-
-
-def _verify(model: Model, pair_set: PairSet, args: argparse.Namespace) -> Iterator[VerificationResult]:
+def _verify(model: ReadyModel, pair_set: PairSet, args: argparse.Namespace) -> Iterator[VerificationResult]:
     """Yield the model's result on one set, then those of the baselines when asked for."""
     embeddings = model.embed_set(pair_set, label=pair_set.name)
     result = verify_embeddings(pair_set, embeddings, folds=args.folds)
@@ -141,8 +140,8 @@ def _verify(model: Model, pair_set: PairSet, args: argparse.Namespace) -> Iterat
     if not args.baselines:
         return
     sample = pair_set.images[:CALIBRATION_IMAGES]
-    pixels = decode_images(sample, image_size=model.image_size, place=str(pair_set.path))
-    untrained = _untrained(model, embeddings.shape[1], pixels)
+    pixels = decode_images(sample, image_size=model.architecture.image_size, place=str(pair_set.path))
+    untrained = _untrained(model, pixels)
     untrained_embeddings = untrained.embed_set(pair_set, label=f"{pair_set.name} untrained")
     pairs = Pairs(pair_set.images, pair_set.is_same)
     scores = {
@@ -159,11 +158,11 @@ def _warn(warning: str | None) -> None:
         logger.warning("%s", warning)
 
 
-def _untrained(model: Model, embedding_size: int, pixels: npt.NDArray[np.uint8]) -> Model:
+def _untrained(model: ReadyModel, pixels: npt.NDArray[np.uint8]) -> ReadyModel:
     """Build the same architecture with fresh weights of seed 0 and the BatchNorm statistics of `pixels`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        module = build_backbone(model.network, embedding_size=embedding_size, image_size=model.image_size)
+        module = model.architecture.build()
     old = model.embedder
     module = module.to(old.device)
     _calibrate(module, to_network(torch.from_numpy(pixels).to(old.device)))
@@ -205,14 +204,14 @@ def _publish_plots(paths: Sequence[Path], results: Sequence[VerificationResult])
     logger.info("wrote %s to %s", count(len(paths), "plot"), paths[0].parent)
 
 
-def _report(args: argparse.Namespace, model: Model, results: Sequence[VerificationResult], seconds: float) -> None:
+def _report(args: argparse.Namespace, model: ReadyModel, results: Sequence[VerificationResult], seconds: float) -> None:
     own = [result for result in results if result.method == "model"]
     num_pairs = sum(result.num_pairs for result in own)
     num_images = 2 * num_pairs * (2 if args.baselines else 1)
     rate = num_images / max(seconds, 1e-9)
     counts = (
         f"verified {count(num_pairs, 'pair')}, {count(num_images, 'image')} of {count(len(own), 'set')} "
-        f"with {model.network} in {duration(seconds)} ({rate:,.0f}/s)"
+        f"with {model.architecture.network} in {duration(seconds)} ({rate:,.0f}/s)"
     )
     if not args.json:
         print(result_table(results))
@@ -220,7 +219,8 @@ def _report(args: argparse.Namespace, model: Model, results: Sequence[Verificati
         return
     report = {
         "model": str(args.model),
-        "network": model.network,
+        **model.embedder.facts.as_json(),
+        "image_size": model.architecture.image_size,
         "device": str(model.embedder.device),
         "precision": args.precision,
         "folds": args.folds,

@@ -9,6 +9,8 @@ import numpy as np
 
 from recognition.detection.alignment import similarity, template
 from recognition.detection.dlib_detector import import_dlib, model_file
+from recognition.formats.model_facts import ModelFacts
+from recognition.work.files import file_sha256
 
 _NETWORK_FILE = "dlib_face_recognition_resnet_model_v1.dat"
 FACE_PX, FACE_PADDING = 150, 0.25  # what dlib's face network was trained on
@@ -22,7 +24,9 @@ class DlibEmbedder:
 
     def __init__(self, *, models: Path | None = None) -> None:
         dlib = import_dlib()
-        self._network = dlib.face_recognition_model_v1(str(model_file(_NETWORK_FILE, models)))
+        path = Path(model_file(_NETWORK_FILE, models))
+        self._network = dlib.face_recognition_model_v1(str(path))
+        self.facts = ModelFacts(file_sha256(path), network="dlib", embedding_size=128)
 
     def embed(self, images_rgb: np.ndarray) -> np.ndarray:
         """Return float32 [n, 128] for uint8 RGB images [n, S, S, 3], aligned to the ArcFace template."""

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from recognition.backbones.weights import load_backbone
+from recognition.backbones.weights import Model, load_backbone
 from recognition.config.schema import Precision
 from recognition.errors import CheckpointError
+from recognition.formats.model_facts import ModelFacts
 from recognition.images.preprocess import to_network
 
 _AUTOCAST: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -36,7 +37,7 @@ class Embedder:
     """A backbone in evaluation mode, fed in batches.
 
     `module` stays the caller's: while images are embedded it is in evaluation mode, afterwards every part is in the
-    mode it had. `precision` is that of the convolutions; "off" is float32.
+    mode it had. `precision` is that of the convolutions; "off" is float32. `model` is what it was loaded from.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Embedder:
         device: torch.device | str = "cpu",
         batch_size: int = 64,
         precision: Precision = "off",
+        model: Model | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; expected at least 1")
@@ -53,6 +55,7 @@ class Embedder:
         self.device = torch.device(device)
         self.batch_size = batch_size
         self.precision = precision
+        self._model = model
 
     @classmethod
     def load(
@@ -64,24 +67,39 @@ class Embedder:
         batch_size: int = 64,
         precision: Precision = "off",
     ) -> Embedder:
-        """Embed with the weights of a run folder or a .pt/.pth file; CheckpointError when they cannot be used."""
-        module, _ = load_backbone(path, network, device=device)
-        return cls(module, device=device, batch_size=batch_size, precision=precision)
+        """Embed with the weights of a run folder or a weight file; CheckpointError when they cannot be used."""
+        model = load_backbone(path, network, device=device)
+        return cls(model.module, device=device, batch_size=batch_size, precision=precision, model=model)
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What results say of the model; nothing of one that was not loaded."""
+        return ModelFacts(None) if self._model is None else self._model.facts
 
     def embed(self, images_rgb: np.ndarray) -> np.ndarray:
         """Return float32 [n, D]: f(image) + f(mirror image), not normalized, for uint8 RGB images [n, S, S, 3].
 
-        Every image passes through the network twice. Raises ValueError for another type or shape.
+        Every image passes through the network twice. Raises ValueError for another type or shape, CheckpointError for
+        another size than the model says it takes.
         """
         if images_rgb.dtype != np.uint8 or images_rgb.ndim != 4 or images_rgb.shape[3] != 3:
             raise ValueError(
                 f"images are {images_rgb.dtype} {list(images_rgb.shape)}; expected uint8 [n, S, S, 3] in RGB"
             )
+        self._check_size(*images_rgb.shape[1:3])
         # Without images one empty batch still tells the embedding size.
         starts = range(0, max(1, len(images_rgb)), self.batch_size)
         with evaluating(self.module), torch.inference_mode(), self._autocast():
             sums = [self._flip_sum(images_rgb[start : start + self.batch_size]) for start in starts]
         return torch.cat(sums).numpy()
+
+    def _check_size(self, height: int, width: int) -> None:
+        side = None if self._model is None else self._model.image_size
+        if self._model is not None and side is not None and not height == width == side:
+            raise CheckpointError(
+                f"{self._model.file}: takes images of {side} x {side} pixels; found {width} x {height}; align to its "
+                "size"
+            )
 
     def _flip_sum(self, images_rgb: np.ndarray) -> torch.Tensor:
         images = torch.from_numpy(np.ascontiguousarray(images_rgb)).to(self.device)

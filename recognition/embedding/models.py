@@ -13,12 +13,19 @@ from recognition.embedding.dlib_embedder import DlibEmbedder
 from recognition.embedding.embedder import Embedder, try_images
 from recognition.embedding.store import ImageSource, open_images, read_block
 from recognition.errors import CheckpointError
+from recognition.formats.model_facts import ModelFacts
 from recognition.images.preprocess import to_network
+from recognition.work.files import file_sha256
 from recognition.work.onnx_session import open_onnx
 
 
 class FaceEmbedder(Protocol):
     """Embeds aligned faces."""
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What results say of the model."""
+        ...
 
     def embed(self, images_rgb: np.ndarray) -> np.ndarray:
         """Return float32 [n, D] for uint8 RGB images [n, S, S, 3]."""
@@ -40,6 +47,7 @@ class OnnxEmbedder:
         self._path, self._input = path, inputs[0].name
         self._side = shape[2] if isinstance(shape[2], int) else None
         self._batch_size = shape[0] if isinstance(shape[0], int) else batch_size
+        self.facts = ModelFacts(file_sha256(path), image_size=self._side)
 
     def embed(self, images_rgb: np.ndarray) -> np.ndarray:
         """Return float32 [n, D]: f(image) + f(mirror image), not normalized."""
@@ -72,7 +80,10 @@ class OnnxEmbedder:
 def load_embedder(
     model: str, *, network: str | None = None, device: torch.device | str = "cpu", batch_size: int = 64
 ) -> FaceEmbedder:
-    """Load "dlib", an .onnx file, a run folder or a .pt/.pth file; errors say what is missing."""
+    """Load "dlib", an .onnx file, a run folder or a weight file; errors say what is missing.
+
+    What a run or a file says of itself decides; `network` names the network of a bare file.
+    """
     if model == "dlib":
         return DlibEmbedder()
     if model.endswith(".onnx"):
@@ -86,6 +97,11 @@ class BlockEmbedder:
 
     source: ImageSource
     embedder: FaceEmbedder
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What results say of the model."""
+        return self.embedder.facts
 
     def __call__(self, block: int) -> np.ndarray:
         """Return float32 [n, D]."""

@@ -101,6 +101,10 @@ class BatchLoader:
         """How many records of the set could not be read so far, on any rank and in any restart of the run."""
         return 0 if self._bad_records is None else len(self._bad_records)
 
+    def dataset_fingerprint(self) -> dict[str, int | str]:
+        """Return what tells the set that is trained on from others."""
+        return self._dataset.fingerprint()
+
     def worker_pids(self) -> list[int]:
         """Return the processes that decode; none when this one does."""
         return self._source.pids()

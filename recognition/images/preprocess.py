@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import torch
 
+COLOR_ORDER = "RGB"
+PIXEL_MEAN = PIXEL_STD = 127.5
+"""A byte x becomes (x - mean) / std, which is x / 127.5 - 1."""
+
 
 def to_network(
     images: torch.Tensor,
@@ -27,4 +31,4 @@ def to_network(
         mirrored = flip.to(images.device, non_blocking=True)[:, None, None, None]
         images = torch.where(mirrored, images.flip(2), images)
     planes = images.permute(0, 3, 1, 2)
-    return planes.to(torch.float32, memory_format=memory_format).div_(127.5).sub_(1.0)
+    return planes.to(torch.float32, memory_format=memory_format).div_(PIXEL_STD).sub_(PIXEL_MEAN / PIXEL_STD)

@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from recognition.backbones.matching import check_fit
 from recognition.backbones.torch_file import is_plain
-from recognition.backbones.weights import check_fit, plain_key, read_torch_file
+from recognition.backbones.weights import plain_key, read_torch_file
 from recognition.config.schema import Config
 from recognition.distributed.shards import class_range
 from recognition.errors import CheckpointError

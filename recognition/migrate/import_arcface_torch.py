@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from recognition.backbones import build_backbone
+from recognition.backbones.architecture import Architecture
+from recognition.backbones.matching import build_empty
 from recognition.config.schema import Config
 from recognition.console import progress
 from recognition.distributed.checkpoint import Snapshot, latest_checkpoint
@@ -38,12 +39,7 @@ def import_run(
     existing = latest_checkpoint(checkpoints)
     if existing is not None:
         raise CheckpointError(f"{existing}: exists already; expected a run without checkpoints; choose a new folder")
-    with torch.device("meta"):
-        network = build_backbone(
-            config.backbone.network,
-            embedding_size=config.backbone.embedding_size,
-            image_size=config.data.image_size,
-        )
+    network = build_empty(Architecture.of(config.backbone, config.data.image_size))
     shards = []
     for path in progress(find_shards(old), total=None, unit="shard", label="reading", quiet=quiet):
         check_bytes(path)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from recognition.backbones import build_backbone
+from recognition.backbones.architecture import Architecture
 from recognition.backbones.weights import load_weights
 from recognition.config.schema import Config
 from recognition.distributed.replicate import convert_sync_bn, replicate
@@ -41,14 +41,10 @@ class Parts:
 def build_parts(config: Config, num_classes: int, world: World) -> Parts:
     """Build backbone, head and optimizers on this rank's device; the backbone starts alike on every rank."""
     torch.manual_seed(config.seed)
-    backbone = build_backbone(
-        config.backbone.network,
-        embedding_size=config.backbone.embedding_size,
-        dropout=config.backbone.dropout,
-        image_size=config.data.image_size,
-    )
+    architecture = Architecture.of(config.backbone, config.data.image_size)
+    backbone = architecture.build(dropout=config.backbone.dropout)
     if config.init_from:
-        keys = load_weights(backbone, Path(config.init_from))
+        keys = load_weights(backbone, Path(config.init_from), asked=architecture)
         logger.info(
             "backbone starts from %s: all %d keys matched, network %s, embedding size %d",
             config.init_from,

@@ -9,7 +9,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from recognition.backbones.weights import save_backbone
 from recognition.config.schema import Config
 from recognition.distributed.checkpoint import Checkpoint, Snapshot
 from recognition.distributed.collectives import barrier, gather_numbers
@@ -22,6 +21,7 @@ from recognition.feed.loader import Batch, BatchLoader
 from recognition.optim.schedule import Schedule
 from recognition.training.build import Parts
 from recognition.training.interrupts import Interrupts, Stopped
+from recognition.training.publish import publish_model
 from recognition.training.refusals import stop_refusing
 from recognition.training.reports import Reports
 from recognition.training.resume import global_batch, load_run, order_settings, snapshot_run
@@ -87,7 +87,7 @@ class Trainer:
         return self.schedule.total_steps
 
     def fit(self) -> None:
-        """Train from where the run stands to its end: step, report, validate, save; then publish model.pt.
+        """Train from where the run stands to its end: step, report, validate, save; then publish the model.
 
         Raises Stopped when a signal ended it in good order.
         """
@@ -228,8 +228,8 @@ class Trainer:
     def _publish_model(self) -> None:
         with averaged_buffers(self.parts.backbone, self.world):
             if self.world.is_main:
-                save_backbone(self.parts.backbone, self.folder / "model.pt")
-                logger.info("wrote %s", self.folder / "model.pt")
+                dataset = self.loader.dataset_fingerprint()
+                publish_model(self.folder, self.parts.backbone, self.config, self.state, dataset)
         barrier(self.world)
 
     def _where(self) -> str:

@@ -5,8 +5,8 @@ Used by `verify.py` and by the validators that run during training, so that both
 
 from __future__ import annotations
 
-import hashlib
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -19,6 +19,7 @@ import numpy.typing as npt
 from recognition.errors import DataError
 from recognition.formats.pairs_bin import read_pairs
 from recognition.images.codec import decode_rgb
+from recognition.images.codec import image_size as header_size
 from recognition.verification.metrics import (
     FIELD_THRESHOLDS,
     Bools,
@@ -33,6 +34,7 @@ from recognition.verification.metrics import (
     roc_auc,
     tar_at_far,
 )
+from recognition.work.files import file_sha256
 
 Pixels = npt.NDArray[np.uint8]
 Indices = npt.NDArray[np.int64]
@@ -88,7 +90,7 @@ def open_pair_set(path: Path, *, name: str | None = None, folds: int = 10) -> Pa
         check_pairs(pairs.is_same, folds)
     except DataError as err:
         raise DataError(f"{path}: {err}") from err
-    return PairSet(name or path.stem, path, _sha256(path), pairs.images, pairs.is_same)
+    return PairSet(name or path.stem, path, file_sha256(path), pairs.images, pairs.is_same)
 
 
 def embedded_rows(
@@ -219,6 +221,23 @@ def order_warning(pair_set: PairSet, folds: int) -> str | None:
     )
 
 
+def size_warning(pair_set: PairSet, side: int) -> str | None:
+    """Return what to do when pictures are not of the model's size, else None; their headers are read.
+
+    Raises DataError when one has none.
+    """
+    places = (f"{pair_set.path}: image {number}" for number in itertools.count())
+    sizes = Counter(header_size(image, place=place) for image, place in zip(pair_set.images, places))
+    others = len(pair_set.images) - sizes.pop((side, side), 0)
+    if not others:
+        return None
+    height, width = sizes.most_common(1)[0][0]
+    return (
+        f"{pair_set.name}: {others:,} of {len(pair_set.images):,} images are not {side} x {side} pixels, as the model "
+        f"takes them; most are {width} x {height}; they are scaled; align to its size for the model's own accuracy"
+    )
+
+
 def _measure(
     pair_set: PairSet,
     distances: Floats,
@@ -249,11 +268,3 @@ def _measure(
         cosines=cosines,
         is_same=is_same,
     )
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as handle:
-        while chunk := handle.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -341,11 +341,12 @@ def _python_seeds() -> list[bytes]:
 
 def read_weights(data: bytes, folder: Path) -> None:
     """Read a .pt as a backbone's weights, and name the network it belongs to."""
-    from recognition.backbones.weights import infer_network, read_state_dict
+    from recognition.backbones.matching import infer_architecture
+    from recognition.backbones.weights import read_state_dict
 
     state = read_state_dict(_write(folder, "model.pt", data))
     with only_ours():
-        infer_network(state)
+        infer_architecture(state, place="model.pt")
 
 
 def read_arcface_shard(data: bytes, folder: Path) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from recognition.backbones import build_backbone
+from recognition.backbones.architecture import Architecture
 from recognition.backbones.profile import activation_bytes, count_parameters, forward_flops, network_cost
 
 
@@ -20,7 +21,7 @@ def test_one_convolution_is_counted_by_hand() -> None:
 
 @pytest.mark.parametrize(("network", "millions", "gflops"), [("r50", 43.59, 12.6), ("r100", 65.15, 24.2)])
 def test_costs_are_those_published(network: str, millions: float, gflops: float) -> None:
-    cost = network_cost(network)
+    cost = network_cost(Architecture(network))
     assert cost.parameters / 1e6 == pytest.approx(millions, abs=0.01)
     assert cost.forward_flops / 1e9 == pytest.approx(gflops, rel=0.01)
 
@@ -38,4 +39,4 @@ def test_activations_are_those_of_a_real_run() -> None:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         output = module(torch.randn(4, 3, 112, 112))
     assert output.requires_grad
-    assert network_cost("tiny", embedding_size=16).activation_bytes == pytest.approx(sum(sizes.values()) / 4, rel=0.02)
+    assert network_cost(Architecture("tiny", 16)).activation_bytes == pytest.approx(sum(sizes.values()) / 4, rel=0.02)

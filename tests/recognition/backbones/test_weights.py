@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from recognition.backbones import BACKBONES, build_backbone
-from recognition.backbones.weights import infer_network, load_backbone, load_weights, read_state_dict, save_backbone
+from recognition.backbones.matching import infer_architecture
+from recognition.backbones.weights import load_backbone, load_weights, read_state_dict, save_backbone
 from recognition.errors import CheckpointError
 
 
@@ -28,7 +29,8 @@ def tiny(tmp_path: Path) -> tuple[torch.nn.Module, Path]:
 def test_every_network_is_known_by_its_keys_and_shapes(network: str, image_size: int) -> None:
     with torch.device("meta"):
         state = build_backbone(network, embedding_size=96, image_size=image_size).state_dict()
-    assert infer_network(state) == (network, 96)
+    found = infer_architecture(state, place="here")
+    assert (found.network, found.embedding_size) == (network, 96)
 
 
 @pytest.mark.parametrize("network", ["tiny", "mbf"])
@@ -39,8 +41,9 @@ def test_saved_and_loaded_is_the_same_function(tmp_path: Path, network: str) -> 
     module(images)  # moves the running statistics
     module.to(memory_format=torch.channels_last)
     save_backbone(module, tmp_path / "model.pt")
-    loaded, name = load_backbone(tmp_path / "model.pt")
-    assert name == network
+    model = load_backbone(tmp_path / "model.pt")
+    loaded = model.module
+    assert model.architecture.network == network
     assert not loaded.training
     for key, tensor in module.state_dict().items():
         assert torch.equal(loaded.state_dict()[key], tensor), key
@@ -51,9 +54,9 @@ def test_saved_and_loaded_is_the_same_function(tmp_path: Path, network: str) -> 
 
 def test_a_run_folder_means_its_model(tiny: tuple[torch.nn.Module, Path]) -> None:
     module, path = tiny
-    loaded, name = load_backbone(path.parent)
-    assert name == "tiny"
-    assert torch.equal(loaded.fc.weight, module.fc.weight)
+    model = load_backbone(path.parent)
+    assert model.architecture.network == "tiny"
+    assert torch.equal(model.module.fc.weight, module.fc.weight)
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "module._orig_mod."])
@@ -65,8 +68,9 @@ def test_wrappers_of_other_programs_are_taken_off(
     if wrapper:
         state = {"epoch": 3, "global_step": 7, wrapper: state, "state_lr_scheduler": {"last_lr": [0.1]}}
     torch.save(state, tmp_path / "theirs.pth")
-    loaded, name = load_backbone(tmp_path / "theirs.pth")
-    assert name == "tiny"
+    model = load_backbone(tmp_path / "theirs.pth")
+    loaded = model.module
+    assert model.architecture.network == "tiny"
     assert loaded.fc.weight.dtype == torch.float32
     torch.testing.assert_close(loaded.fc.weight, tiny[0].fc.weight, atol=1e-3, rtol=1e-3)
 
@@ -151,7 +155,7 @@ def test_damaged_and_foreign_files_end_in_one_line(tiny: tuple[torch.nn.Module, 
 
 
 def test_missing_files_say_what_was_expected(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"nowhere: not found; expected a run folder or a .pt/.pth file"):
+    with pytest.raises(CheckpointError, match=r"nowhere: not found; expected a run folder or a .safetensors"):
         load_backbone(tmp_path / "nowhere")
-    with pytest.raises(CheckpointError, match=r"holds no model.pt; expected a run folder"):
+    with pytest.raises(CheckpointError, match=r"holds no model.pt and no model.safetensors; expected a run folder"):
         load_backbone(tmp_path)
