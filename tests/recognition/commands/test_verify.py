@@ -166,11 +166,29 @@ def test_weights_that_hold_nan_are_an_error(folder, capsys, tmp_path):
 
 
 def test_the_image_size_of_a_run_is_read_from_its_config(folder, capsys, tmp_path):
-    torch.save(build_backbone("tiny", embedding_size=16, image_size=64).state_dict(), tmp_path / "model.pt")
-    assert run(tmp_path, folder / "a.bin", "--quiet") == 1
-    assert "tiny does not take images of 112 x 112 pixels" in one_line(capsys)
-    (tmp_path / "config.yaml").write_text("data:\n  rec: train\n  image_size: 64\nbackbone:\n  network: tiny\n")
+    torch.save(build_backbone("tiny", embedding_size=16, image_size=48).state_dict(), tmp_path / "model.pt")
     assert run(tmp_path, folder / "a.bin", "--json") == 0
+    bare = capsys.readouterr()
+    assert json.loads(bare.out)["image_size"] == 64, "all that the keys say: a last map of 2 x 2"
+    (tmp_path / "config.yaml").write_text(
+        "data: {rec: train, image_size: 48}\nbackbone: {network: tiny, embedding_size: 16}\n"
+    )
+    for model in (tmp_path, tmp_path / "model.pt"):
+        assert run(model, folder / "a.bin", "--json") == 0
+        found = capsys.readouterr()
+        assert json.loads(found.out)["image_size"] == 48
+        assert "a: 24 of 24 images are not 48 x 48 pixels, as the model takes them; most are 112 x 112" in found.err
+    for flags, message in (
+        (["--image-size", "64"], "config.yaml says images of 48 pixels; --image-size asks for 64; leave it out"),
+        (["--network", "mbf"], "config.yaml says network 'tiny'; asked for 'mbf'; leave the network out"),
+    ):
+        assert run(tmp_path, folder / "a.bin", "--quiet", *flags) == 1
+        assert message in one_line(capsys)
+
+
+def test_pictures_of_the_models_size_earn_no_warning(folder, capsys):
+    assert run(folder / "run", folder / "a.bin", "--json", "--quiet") == 0
+    assert "pixels" not in capsys.readouterr().err
 
 
 def test_two_sets_of_one_name_are_told_apart_by_their_paths(folder, capsys, tmp_path):
