@@ -115,8 +115,10 @@ def _open(args: argparse.Namespace) -> tuple[CleanSettings, Pictures]:
         read_names(path)  # wrong ones show before the work
     pictures = Pictures(args.embeddings)
     check_faces(pictures, args.faces)
-    model = args.model or pictures.about.get("model")
-    if args.against and not isinstance(model, str):
+    model, network = args.model or pictures.model["model"], args.network
+    if args.model is None and network is None:
+        network = pictures.model["network"]
+    if args.against and model is None:
         raise ConfigError("--against: the embeddings do not say what made them; expected a network; give --model")
     about = {
         "faces": str(args.faces.resolve()),
@@ -131,7 +133,7 @@ def _open(args: argparse.Namespace) -> tuple[CleanSettings, Pictures]:
         against=tuple(args.against),
         against_names=tuple(args.against_names),
         model=model if args.against else None,
-        network=args.network or pictures.about.get("network"),
+        network=network,
         seed=args.seed,
         about=about,
     )

@@ -128,7 +128,7 @@ def test_neither_file_is_ever_half_written(run: Path, tmp_path: Path, monkeypatc
     "network", [pytest.param(name, marks=[pytest.mark.slow] * (name in ("r100", "r200"))) for name in BACKBONES]
 )
 def test_every_network_comes_back_from_its_metadata(network: str) -> None:
-    architecture = Architecture(network, 256, 96)
+    architecture = Architecture.of(BackboneConfig(network=network, embedding_size=256), 96)
     state = build_empty(architecture).state_dict()
     found = ModelMetadata.from_json(
         dataclasses.replace(ABOUT, architecture=architecture, fingerprint="0" * 64).to_json(), place="here"

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from recognition.backbones import build_backbone
-from recognition.backbones.weights import save_backbone
+from recognition.backbones.weights import load_backbone, save_backbone
 from recognition.cleaning.borderline import read_decisions
 from recognition.cleaning.drawing import can_draw
 from recognition.commands.clean_faces import main
@@ -388,6 +388,21 @@ def test_the_people_of_a_bin_are_removed_and_a_killed_embedding_continues(
     }
     assert dropped == {"p03", "p08"}
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == OUTPUTS
+
+
+def test_the_summary_says_which_model_and_refuses_another(
+    pictured: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*_against(pictured, tmp_path / "out"), "--json", "--dry-run"]) == 0
+    model = json.loads(capsys.readouterr().out)["model"]
+    facts = load_backbone(pictured / "model.pt").facts
+    assert model == {"model": str(pictured / "model.pt"), **facts.as_json()}
+    assert len(model["model_fingerprint"]) == 64
+    torch.manual_seed(1)
+    save_backbone(build_backbone("tiny", embedding_size=32), tmp_path / "other.pt")
+    assert main(_against(pictured, tmp_path / "out", "--model", str(tmp_path / "other.pt"))) == 1
+    assert f"expected {facts.fingerprint:.12}, the model of the embeddings" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_test_set_that_cannot_be_read_is_refused_before_the_work(

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from recognition.backbones import build_backbone
-from recognition.backbones.weights import save_backbone
+from recognition.backbones.weights import load_backbone, save_backbone
 from recognition.commands.embed_faces import main
 from recognition.embedding import store as embedding_store
 from recognition.embedding.embedder import Embedder
@@ -107,7 +107,11 @@ def test_a_run_killed_while_publishing_ends_well(faces: Path, expected: np.ndarr
     output = tmp_path / "out"
     assert main(_arguments(faces, output)) == 0
     work = output / ".embed"
-    about = {"faces": str((faces / "set").resolve()), "model": str((faces / "model.pt").resolve()), "network": None}
+    about = {
+        "faces": str((faces / "set").resolve()),
+        "model": str((faces / "model.pt").resolve()),
+        **load_backbone(faces / "model.pt").facts.as_json(),
+    }
     shutil.move(output / "embeddings.npy", tmp_path / "kept.npy")
     (output / "embeddings.json").unlink()
     store = EmbeddingStore.begin(output, NUM, 16, about)
