@@ -21,6 +21,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -349,6 +350,24 @@ def read_weights(data: bytes, folder: Path) -> None:
         infer_architecture(state, place="model.pt")
 
 
+def read_model_file(data: bytes, folder: Path) -> None:
+    """Read a model.safetensors whole: its tensors, its metadata, and whether they agree."""
+    from recognition.backbones import weights
+
+    path = _write(folder, "model.safetensors", data)
+    weights.read_weights(path)
+    with only_ours():
+        weights.load_backbone(path)
+
+
+def read_model_metadata(data: bytes, folder: Path) -> None:
+    """Parse the JSON of a model; what is believed must be written as it was read."""
+    from recognition.backbones.metadata import ModelMetadata
+
+    found = ModelMetadata.from_json(data.decode("utf-8", "replace"), place="model.safetensors")
+    assert ModelMetadata.from_json(found.to_json(), place="again") == found
+
+
 def read_arcface_shard(data: bytes, folder: Path) -> None:
     """Read a checkpoint_gpu_0.pt of arcface_torch."""
     from recognition.migrate.arcface_checkpoint import check_shards, read_shard
@@ -413,6 +432,36 @@ def _weight_seeds() -> list[bytes]:
         torch.save(content, buffer, _use_new_zipfile_serialization=is_zip)
         seeds.append(buffer.getvalue())
     return seeds
+
+
+def _model_seeds() -> list[bytes]:
+    from safetensors.torch import save
+
+    described, text = _small_model()
+    return [save(described, {"arcshard": text}), save({"fc.weight": described["layers.1.layers.1.weight"]})]
+
+
+def _metadata_seeds() -> list[bytes]:
+    return [_small_model()[1].encode()]
+
+
+@functools.cache
+def _small_model() -> tuple[dict[str, Any], str]:
+    """Return a few tensors, and metadata with their fingerprint: nothing that a network would take."""
+    import torch
+
+    from recognition.backbones.architecture import Architecture
+    from recognition.backbones.metadata import ModelMetadata, weights_fingerprint
+
+    state = {"layers.1.layers.1.weight": torch.ones(2, 3), "n": torch.tensor(7)}
+    about = ModelMetadata(
+        Architecture("mbf", 8, 32),
+        weights_fingerprint(state),
+        dataset={"images": 3, "index": "8f0c"},
+        config={"optim.lr": 0.1, "head.margins": [1, 0.5, 0]},
+        metrics={"step": 2, "best": {"lfw": 0.5}},
+    )
+    return state, about.to_json()
 
 
 def _shard_seeds() -> list[bytes]:
@@ -545,6 +594,8 @@ TARGETS: dict[str, Target] = {
     "python_config": Target(read_python, _python_seeds, 25, max_len=2048),
     "checkpoint": Target(read_checkpoint, _checkpoint_seeds, 40),
     "weights": Target(read_weights, _weight_seeds, 10, max_len=16384),
+    "model_file": Target(read_model_file, _model_seeds, 10),
+    "model_metadata": Target(read_model_metadata, _metadata_seeds, 40, max_len=2048),
     "arcface_shard": Target(read_arcface_shard, _shard_seeds, 5, max_len=32768),
     "embeddings": Target(read_embedding_folder, _embedding_seeds, 5),
 }

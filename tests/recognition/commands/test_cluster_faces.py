@@ -15,13 +15,16 @@ from recognition.formats.image_list import LstFile
 NUM, PEOPLE = 200, 9
 
 
+ABOUT = {"model": "synthetic", "model_fingerprint": "f" * 64}
+
+
 def write_store(folder: Path, vectors: np.ndarray, keyed: list[Keyed]) -> Path:
     """Publish embeddings as embed_faces.py does."""
-    store = EmbeddingStore.begin(folder, *vectors.shape, {"model": "synthetic"})
+    store = EmbeddingStore.begin(folder, *vectors.shape, ABOUT)
     for block in store.missing:
         rows = block_range(len(vectors), block)
         store.write(block, vectors[rows.start : rows.stop])
-    store.publish(keyed, {"model": "synthetic"})
+    store.publish(keyed, ABOUT)
     return folder
 
 
@@ -71,6 +74,7 @@ def test_the_lst_is_one_that_pack_rec_reads(embedded: Path, expected: list[int],
     assert [image.label for image in listed] == expected
     assert [image.name[-8:] for image in listed] == [f"ü{i:03}.jpg" for i in range(NUM)]
     counts = json.loads(capsys.readouterr().out)
+    assert (counts["model"]["model"], counts["model"]["model_fingerprint"]) == ("synthetic", "f" * 64)
     sizes = np.bincount(expected)
     assert (counts["num_images"], counts["num_clusters"], counts["num_single"]) == (NUM, 11, 2)
     assert counts["largest"] == sizes.max()
