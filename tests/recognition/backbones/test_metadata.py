@@ -291,6 +291,10 @@ def test_damaged_and_foreign_safetensors_end_in_one_line(run: Path) -> None:
         ) as hit:
             load_backbone(path)
         assert str(hit.value).isprintable()
+    for content in (huge, long):
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"its header claims [\d,]+ bytes"):  # before the library sees it
+            load_backbone(path)
     flipped = bytearray(whole)
     flipped[-1] ^= 1
     path.write_bytes(flipped)
