@@ -3,11 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup align browser demo demo-short test faults fuzz lint bench
+.PHONY: help setup align browser demo demo-short test test-quick test-all faults fuzz lint bench
 
 help:
 	@echo "make demo    render faces, train on two processes, verify on people never seen"
-	@echo "make test    the whole test suite (CPU only, under 10 minutes on 2 cores)"
+	@echo "make test    the test suite (CPU only, under 10 minutes on 2 cores)"
+	@echo "make test-quick  the tests for after each change (under 90 seconds on 2 cores)"
+	@echo "make test-all    every test, with those that only .ci/run needs"
 	@echo "make faults  kill, stop, starve and damage real jobs; a table of what came of it (20 minutes on 2 cores)"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   the benchmarks at sizes that fit a laptop"
@@ -33,7 +35,14 @@ align: setup
 browser: setup
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[browser]"
 
+# Three levels, by the marks `slow` and `long` (CONTRIBUTING.md).
 test: setup
+	$(BIN)/python -m pytest -q -m "not long"
+
+test-quick: setup
+	$(BIN)/python -m pytest -q -m "not slow and not long"
+
+test-all: setup
 	$(BIN)/python -m pytest -q
 
 # docs/faults.md. Broken off, it goes on where it was; FAULTS=--overwrite begins anew.

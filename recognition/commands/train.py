@@ -14,7 +14,6 @@ import dataclasses
 import logging
 import os
 import shlex
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from pathlib import Path
 import torch
 
 from recognition.cli import make_parser, run_command
-from recognition.config.loader import ROOT, dump_config, load_config
+from recognition.config.loader import dump_config, load_config
 from recognition.config.schema import Config
 from recognition.distributed.world import World, declared_rank, declared_size, join_world
 from recognition.errors import ConfigError, DataError
@@ -40,6 +39,7 @@ from recognition.training.trainer import Trainer
 from recognition.training.wandb_run import require_wandb
 from recognition.verification.validation import build_validators
 from recognition.work.files import write_text
+from recognition.work.revision import find_revision
 
 logger = logging.getLogger(__name__)
 
@@ -118,11 +118,8 @@ def _plan(config: Config, dataset: Dataset | None, world_size: int) -> Plan:
 
 
 def _provenance() -> str:
-    revision = subprocess.run(
-        ["git", "-C", str(ROOT), "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
-    ).stdout.strip()
     return (
         f"# command: {shlex.join(sys.argv)}\n"
-        f"# revision: {revision or 'unknown'}\n"
+        f"# revision: {find_revision()}\n"
         f"# versions: python {sys.version.split()[0]}, torch {torch.__version__}\n"
     )
