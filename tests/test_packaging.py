@@ -102,6 +102,7 @@ def test_checkout_editable_install_and_wheel_are_the_same(source: Path, installe
     assert homes["wheel"].startswith(str(installed.parent))
     assert reports["checkout"] == reports["editable"] == reports["wheel"]
     assert reports["wheel"]["commands"] == commands()
+    assert {"py.typed", "cleaning/page/index.html"} < reports["wheel"]["files"].keys()
     assert set(reports["wheel"]["configs"]) == {path.name for path in (ROOT / "configs").iterdir()}
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import recognition
+from tests.helpers.places import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 PATH_LINE = "sys.path[0] = str(Path(__file__).resolve().parent{})  # the root, so that no file here shadows the library"
 SOURCES = sorted((ROOT / "recognition").rglob("*.py"))
 DOORS = [*sorted((ROOT / "data_tools").glob("*.py")), ROOT / "eval/verify.py", ROOT / "train_v2.py"]

@@ -28,7 +28,6 @@ import numpy as np
 
 from recognition.images.codec import encode_jpeg
 
-ROOT = Path(__file__).resolve().parents[2]
 _EVENTS = frozenset({"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.chmod"})
 _TIMEOUT_S = 300
 

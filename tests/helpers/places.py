@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+GOLDEN = ROOT / "tests" / "golden"
+MXNET_GOLDEN = GOLDEN / "mxnet"
 PHOTOS = Path(os.environ.get("ARCSHARD_PHOTOS") or os.devnull)
 LFW = PHOTOS / "lfw"
 ORL = PHOTOS / "orl"

@@ -17,8 +17,7 @@ from recognition.clustering.sieve import Sieve
 from recognition.clustering.unit_rows import unit_rows
 from recognition.errors import DataError
 from tests.helpers.graphs import edges_of, exact_cosines, people
-
-ROOT = Path(__file__).resolve().parents[3]
+from tests.helpers.places import ROOT
 
 
 @pytest.mark.parametrize("threshold", [0.55, 0.2, -0.1, -1.0])

@@ -22,12 +22,12 @@ from recognition.detection.choice import choose_faces
 from recognition.detection.faces import Faces
 from recognition.detection.weights import mtcnn_folder
 from recognition.errors import DataError
+from tests.helpers.places import ORL, ROOT, needs_photos
 
-ROOT = Path(__file__).resolve().parents[3]
-ORL = ROOT / ".." / "shared" / "data" / "orl"
-pytestmark = pytest.mark.skipif(
-    not ORL.is_dir() or not (mtcnn_folder() / "onet.pt").is_file(), reason="needs ORL photos and MTCNN's weights"
-)
+pytestmark = [
+    needs_photos(ORL),
+    pytest.mark.skipif(not (mtcnn_folder() / "onet.pt").is_file(), reason="needs MTCNN's weights: make align"),
+]
 
 
 def _face(number: int = 1) -> np.ndarray:

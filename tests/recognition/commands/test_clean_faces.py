@@ -23,8 +23,8 @@ from recognition.commands.embed_faces import main as embed
 from recognition.formats.pairs_bin import write_pairs
 from recognition.images.codec import encode_jpeg
 from tests.helpers.people import people, person_vectors, read_jsonl, write_set
+from tests.helpers.places import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
 NAMES = ["plain", "two words", "quo'te\"s", "a..b", "Zoë 文", "\udcff\udcfe", "a, b; c", "<b>&lt;"]
 OUTPUTS = ["clean.lst", "decisions.jsonl", *(["scores.png"] if can_draw() else []), "summary.json"]
 

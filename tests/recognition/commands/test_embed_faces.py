@@ -21,8 +21,8 @@ from recognition.embedding.store import EmbeddingStore, read_embeddings
 from recognition.errors import CheckpointError, DataError
 from recognition.images.codec import decode_rgb, encode_jpeg
 from tests.helpers.onnx_bytes import onnx_model
+from tests.helpers.places import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
 NUM = 150  # three blocks, the last one short
 
 

@@ -14,8 +14,7 @@ from recognition.images.codec import decode_rgb
 from recognition.rendering.face_person import HAIR_STYLES, make_person
 from recognition.rendering.face_renderer import render
 from recognition.verification.baselines import color_histogram_scores, raw_pixel_scores
-
-ROOT = Path(__file__).resolve().parents[3]
+from tests.helpers.places import ROOT
 
 
 def content(folder: Path) -> dict[str, bytes]:

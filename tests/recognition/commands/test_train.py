@@ -14,7 +14,8 @@ import pytest
 import torch
 import yaml
 
-ROOT = Path(__file__).resolve().parents[3]
+from tests.helpers.places import ROOT
+
 SMALL = [
     "device=cpu",
     "backbone.network=tiny",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +16,7 @@ from recognition.embedding.embedder import Embedder
 from recognition.formats.pairs_bin import write_pairs
 from recognition.images.codec import encode_jpeg
 from recognition.verification.protocols import embedded_rows, open_pair_set, verify_embeddings
-
-ROOT = Path(__file__).resolve().parents[3]
+from tests.helpers.places import ROOT
 
 
 def write_set(path, num_pairs=12, seed=0):

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recognition.config.loader import ROOT, dump_config, find_config, flatten, load_config
+from recognition.config.loader import dump_config, find_config, flatten, load_config
 from recognition.config.schema import Config, DataConfig, OptimConfig, ValidationConfig
 from recognition.errors import ConfigError
+from tests.helpers.places import ROOT
 
 
 @pytest.fixture

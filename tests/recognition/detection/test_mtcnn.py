@@ -14,8 +14,8 @@ from recognition.detection.mtcnn import Mtcnn, view_matrices
 from recognition.detection.mtcnn_networks import OUTPUT, PROPOSAL, REFINE, Stage, load_stage
 from recognition.detection.weights import find_mtcnn, mtcnn_folder
 from recognition.errors import CheckpointError
+from tests.helpers.places import LFW, needs_photos
 
-LFW = Path(__file__).resolve().parents[3] / ".." / "shared" / "data" / "lfw"
 MISSING = not all((mtcnn_folder() / name).is_file() for name in ("pnet.pt", "rnet.pt", "onet.pt"))
 needs_weights = pytest.mark.skipif(MISSING, reason="MTCNN's weights are absent: python data_tools/fetch_weights.py")
 
@@ -121,7 +121,7 @@ def test_pictures_without_a_face_have_none(shape: tuple[int, int]) -> None:
 
 
 @needs_weights
-@pytest.mark.skipif(not LFW.is_dir(), reason="no LFW photos beside the repository")
+@needs_photos(LFW)
 def test_landmarks_on_lfw_lie_near_the_published_ones() -> None:
     torch.set_num_threads(1)
     detector = Mtcnn(find_mtcnn())
