@@ -161,6 +161,7 @@ def test_a_public_name_is_where_the_library_says(name: str) -> None:
     assert getattr(recognition, name).__doc__
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", [*DOORS, *BENCHMARKS], ids=_place)
 def test_every_script_explains_itself_from_any_folder(path: Path, tmp_path: Path) -> None:
     done = subprocess.run(

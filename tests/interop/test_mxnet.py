@@ -31,6 +31,8 @@ from recognition.formats.records import ImageRecords
 from recognition.images.codec import decode_rgb
 from tests.helpers.places import ROOT
 
+pytestmark = pytest.mark.slow
+
 ENVIRONMENT = ROOT / "build" / "mxnet-referee"
 PEOPLE = {"ada": 3, "bea": 1, "cyd": 4}
 WORD = MAGIC.to_bytes(4, "little")

@@ -19,6 +19,8 @@ import pytest
 
 from tests.helpers.places import ROOT
 
+pytestmark = pytest.mark.slow
+
 TINY = [
     "device=cpu",
     "data.rec=synthetic",

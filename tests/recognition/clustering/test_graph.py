@@ -125,6 +125,7 @@ print(peak(cpu) - before)
 """
 
 
+@pytest.mark.slow
 def test_memory_stays_within_what_was_stated() -> None:
     stated, ample = 54 * 2**20, 2**30
     limit = 0.85 * stated

@@ -111,6 +111,7 @@ def test_photos_are_turned_as_exif_says(tmp_path: Path) -> None:
     assert np.abs(crops[1] - crops[0]).mean() < 3 and np.abs(crops[2] - crops[0]).mean() < 3
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
     photos = tmp_path / "in"
     for person in ("s1", "s2", "s3"):

@@ -91,6 +91,7 @@ def test_folds_without_pairs_are_refused(faces, capsys):
     assert "add --pairs" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @needs_photos(LFW)
 def test_real_lfw_splits_into_people_of_folds_1_to_4_and_of_fold_5(tmp_path, capsys):
     counts = []

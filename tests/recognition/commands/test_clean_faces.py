@@ -166,6 +166,7 @@ clean_faces.main(sys.argv[1:])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "function", "at"),
     [
@@ -375,6 +376,7 @@ def _against(pictured: Path, output: Path, *more: str) -> list[str]:
     return _arguments(pictured, output, *flags, "--against", str(pictured / "tested.bin"), *more)
 
 
+@pytest.mark.slow
 def test_the_people_of_a_bin_are_removed_and_a_killed_embedding_continues(
     pictured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -122,6 +122,7 @@ def test_a_run_killed_while_publishing_ends_well(faces: Path, expected: np.ndarr
     assert not work.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", [[], ["-m", "torch.distributed.run", "--nproc_per_node=2"]])
 def test_several_processes_write_the_same_bytes(faces: Path, alone: Path, tmp_path: Path, launcher: list[str]) -> None:
     workers = [] if launcher else ["--workers", "2"]

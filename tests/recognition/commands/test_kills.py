@@ -12,6 +12,8 @@ import pytest
 from tests.helpers.kill_steps import CASES
 from tests.helpers.places import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_kill_before_any_change_of_the_disk_leaves_no_trace(case: str) -> None:

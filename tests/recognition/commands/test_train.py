@@ -16,6 +16,8 @@ import yaml
 
 from tests.helpers.places import ROOT
 
+pytestmark = pytest.mark.slow
+
 SMALL = [
     "device=cpu",
     "backbone.network=tiny",
@@ -68,8 +70,8 @@ def faces(tmp_path: Path) -> Path:
 
 def test_torchrun_trains_and_leaves_a_complete_run_folder(faces: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(f"base: {ROOT}/configs/base.yaml\ndata: {{rec: faces}}\n")
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(ROOT / "train_v2.py")]
-    done = _run(*launch, "mine", *_small("train.batch_size=3"), cwd=tmp_path)
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "recognition", "train"]
+    done = _run(*launch, "mine", *_small("train.batch_size=3"), cwd=tmp_path, env={"PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr
     run = tmp_path / "work_dirs" / "mine"
     names = {path.name for path in run.iterdir()}

@@ -70,6 +70,7 @@ def test_json_equals_the_protocol_on_the_same_weights(folder, capsys):
         assert entry["xnorm"] == pytest.approx(expected.xnorm, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_table_and_ends_with_counts(folder):
     command = [sys.executable, str(ROOT / "eval" / "verify.py"), "run", "a.bin", "--device", "cpu"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)

@@ -298,6 +298,7 @@ def test_a_combination_at_its_default_is_not_a_complaint(write):
 TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(
     output=st.one_of(st.none(), TEXTS, st.sampled_from(["null", "~", "no", "1", "1e3", "true", " x", "a: b", "#"])),

@@ -13,7 +13,7 @@ from recognition.distributed import collectives
 from recognition.distributed.together import together
 from recognition.distributed.world import World
 from recognition.errors import DataError
-from tests.helpers.worlds import run_world
+from tests.helpers.worlds import run_world, world_sizes
 
 WEIGHT = torch.arange(6, dtype=torch.float64).view(2, 3) / 7
 
@@ -71,7 +71,7 @@ def _gradient_under_ddp(world: World) -> torch.Tensor:
     return gradient
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 4])
+@pytest.mark.parametrize("size", world_sizes(1, 2, 3, long=4))
 def test_what_each_rank_gets(size: int) -> None:
     results = run_world(size, _exercise)
     images = torch.arange(36, dtype=torch.float64).view(12, 3).sin()
