@@ -17,7 +17,7 @@ from recognition.errors import CheckpointError
 from tests.helpers.places import LFW, needs_photos
 
 MISSING = not all((mtcnn_folder() / name).is_file() for name in ("pnet.pt", "rnet.pt", "onet.pt"))
-needs_weights = pytest.mark.skipif(MISSING, reason="MTCNN's weights are absent: python data_tools/fetch_weights.py")
+needs_weights = pytest.mark.skipif(MISSING, reason="MTCNN's weights are absent: python -m recognition fetch_weights")
 
 
 def _stored(stage: Stage, generator: torch.Generator) -> dict[str, torch.Tensor]:
@@ -100,7 +100,7 @@ def test_a_file_with_other_weights_is_named(tmp_path: Path) -> None:
 
 
 def test_missing_weights_say_what_to_run(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"pnet\.pt: no such file; .*run: python data_tools/fetch_weights\.py"):
+    with pytest.raises(CheckpointError, match=r"pnet\.pt: no such file; .*run: python -m recognition fetch_weights"):
         find_mtcnn(tmp_path)
 
 
