@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import recognition
 from recognition.__main__ import commands
 from tests.helpers.places import ROOT
 
@@ -22,6 +23,7 @@ PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
 OFFLINE = ["--no-deps", "--no-build-isolation", "--no-index"]
 REPORT = """
 import hashlib, json, os, sys
+import recognition
 import recognition
 from recognition.__main__ import commands
 assert "torch" not in sys.modules, "import recognition costs no torch"
@@ -118,6 +120,21 @@ def test_an_installed_command_explains_itself_and_plans(installed: Path, tmp_pat
     plan = _run([str(installed / "arcshard"), "train", "ms1mv3_r50", "--check"], tmp_path)
     assert "5,179,510 images of 93,431 identities" in plan
     assert not list(tmp_path.iterdir()), "a check writes nothing"
+
+
+@pytest.mark.long
+def test_pip_installs_from_a_repository_and_the_commit_is_known(source: Path, tmp_path: Path) -> None:
+    repository = tmp_path / "repository"
+    shutil.copytree(source, repository, ignore=shutil.ignore_patterns("build", "*.egg-info"))
+    git = ["git", "-C", str(repository), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for words in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message=one"]):
+        _run([*git, *words], tmp_path)
+    commit = _run([*git, "rev-parse", "HEAD"], tmp_path).strip()
+    python = str(_environment(tmp_path / "environment") / "python")
+    _run([*PIP, "--python", python, "install", *OFFLINE, f"git+file://{repository}"], tmp_path)
+    code = "from recognition.work.revision import find_revision; print(find_revision())"
+    assert _run([python, "-c", code], tmp_path).strip() == f"version {recognition.__version__}, commit {commit}"
+    assert "verify" in _run([python, "-m", "recognition"], tmp_path)
 
 
 @pytest.mark.long

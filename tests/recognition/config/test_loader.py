@@ -64,7 +64,9 @@ def test_a_path_is_found_with_or_without_suffix_here_or_in_the_checkout(write, t
     assert load_config("mine").seed == 7
     assert load_config("mine.yaml").seed == 7
     assert load_config(str(tmp_path / "mine")).seed == 7
-    assert find_config("configs/base") == ROOT / "configs" / "base.yaml"
+    assert find_config("configs/base") == find_config("base.yaml") == ROOT / "configs" / "base.yaml"
+    write("seed: 8\n", "base.yaml")
+    assert find_config("base").resolve() == tmp_path / "base.yaml", "here comes first"
 
 
 def test_a_missing_config_names_the_nearest(write):
