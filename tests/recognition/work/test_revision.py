@@ -35,7 +35,9 @@ def test_a_checkout_is_described_by_git(repository: Path, monkeypatch: pytest.Mo
 
 
 def test_the_repository_around_an_environment_is_not_the_library_s(repository: Path) -> None:
-    assert find_revision(repository / "env" / "site-packages" / "recognition") == VERSION
+    package = repository / "env" / "site-packages" / "recognition"
+    package.mkdir(parents=True)
+    assert find_revision(package) == VERSION
 
 
 @pytest.mark.parametrize(
