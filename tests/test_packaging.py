@@ -17,6 +17,7 @@ import pytest
 import recognition
 from recognition.__main__ import commands
 from tests.helpers.places import ROOT
+from tests.helpers.trees import files_below
 
 pytestmark = pytest.mark.slow
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
@@ -156,6 +157,4 @@ def test_a_command_s_workers_start_from_the_script_and_from_the_module(installed
         output = str(tmp_path / f"faces{len(start)}")
         _run([*start, "make_faces", output, "--identities", "2", "--images", "2", "--workers", "2"], tmp_path)
     first, second = sorted(tmp_path.glob("faces*"))
-    assert {p.relative_to(first): p.read_bytes() for p in first.rglob("*.*")} == {
-        p.relative_to(second): p.read_bytes() for p in second.rglob("*.*")
-    }
+    assert files_below(first) == files_below(second)

@@ -15,6 +15,7 @@ import torch
 import yaml
 
 from tests.helpers.places import ROOT
+from tests.helpers.runs import with_overrides
 
 pytestmark = pytest.mark.slow
 
@@ -45,9 +46,7 @@ def _run(*argv: str, cwd: Path, env: dict[str, str] | None = None) -> subprocess
 
 
 def _small(*overrides: str) -> list[str]:
-    """Return the settings of a small run; a later one of the same key wins."""
-    settings = dict(setting.split("=", 1) for setting in [*SMALL, *overrides])
-    return [f"{key}={value}" for key, value in settings.items()]
+    return with_overrides(SMALL, *overrides)
 
 
 def _train(*argv: str, cwd: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess:
