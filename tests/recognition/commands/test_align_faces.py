@@ -189,6 +189,7 @@ def test_landmarks_of_another_kind_are_refused(bad: str, tmp_path: Path, capsys:
     assert "old.jsonl:2: " in line and "expected a line of an align.jsonl; let align_faces.py write it" in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

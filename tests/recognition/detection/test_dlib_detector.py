@@ -21,6 +21,7 @@ def _photo(person: int, number: int) -> np.ndarray:
     return np.dstack([cv2.copyMakeBorder(gray, 20, 20, 20, 20, cv2.BORDER_REPLICATE)] * 3)
 
 
+@pytest.mark.slow
 @needs_photos(ORL)
 def test_people_are_nearer_to_themselves() -> None:
     """Detect, align, embed: every photo is nearest to one of its own person."""

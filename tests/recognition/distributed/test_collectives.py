@@ -104,6 +104,7 @@ def _fails_on_rank_1(world: World) -> None:
     collectives.barrier(world)
 
 
+@pytest.mark.slow
 def test_the_harness_reports_the_rank_that_failed() -> None:
     with pytest.raises(AssertionError, match=r"rank 1 failed:(.|\n)*as planned"):
         run_world(2, _fails_on_rank_1)

@@ -149,6 +149,7 @@ def _count_collectives(world: World) -> list[str]:
     return calls
 
 
+@pytest.mark.slow
 def test_a_step_is_five_collectives() -> None:
     for calls in run_world(2, _count_collectives):
         assert calls == ["gather", "gather", "gather", "reduce", "reduce"]

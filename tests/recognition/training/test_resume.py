@@ -118,6 +118,7 @@ def records(folder: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in row.items() if key not in clock} for row in rows]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", world_sizes(1, 2, long=3))
 def test_a_disturbed_run_ends_with_the_bits_of_an_undisturbed_one(size: int, tmp_path: Path) -> None:
     for rank, same in enumerate(run_world(size, every_case, str(tmp_path), timeout_s=240)):
