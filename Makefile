@@ -6,17 +6,17 @@ BIN := $(VENV)/bin
 .PHONY: help setup align browser demo demo-short test test-quick test-all faults fuzz lint bench
 
 help:
-	@echo "make demo    render faces, train on two processes, verify on people never seen"
-	@echo "make test    the test suite (CPU only, under 10 minutes on 2 cores)"
-	@echo "make test-quick  the tests for after each change (under 90 seconds on 2 cores)"
-	@echo "make test-all    every test, with those that only .ci/run needs"
-	@echo "make faults  kill, stop, starve and damage real jobs; a table of what came of it (20 minutes on 2 cores)"
-	@echo "make lint    ruff and mypy"
-	@echo "make bench   the benchmarks at sizes that fit a laptop"
-	@echo "make fuzz    a million hostile inputs over every reader of untrusted files (RUNS=...)"
-	@echo "make setup   only create .venv"
-	@echo "make browser .venv with what drives the browser of the review page's tests (and Debian's chromium: apt-get)"
-	@echo "make align   .venv with what the detectors and clustering need: dlib's models, MTCNN's weights, onnxruntime, faiss, numba"
+	@echo "make demo        render faces, train on two processes, verify on people never seen"
+	@echo "make test        the test suite (CPU only, under 10 minutes on 2 cores)"
+	@echo "make test-quick  the quick part of it, for after each change (under 90 seconds on 2 cores)"
+	@echo "make test-all    every test, with the long ones that .ci/run needs"
+	@echo "make faults      kill, stop, starve and damage real jobs; a table of what came of it (20 minutes on 2 cores)"
+	@echo "make lint        ruff and mypy"
+	@echo "make bench       the benchmarks at sizes that fit a laptop"
+	@echo "make fuzz        a million hostile inputs over every reader of untrusted files (RUNS=...)"
+	@echo "make setup       only create .venv"
+	@echo "make browser     .venv with what drives the browser of the review page's tests (and Debian's chromium: apt-get)"
+	@echo "make align       .venv with what the detectors and clustering need: dlib's models, MTCNN's weights, onnxruntime, faiss, numba"
 
 setup: $(VENV)/.ready
 
