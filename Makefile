@@ -3,18 +3,20 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup align browser demo demo-short test faults fuzz lint bench
+.PHONY: help setup align browser demo demo-short test test-quick test-long faults fuzz lint bench
 
 help:
-	@echo "make demo    render faces, train on two processes, verify on people never seen"
-	@echo "make test    the whole test suite (CPU only, under 10 minutes on 2 cores)"
-	@echo "make faults  kill, stop, starve and damage real jobs; a table of what came of it (20 minutes on 2 cores)"
-	@echo "make lint    ruff and mypy"
-	@echo "make bench   the benchmarks at sizes that fit a laptop"
-	@echo "make fuzz    a million hostile inputs over every reader of untrusted files (RUNS=...)"
-	@echo "make setup   only create .venv"
-	@echo "make browser .venv with what drives the browser of the review page's tests (and Debian's chromium: apt-get)"
-	@echo "make align   .venv with what the detectors and clustering need: dlib's models, MTCNN's weights, onnxruntime, faiss, numba"
+	@echo "make demo        render faces, train on two processes, verify on people never seen"
+	@echo "make test        the test suite (CPU only, under 10 minutes on 2 cores)"
+	@echo "make test-quick  the quick part of it, for after each change (under 90 seconds on 2 cores)"
+	@echo "make test-long   the tests that only .ci/run runs: many seconds for what the others show in a smaller way"
+	@echo "make faults      kill, stop, starve and damage real jobs; a table of what came of it (20 minutes on 2 cores)"
+	@echo "make lint        ruff and mypy"
+	@echo "make bench       the benchmarks at sizes that fit a laptop"
+	@echo "make fuzz        a million hostile inputs over every reader of untrusted files (RUNS=...)"
+	@echo "make setup       only create .venv"
+	@echo "make browser     .venv with what drives the browser of the review page's tests (and Debian's chromium: apt-get)"
+	@echo "make align       .venv with what the detectors and clustering need: dlib's models, MTCNN's weights, onnxruntime, faiss, numba"
 
 setup: $(VENV)/.ready
 
@@ -33,8 +35,15 @@ align: setup
 browser: setup
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[browser]"
 
+# Three levels, by the marks `slow` and `long` (CONTRIBUTING.md).
 test: setup
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -m "not long"
+
+test-quick: setup
+	$(BIN)/python -m pytest -q -m "not slow and not long"
+
+test-long: setup
+	$(BIN)/python -m pytest -q -m long
 
 # docs/faults.md. Broken off, it goes on where it was; FAULTS=--overwrite begins anew.
 FAULTS ?=

@@ -23,9 +23,9 @@ from recognition.__main__ import commands
 from recognition.backbones import build_backbone
 from recognition.backbones.weights import save_backbone
 from recognition.commands.pack_rec import main as pack_rec
-from recognition.config.loader import ROOT
 from recognition.formats.pairs_bin import write_pairs
 from recognition.images.codec import encode_jpeg
+from tests.helpers.places import ROOT
 
 MODULES = {
     "train_v2": "recognition.commands.train",

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from recognition.commands import train
-from recognition.config.loader import ROOT, load_config
+from recognition.config.loader import load_config
+from tests.helpers.places import ROOT
 
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.yaml"))
 # What a config leaves to the data is stated here: a check needs no data, but then it needs their sizes.

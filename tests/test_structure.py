@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import recognition
+from tests.helpers.places import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 PATH_LINE = "sys.path[0] = str(Path(__file__).resolve().parent{})  # the root, so that no file here shadows the library"
 SOURCES = sorted((ROOT / "recognition").rglob("*.py"))
 DOORS = [*sorted((ROOT / "data_tools").glob("*.py")), ROOT / "eval/verify.py", ROOT / "train_v2.py"]
@@ -161,6 +161,7 @@ def test_a_public_name_is_where_the_library_says(name: str) -> None:
     assert getattr(recognition, name).__doc__
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", [*DOORS, *BENCHMARKS], ids=_place)
 def test_every_script_explains_itself_from_any_folder(path: Path, tmp_path: Path) -> None:
     done = subprocess.run(

@@ -47,7 +47,8 @@ class ResidualUnit(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
         residual = self.prelu(self.bn2(self.conv1(self.bn1(x))))
-        return self.bn3(self.conv2(residual)) + shortcut
+        y: torch.Tensor = self.bn3(self.conv2(residual)) + shortcut
+        return y
 
 
 class IResNet(nn.Module):
@@ -97,7 +98,8 @@ class IResNet(nn.Module):
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         x = self.dropout(self.bn2(x).flatten(1))
         with full_precision(x):
-            return self.features(self.fc(x.to(self.fc.weight.dtype)))
+            embeddings: torch.Tensor = self.features(self.fc(x.to(self.fc.weight.dtype)))
+            return embeddings
 
 
 def _stage(depth: int, in_channels: int, channels: int) -> nn.Sequential:

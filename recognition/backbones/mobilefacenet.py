@@ -33,7 +33,8 @@ class ConvUnit(nn.Module):
         self.layers = nn.Sequential(*parts)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.layers(x)
+        y: torch.Tensor = self.layers(x)
+        return y
 
 
 class Bottleneck(nn.Module):
@@ -49,7 +50,8 @@ class Bottleneck(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.layers(x) if self.has_shortcut else self.layers(x)
+        y: torch.Tensor = self.layers(x)
+        return x + y if self.has_shortcut else y
 
 
 class BottleneckStack(nn.Module):
@@ -60,7 +62,8 @@ class BottleneckStack(nn.Module):
         self.layers = nn.Sequential(*(Bottleneck(channels, hidden, channels) for _ in range(depth)))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.layers(x)
+        y: torch.Tensor = self.layers(x)
+        return y
 
 
 class GlobalDepthwise(nn.Module):
@@ -77,7 +80,8 @@ class GlobalDepthwise(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.layers(x)
+        y: torch.Tensor = self.layers(x)
+        return y
 
 
 class MobileFaceNet(nn.Module):
@@ -117,7 +121,8 @@ class MobileFaceNet(nn.Module):
         for layer in self.layers:
             x = layer(x)
         with full_precision(x):
-            return self.features(self.conv_sep(x.to(_weight_dtype(self.conv_sep))))
+            embeddings: torch.Tensor = self.features(self.conv_sep(x.to(_weight_dtype(self.conv_sep))))
+            return embeddings
 
 
 def _weight_dtype(module: nn.Module) -> torch.dtype:

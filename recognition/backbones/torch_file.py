@@ -160,7 +160,7 @@ def _no_storage(key: str, num_bytes: int) -> None:
     raise RefusedFileError("its head names a storage")
 
 
-class _Inert(dict):
+class _Inert(dict[Any, Any]):
     """What every allowed call returns: takes entries, attributes and state, and keeps none of them but entries."""
 
     def __setstate__(self, state: object) -> None:
@@ -183,11 +183,11 @@ def _called(*args: object) -> _Inert:
 
 
 # The unpickler in Python, not the one in C: its operations can be replaced, and its slots are a dict, so that a store
-# into slot 2^31 costs nothing.
+# into slot 2^31 costs nothing. Its stub lacks most of what it has.
 _Unpickler: Any = pickle._Unpickler
 
 
-class _DryRun(_Unpickler):
+class _DryRun(_Unpickler):  # type: ignore[misc]
     """Runs a pickle of torch's with stand-ins."""
 
     dispatch: ClassVar[dict[int, Callable[..., None]]] = {

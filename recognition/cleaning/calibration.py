@@ -254,7 +254,8 @@ def _without(within: np.ndarray, between: np.ndarray, share: float) -> np.ndarra
 
 
 def _cumulated(counts: np.ndarray) -> np.ndarray:
-    return np.cumsum(counts) / max(1, counts.sum())
+    shares: np.ndarray = np.cumsum(counts) / max(1, counts.sum())
+    return shares
 
 
 def _edge(index: int) -> float:

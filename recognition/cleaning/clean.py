@@ -93,7 +93,7 @@ def review_again(output: Path, settings: CleanSettings, work: Path, review: Revi
 
     Raises DataError when the cleaning was asked for something else than `settings`.
     """
-    summary = json.loads((output / SUMMARY).read_text(encoding="utf-8"))
+    summary: dict[str, Any] = json.loads((output / SUMMARY).read_text(encoding="utf-8"))
     old, new = summary["settings"], settings.as_json()
     differing = sorted(name for name in new if old.get(name) != new[name])
     if differing:

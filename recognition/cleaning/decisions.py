@@ -46,7 +46,8 @@ class Decisions:
     @property
     def kept(self) -> np.ndarray:
         """Bool [n]: which pictures stay in the set."""
-        return self.action != DROP
+        kept: np.ndarray = self.action != DROP
+        return kept
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,8 @@ def final_identity(line: dict[str, Any]) -> str | None:
     """Return the identity that a decided picture ends in; None when it is dropped."""
     if line["decision"] == "drop":
         return None
-    return line["identity"] if line["to"] is None else line["to"]
+    identity: str = line["identity"] if line["to"] is None else line["to"]
+    return identity
 
 
 def count_decisions(decisions: Path) -> dict[str, Any]:

@@ -44,7 +44,7 @@ class Pictures:
     def name(self, row: int) -> str:
         """Return the path of a picture below the folder of faces."""
         start = int(self._offsets[row])
-        return json.loads(self._keys[start : self._keys.find(b"\n", start)])[0]
+        return str(json.loads(self._keys[start : self._keys.find(b"\n", start)])[0])
 
     def units(self, rows: np.ndarray) -> np.ndarray:
         """Return the embeddings of rows [m] as float32 [m, D] of length one; DataError when one is not finite."""
@@ -55,7 +55,7 @@ class Pictures:
 
     @property
     def dimension(self) -> int:
-        return self._vectors.shape[1]
+        return int(self._vectors.shape[1])
 
     @property
     def fingerprint(self) -> list[int]:

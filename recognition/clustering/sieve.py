@@ -36,7 +36,7 @@ class Sieve:
 def _prefers_bfloat16(device: torch.device) -> bool:
     """Return whether products are faster in bfloat16: where the processor has no such units they are much slower."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     return _product_seconds(torch.bfloat16) < _product_seconds(torch.float32)
 
 

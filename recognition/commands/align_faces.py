@@ -195,7 +195,7 @@ def _read_records(path: Path) -> Iterator[dict[str, Any]]:
 
 def _parse_record(place: str, line: str) -> dict[str, Any]:
     try:
-        record = json.loads(line)
+        record: dict[str, Any] = json.loads(line)
         faces_of_record(record)
         if not all(isinstance(record[key], str) for key in ("photo", "status")):
             raise TypeError("photo and status are not text")

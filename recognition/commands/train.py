@@ -34,13 +34,13 @@ from recognition.training.class_means import start_from_class_means
 from recognition.training.interrupts import Stopped, ignore_save_requests
 from recognition.training.meters import attach_log_files
 from recognition.training.preflight import preflight
-from recognition.training.publish import revision
 from recognition.training.shortage import shortages_told
 from recognition.training.start import find_start, mark_launcher, resumes, tidy
 from recognition.training.trainer import Trainer
 from recognition.training.wandb_run import require_wandb
 from recognition.verification.validation import build_validators
 from recognition.work.files import write_text
+from recognition.work.revision import find_revision
 
 logger = logging.getLogger(__name__)
 
@@ -121,6 +121,6 @@ def _plan(config: Config, dataset: Dataset | None, world_size: int) -> Plan:
 def _provenance() -> str:
     return (
         f"# command: {shlex.join(sys.argv)}\n"
-        f"# revision: {revision()}\n"
+        f"# revision: {find_revision()}\n"
         f"# versions: python {sys.version.split()[0]}, torch {torch.__version__}\n"
     )

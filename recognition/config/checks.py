@@ -111,7 +111,7 @@ class _Changed:
         self._defaults = flatten(Config())
 
     def __contains__(self, key: str) -> bool:
-        return self._flat[key] != self._defaults[key]
+        return bool(self._flat[key] != self._defaults[key])
 
 
 def _problems(config: Config, changed: _Changed) -> Iterator[tuple[str, str]]:

@@ -65,7 +65,7 @@ def build(cls: type[T], tree: MappingValue, places: dict[str, str], prefix: str 
             raise ConfigError(f"{place}: {key}: unknown key{suggest(key)}")
         if dataclasses.is_dataclass(kinds[name]):
             section = _section(value, place, key)
-            values[name] = build(kinds[name], section, places, f"{key}.")  # type: ignore[arg-type]
+            values[name] = build(kinds[name], section, places, f"{key}.")
         else:
             values[name] = convert(value, kinds[name], f"{place}: {key}")
             places[key] = place

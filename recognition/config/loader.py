@@ -21,8 +21,9 @@ from recognition.registry import nearest
 
 __all__ = ["dump_config", "find_config", "flatten", "load_config"]
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-"""The folder that holds recognition/ and, in a checkout, configs/."""
+_PACKAGE = Path(__file__).resolve().parent.parent
+ROOT = _PACKAGE if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent
+"""The folder that holds the configs/ that come along: recognition/ when installed, else the root of the checkout."""
 _LONGEST_CHAIN = 20
 
 
@@ -41,14 +42,19 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
 
 
 def find_config(path: str) -> Path:
-    """Return the file that `path` means, with or without `.yaml`: here, else in the folder that holds recognition/."""
-    for folder in (Path(), ROOT):
+    """Return the file that `path` means, with or without `.yaml`.
+
+    Looked for here, then beside and inside the configs/ that come along: `configs/demo` and `demo` are the same file
+    in a checkout and where the library is installed.
+    """
+    folders = (Path(), ROOT, ROOT / "configs")
+    for folder in folders:
         for candidate in (folder / path, folder / f"{path}.yaml"):
             if _is_file(candidate):
                 return candidate
-    neighbors = {file.stem for folder in (Path(), ROOT) for file in (folder / path).parent.glob("*.yaml")}
+    neighbors = {file.stem for folder in folders for file in (folder / path).parent.glob("*.yaml")}
     hint = nearest(Path(path).stem, neighbors) if neighbors else "; expected a YAML file"
-    raise ConfigError(f"{path}: no such config; expected it here or in {ROOT}, with or without .yaml{hint}")
+    raise ConfigError(f"{path}: no such config; expected it here or in {ROOT / 'configs'}, with or without .yaml{hint}")
 
 
 def dump_config(config: Config) -> str:

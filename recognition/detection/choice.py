@@ -28,5 +28,6 @@ def choose_faces(faces: Faces, policy: Policy, picture: tuple[int, int]) -> np.n
     if policy == "center":
         centers = (faces.boxes[:, :2] + faces.boxes[:, 2:]) / 2
         away = centers - np.array([picture[1], picture[0]]) / 2
-        return np.argmax(areas - 2 * (away**2).sum(1), keepdims=True)
+        best: np.ndarray = np.argmax(areas - 2 * (away**2).sum(1), keepdims=True)
+        return best
     return by_area[:1]

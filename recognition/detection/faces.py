@@ -58,14 +58,16 @@ def no_faces() -> Faces:
 def box_areas(boxes: np.ndarray) -> np.ndarray:
     """Return the areas [n] of boxes [n, 4]; a box turned inside out has none."""
     sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 0)
-    return sides[:, 0] * sides[:, 1]
+    areas: np.ndarray = sides[:, 0] * sides[:, 1]
+    return areas
 
 
 def iou(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     """Return the intersection over union [n] of one box [4] with boxes [n, 4]."""
     shared = _intersections(box, boxes)
     union = box_areas(box[None]) + box_areas(boxes) - shared
-    return shared / np.maximum(union, 1e-9)
+    ratios: np.ndarray = shared / np.maximum(union, 1e-9)
+    return ratios
 
 
 def suppress(boxes: np.ndarray, scores: np.ndarray, threshold: float, *, by_smaller: bool = False) -> np.ndarray:
@@ -91,4 +93,5 @@ def suppress(boxes: np.ndarray, scores: np.ndarray, threshold: float, *, by_smal
 def _intersections(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     sides = np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2])
     sides = np.maximum(sides, 0)
-    return sides[:, 0] * sides[:, 1]
+    areas: np.ndarray = sides[:, 0] * sides[:, 1]
+    return areas

@@ -139,7 +139,8 @@ class Mtcnn:
         points = _paired(self._run(OUTPUT, both)[2])
         plain, mirrored = points[: len(windows)], points[len(windows) :]
         mirrored = np.stack([1 - mirrored[..., 0], mirrored[..., 1]], 2)[:, _MIRRORED]
-        return _onto_picture((plain + mirrored) / 2, matrices).mean(0)
+        means: np.ndarray = _onto_picture((plain + mirrored) / 2, matrices).mean(0)
+        return means
 
     def _judge(self, stage: Stage, levels: Sequence[np.ndarray], matrices: np.ndarray) -> list[np.ndarray]:
         """Run a network over the windows that `matrices` show, in batches of bounded memory."""
@@ -177,14 +178,17 @@ def view_matrices(landmarks: np.ndarray, side: int) -> np.ndarray:
 
 def _paired(points: np.ndarray) -> np.ndarray:
     """Turn the network's [n, 10], five x and five y in [0, 1], into [n, 5, 2]."""
-    return points.reshape(-1, 2, 5).transpose(0, 2, 1)
+    pairs: np.ndarray = points.reshape(-1, 2, 5).transpose(0, 2, 1)
+    return pairs
 
 
 def _onto_picture(points: np.ndarray, matrices: np.ndarray) -> np.ndarray:
     """Take points [n, 5, 2], in [0, 1] over their windows, to pixels of the picture."""
     pixels = points * OUTPUT.window - 0.5
-    return np.einsum("nij,nkj->nki", matrices[:, :, :2], pixels) + matrices[:, None, :, 2]
+    moved: np.ndarray = np.einsum("nij,nkj->nki", matrices[:, :, :2], pixels) + matrices[:, None, :, 2]
+    return moved
 
 
 def _probability(logits: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-logits))
+    probability: np.ndarray = 1 / (1 + np.exp(-logits))
+    return probability

@@ -74,14 +74,16 @@ def load_stage(stage: Stage, path: Path) -> StageNet:
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as err:  # torch raises a dozen kinds for a damaged file
-        raise CheckpointError(f"{path}: cannot be read as weights ({err}); run data_tools/fetch_weights.py") from err
+        raise CheckpointError(
+            f"{path}: cannot be read as weights ({err}); run python -m recognition fetch_weights"
+        ) from err
     network = StageNet(stage)
     try:
         network.load_state_dict(_renamed(stage, stored))
     except (KeyError, RuntimeError, AttributeError, TypeError) as err:
         raise CheckpointError(
             f"{path}: does not hold the weights of MTCNN's {stage.name} ({str(err).splitlines()[0]}); "
-            "run data_tools/fetch_weights.py"
+            "run python -m recognition fetch_weights"
         ) from err
     return network.eval().requires_grad_(False)
 

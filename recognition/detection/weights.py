@@ -21,6 +21,6 @@ def find_mtcnn(folder: Path | None = None) -> Path:
     for name in MTCNN_FILES:
         if not (folder / name).is_file():
             raise CheckpointError(
-                f"{folder / name}: no such file; expected MTCNN's weights; run: python data_tools/fetch_weights.py"
+                f"{folder / name}: no such file; expected MTCNN's weights; run: python -m recognition fetch_weights"
             )
     return folder

@@ -89,4 +89,5 @@ def squared(boxes: np.ndarray) -> np.ndarray:
 
 def moved(boxes: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """Shift the edges of boxes [n, 4] by offsets [n, 4] in units of their sides."""
-    return boxes + offsets * np.tile(boxes[:, 2:] - boxes[:, :2], 2)
+    shifted: np.ndarray = boxes + offsets * np.tile(boxes[:, 2:] - boxes[:, :2], 2)
+    return shifted

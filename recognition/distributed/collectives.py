@@ -34,7 +34,7 @@ def gather_rows(rows: Tensor, world: World) -> Tensor:
     """
     if world.size == 1:
         return rows
-    gathered: Tensor = _GatherRows.apply(rows, world)
+    gathered: Tensor = _GatherRows.apply(rows, world)  # type: ignore[no-untyped-call]
     return gathered
 
 

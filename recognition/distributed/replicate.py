@@ -72,7 +72,7 @@ class _ZeroOfAllParameters(nn.Module):
         return total
 
 
-def holding_back(replica: nn.Module) -> contextlib.AbstractContextManager:
+def holding_back(replica: nn.Module) -> contextlib.AbstractContextManager[None]:
     """Return a context in which backward adds to this rank's gradients and sends nothing, for all but the last
     micro-batch of a step."""
     return replica.no_sync() if isinstance(replica, DistributedDataParallel) else contextlib.nullcontext()
@@ -157,7 +157,7 @@ class SyncBatchNorm(_BatchNorm):
         self._update_running(mean, var, count)
         weight = self.weight if self.weight is not None else torch.ones_like(mean)
         bias = self.bias if self.bias is not None else torch.zeros_like(mean)
-        normalized: Tensor = _Normalize.apply(input, weight, bias, mean, var, count, self.eps, world)
+        normalized: Tensor = _Normalize.apply(input, weight, bias, mean, var, count, self.eps, world)  # type: ignore[no-untyped-call]
         return normalized
 
     @torch.no_grad()

@@ -18,6 +18,8 @@ from typing import Literal
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from recognition.errors import ArcShardError, ConfigError
 
@@ -73,11 +75,11 @@ def join_world(device: Literal["auto", "cpu", "cuda"] = "auto", *, timeout_s: fl
 
 
 def _join(world: World, timeout: datetime.timedelta) -> None:
-    store, _, _ = next(iter(dist.rendezvous("env://", world.rank, world.size, timeout=timeout)))
+    store, _, _ = next(iter(rendezvous("env://", world.rank, world.size, timeout=timeout)))
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         # torchrun's store outlives a restart, and with it the addresses of dead processes: whoever comes first would
         # read the one that the other has not replaced yet.
-        store = dist.PrefixStore(f"start {declared_restart()}", store)
+        store = PrefixStore(f"start {declared_restart()}", store)
     backend = "cpu:gloo,cuda:nccl" if world.device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=world.rank, world_size=world.size, timeout=timeout)
 

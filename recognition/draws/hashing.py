@@ -19,7 +19,8 @@ def mix64(x: Integers) -> Integers:
     """
     x = (x ^ (x >> 30 & 0x3FFFFFFFF)) * _signed(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> 27 & 0x1FFFFFFFFF)) * _signed(0x94D049BB133111EB)
-    return x ^ (x >> 31 & 0x1FFFFFFFF)
+    x = x ^ (x >> 31 & 0x1FFFFFFFF)
+    return x
 
 
 def derive_key(*counters: int) -> int:

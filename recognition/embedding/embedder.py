@@ -103,8 +103,8 @@ class Embedder:
 
     def _flip_sum(self, images_rgb: np.ndarray) -> torch.Tensor:
         images = torch.from_numpy(np.ascontiguousarray(images_rgb)).to(self.device)
-        plain = self.module(to_network(images))
-        mirrored = self.module(to_network(images, torch.ones(len(images), dtype=torch.bool)))
+        plain: torch.Tensor = self.module(to_network(images))
+        mirrored: torch.Tensor = self.module(to_network(images, torch.ones(len(images), dtype=torch.bool)))
         return (plain.float() + mirrored.float()).cpu()
 
     def _autocast(self) -> contextlib.AbstractContextManager[None]:

@@ -62,10 +62,12 @@ class OnnxEmbedder:
         images = torch.from_numpy(np.ascontiguousarray(images_rgb))
         mirrored = torch.ones(len(images), dtype=torch.bool)
         plain, other = (self._run(to_network(images, flip).numpy()) for flip in (None, mirrored))
-        return (plain + other).astype(np.float32)
+        summed: np.ndarray = (plain + other).astype(np.float32)
+        return summed
 
     def _run(self, images: np.ndarray) -> np.ndarray:
         try:
+            found: np.ndarray
             (found,) = self._session.run(None, {self._input: images})
         # onnxruntime's errors have no common class.
         except Exception as err:
@@ -110,7 +112,8 @@ class BlockEmbedder:
     def dimension(self, model: str) -> int:
         """Return D, by one image; errors say that the set is unusable, or that `model` does not take its images."""
         image = read_block(self.source, 0)[:1]
-        return try_images(self.embedder.embed, image, place=f"{model}:", advice="align the faces to that").shape[1]
+        found = try_images(self.embedder.embed, image, place=f"{model}:", advice="align the faces to that")
+        return int(found.shape[1])
 
 
 def prepare_blocks(faces: Path, model: str, network: str | None, batch_size: int, device: str) -> BlockEmbedder:

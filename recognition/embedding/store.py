@@ -268,7 +268,8 @@ class EmbeddingStore:
     @property
     def missing(self) -> list[int]:
         """The blocks still to be written."""
-        return np.flatnonzero(np.asarray(self._done) == 0).tolist()
+        blocks: list[int] = np.flatnonzero(np.asarray(self._done) == 0).tolist()
+        return blocks
 
     def write(self, block: int, vectors: np.ndarray) -> None:
         """Store the embeddings of a block."""

@@ -220,7 +220,7 @@ class WorkerSource:
         self._free.append(slot)
 
     def take(self, slot: int) -> torch.Tensor:
-        taken = self.slots[slot].clone()
+        taken: torch.Tensor = self.slots[slot].clone()
         self.release(slot)
         return taken
 

@@ -64,7 +64,8 @@ def _as_range(slots: Slots) -> Slots:
 
 
 def _find_header(keys: npt.NDArray[np.int64], read_payload: Callable[[int], bytes]) -> int | None:
-    for slot in np.flatnonzero(keys == 0).tolist():
+    slots: list[int] = np.flatnonzero(keys == 0).tolist()
+    for slot in slots:
         if is_marker(read_payload(slot)):
             return slot
     return None

@@ -154,7 +154,8 @@ class _Array:
 
     def values(self) -> list[int]:
         order = "<" if self.dtype.code[-1] != "1" else "|"
-        return np.frombuffer(self.raw, np.dtype(order + self.dtype.code)).astype(np.int64).tolist()
+        numbers: list[int] = np.frombuffer(self.raw, np.dtype(order + self.dtype.code)).astype(np.int64).tolist()
+        return numbers
 
 
 def _scalar(dtype: object, raw: object) -> object:

@@ -53,4 +53,5 @@ def _close_pairs(hashes: npt.NDArray[np.uint64], quarter: npt.NDArray[np.uint32]
 
 def _num_bits(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
     octets = np.ascontiguousarray(words).view(np.uint8).reshape(len(words), -1)
-    return np.unpackbits(octets, axis=1).sum(1)
+    bits: npt.NDArray[np.int64] = np.unpackbits(octets, axis=1).sum(1)
+    return bits

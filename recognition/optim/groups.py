@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -45,7 +46,7 @@ def step_unless(optimizer: torch.optim.Optimizer, refused: torch.Tensor) -> None
     optimizer.step()
 
 
-def _decay_groups(parameters: list[nn.Parameter], weight_decay: float, decay_all: bool) -> list[dict]:
+def _decay_groups(parameters: list[nn.Parameter], weight_decay: float, decay_all: bool) -> list[dict[str, Any]]:
     if decay_all:
         return [{"params": parameters, "weight_decay": weight_decay}]
     matrices = [p for p in parameters if p.ndim > 1]

@@ -41,4 +41,4 @@ class Schedule:
         left = 1.0 - min(step - self.warmup_steps, span) / span
         if self.shape == "cosine":
             return self.base_lr * 0.5 * (1.0 - math.cos(math.pi * left))
-        return self.base_lr * left**self.power
+        return float(self.base_lr * left**self.power)

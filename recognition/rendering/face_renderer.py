@@ -216,7 +216,8 @@ def _draw_eye(sketch: _Sketch, person: Person, side: int) -> np.ndarray:
         high = np.interp(disc[:, 0], across, lower)
         sketch.fill(np.stack([disc[:, 0], np.clip(disc[:, 1], low, high)], axis=1) + center, color)
     sketch.stroke(top, person.skin * 0.3, person.lid)
-    return sketch.project(center[None])[0]
+    projected: np.ndarray = sketch.project(center[None])[0]
+    return projected
 
 
 def _draw_brow(sketch: _Sketch, person: Person, side: int) -> None:
@@ -242,7 +243,8 @@ def _draw_nose(sketch: _Sketch, person: Person) -> np.ndarray:
         sketch.fill(nostril, person.skin * 0.35, lift=0.1)
         wing = np.array([[width * 0.95, tip - 0.06], [width * 1.08, tip + 0.04], [width * 0.85, tip + 0.13]])
         sketch.stroke(wing * (sign, 1), person.skin * 0.6, 0.035, lift=0.06)
-    return sketch.project(np.array([[0.0, tip]]), lift=0.22)[0]
+    projected: np.ndarray = sketch.project(np.array([[0.0, tip]]), lift=0.22)[0]
+    return projected
 
 
 def _draw_mouth(sketch: _Sketch, person: Person) -> np.ndarray:
@@ -337,7 +339,8 @@ def _develop(image: np.ndarray, shot: Shot, rng: np.random.Generator) -> np.ndar
     gamma, contrast, haze = np.exp(rng.normal(0, 0.14)), rng.uniform(0.75, 1.05), rng.uniform(0, 25)
     table = 255 * np.power(np.arange(256) / 255, gamma) * contrast + haze
     noise = rng.integers(-128, 128, lit.shape, dtype=np.int8) * np.float32(rng.uniform(0, 12) / 128)
-    return np.clip(table.astype(np.float32)[lit] + noise, 0, 255).astype(np.uint8)
+    exposed: np.ndarray = np.clip(table.astype(np.float32)[lit] + noise, 0, 255).astype(np.uint8)
+    return exposed
 
 
 def _shade(size: int, shot: Shot, rng: np.random.Generator) -> np.ndarray:
@@ -355,7 +358,8 @@ def _shade(size: int, shot: Shot, rng: np.random.Generator) -> np.ndarray:
         normal = (np.array([np.cos(angle), np.sin(angle)]) / width).astype(np.float32)
         edge = (pixels - rng.uniform(0.2, 0.8) * size)[None, :] * normal[0] + (pixels - 0.5 * size)[:, None] * normal[1]
         shade *= 1 - np.float32(rng.uniform(0.2, 0.55)) / (1 + np.exp(np.clip(edge.astype(np.float32), -30, 30)))
-    return shade.astype(np.float32)
+    single: np.ndarray = shade.astype(np.float32)
+    return single
 
 
 def _face_outline(person: Person) -> np.ndarray:
@@ -388,7 +392,8 @@ def _band(across: np.ndarray, top: np.ndarray, bottom: np.ndarray) -> np.ndarray
 
 
 def _hair(sketch: _Sketch, person: Person) -> np.ndarray:
-    return np.clip(person.hair_color + sketch.shot.hair_tint, 3, 250)
+    color: np.ndarray = np.clip(person.hair_color + sketch.shot.hair_tint, 3, 250)
+    return color
 
 
 def _rotation(yaw: float, pitch: float, roll: float) -> np.ndarray:
@@ -396,4 +401,5 @@ def _rotation(yaw: float, pitch: float, roll: float) -> np.ndarray:
     turn = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
     nod = np.array([[1, 0, 0], [0, cp, -sp], [0, sp, cp]])
     lean = np.array([[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]])
-    return lean @ nod @ turn
+    turned: np.ndarray = lean @ nod @ turn
+    return turned

@@ -140,7 +140,8 @@ class _Means:
                 f"{self._source}: gives embeddings that are not finite or have no length; expected a trained network; "
                 "check init_from, or set head.init: random"
             )
-        return vectors / lengths
+        units: npt.NDArray[np.float64] = vectors / lengths
+        return units
 
     def _read(self, image: int) -> Picture | BadRecord:
         try:

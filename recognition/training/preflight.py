@@ -17,12 +17,13 @@ import safetensors
 import torch
 import yaml
 
-from recognition.config.loader import ROOT, flatten
+from recognition.config.loader import flatten
 from recognition.config.schema import Config
 from recognition.distributed.together import together
 from recognition.distributed.world import World
 from recognition.errors import ConfigError
 from recognition.feed.datasets import Dataset, open_dataset
+from recognition.work.revision import PACKAGE
 
 logger = logging.getLogger(__name__)
 
@@ -95,9 +96,8 @@ def differences(every: Sequence[Facts], sections: Sequence[str]) -> Iterator[str
 
 def _code() -> dict[str, str]:
     """Return the hash of every source file that a training runs."""
-    files = (ROOT / "recognition").rglob("*.py")
     return {
-        path.relative_to(ROOT).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-        for path in files
+        path.relative_to(PACKAGE.parent).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+        for path in PACKAGE.rglob("*.py")
         if path.is_file()
     }

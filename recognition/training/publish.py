@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import logging
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,9 +12,10 @@ from torch import nn
 from recognition.backbones.architecture import Architecture
 from recognition.backbones.metadata import ModelMetadata
 from recognition.backbones.weights import RUN_MODEL, RUN_WEIGHTS, save_model
-from recognition.config.loader import ROOT, flatten
+from recognition.config.loader import flatten
 from recognition.config.schema import Config
 from recognition.training.state import TrainState
+from recognition.work.revision import find_revision
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +39,7 @@ def describe_model(config: Config, state: TrainState, dataset: Mapping[str, int 
         Architecture.of(config.backbone, config.data.image_size),
         dataset=dataset,
         config=portable_config(config),
-        revision=revision(),
+        revision=find_revision(),
         metrics=_metrics(state),
     )
 
@@ -48,17 +47,6 @@ def describe_model(config: Config, state: TrainState, dataset: Mapping[str, int 
 def portable_config(config: Config) -> dict[str, Any]:
     """Return the config by dotted key, as JSON holds it, without what belongs to this machine."""
     return {key: value for key, value in flatten(config).items() if key not in LOCAL_KEYS}
-
-
-@functools.cache
-def revision() -> str:
-    """Return what git calls the code that runs, or "unknown"."""
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    except OSError:  # there is no git
-        return "unknown"
-    return found or "unknown"
 
 
 def _metrics(state: TrainState) -> dict[str, Any]:

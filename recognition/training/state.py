@@ -29,7 +29,7 @@ class TrainState:
     unreported_sums: dict[str, str] = field(default_factory=dict)
     """Of the values of the steps since the last report; as text, since JSON has no NaN."""
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         """Return a JSON-ready copy."""
         return asdict(self)
 

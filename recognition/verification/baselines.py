@@ -44,7 +44,8 @@ def _pixels(rgb: np.ndarray) -> np.ndarray:
     if rgb.shape[:2] != (PIXEL_SIDE, PIXEL_SIDE):
         rgb = cv2.resize(rgb, (PIXEL_SIDE, PIXEL_SIDE), interpolation=cv2.INTER_AREA)
     pixels = rgb.reshape(-1).astype(np.float64)
-    return pixels - pixels.mean()
+    centered: np.ndarray = pixels - pixels.mean()
+    return centered
 
 
 def _histogram(rgb: np.ndarray) -> np.ndarray:

@@ -87,7 +87,8 @@ def unit_rows(embeddings: npt.ArrayLike) -> Floats:
 def pair_distances(embeddings: npt.ArrayLike) -> Floats:
     """Return the squared L2 distance of each pair: rows 2i and 2i+1 of `embeddings` [2n, D], scaled to length one."""
     units = unit_rows(embeddings)
-    return np.sum(np.square(units[0::2] - units[1::2]), axis=1)
+    distances: npt.NDArray[np.float64] = np.sum(np.square(units[0::2] - units[1::2]), axis=1)
+    return distances
 
 
 def fold_sizes(num_pairs: int, folds: int) -> list[int]:

@@ -12,7 +12,6 @@ import fnmatch
 import json
 import os
 import shutil
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -29,11 +28,11 @@ from recognition.console import Stopwatch, count, duration, progress
 from recognition.errors import ArcShardError
 from recognition.work.files import write_text
 from recognition.work.journal import Journal
+from recognition.work.revision import find_revision
 from tests.faults.cases import fault_cases
 from tests.faults.damage import damage_cases
 from tests.faults.disk import disk_cases
 from tests.faults.kills import draw_kills, kill_case
-from tests.faults.launch import ROOT
 from tests.faults.outcome import Case, table
 from tests.faults.runs import Lab
 
@@ -78,7 +77,9 @@ def run(args: argparse.Namespace) -> None:
     if args.overwrite:
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
-    journal = Journal(_made(folder / "journal"), {"seed": args.seed, "kills": list(args.kills), "code": _revision()})
+    journal = Journal(
+        _made(folder / "journal"), {"seed": args.seed, "kills": list(args.kills), "code": find_revision()}
+    )
     cases = [case for case in all_cases(args) if _is_asked_for(case, args.only)]
     left = [case for case in cases if case.key not in journal.done]
     for key, outcome in progress(_outcomes(left, Lab(folder), args.jobs), total=len(left), unit="case", label="faults"):
@@ -142,15 +143,8 @@ def _summary(outcomes: Sequence[dict[str, Any]], seconds: float) -> str:
         f"{equal} of {count(len(kills), 'kill')} ended bit-equal; {count(len(outcomes), 'case')}, {wrong} wrong, "
         f"{sum(outcome['hang'] for outcome in outcomes)} hangs, {sum(outcome['left_behind'] for outcome in outcomes)} "
         f"processes left behind, in {duration(seconds)} on {count(len(os.sched_getaffinity(0)), 'core')}; "
-        f"code {_revision()}"
+        f"code {find_revision()}"
     )
-
-
-def _revision() -> str:
-    done = subprocess.run(
-        ["git", "-C", str(ROOT), "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip() or "unknown"
 
 
 def _made(folder: Path) -> Path:

@@ -24,7 +24,10 @@ from tests.faults.launch import Ended, Job
 from tests.faults.outcome import Case, Found, Outcome, table
 from tests.faults.runs import Lab
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds its processes in Linux's /proc")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds its processes in Linux's /proc"),
+]
 
 RANDOM = Kill(number=0, ranks=2, variant="fused", rank=1, place="step", share=0.5, save=1, step=17)
 IN_SAVE = replace(RANDOM, number=1, rank=0, place="rows", save=4)

@@ -28,8 +28,8 @@ import numpy as np
 
 from recognition.formats.model_facts import ModelFacts
 from recognition.images.codec import encode_jpeg
+from tests.helpers.trees import files_below
 
-ROOT = Path(__file__).resolve().parents[2]
 _EVENTS = frozenset({"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.chmod"})
 _TIMEOUT_S = 300
 
@@ -134,7 +134,7 @@ def kill_everywhere(main: Callable[[Sequence[str]], int], commands: list[list[st
                 break
             if number and list(output.glob(".*/settings.json")):
                 break  # what earlier runs left is gone, and all goes on as in an empty folder
-            in_place = [name for name in _files(output) if not name.startswith(".")]
+            in_place = [name for name in files_below(output) if not name.startswith(".")]
             endings = [0, 1] if number == 0 and in_place else [number]
             shutil.copytree(output.parent, place / "copy", dirs_exist_ok=True)
             for ending in endings:
@@ -160,7 +160,7 @@ def _end(main: Callable[[Sequence[str]], int], command: list[str], output: Path,
 
     It may refuse an output that was whole already.
     """
-    was_whole = _files(output) == {name: content for name, content in expected.items() if content is not None}
+    was_whole = files_below(output) == {name: content for name, content in expected.items() if content is not None}
     status = _run(main, command, output)
     if status != 0 and not (status == 1 and was_whole):
         return f"it ended with {status}"
@@ -171,10 +171,6 @@ def _end(main: Callable[[Sequence[str]], int], command: list[str], output: Path,
         if found == wanted
         else f"unequal: {sorted(n for n in found | wanted if found.get(n, 0) != wanted.get(n, 0))}"
     )
-
-
-def _files(folder: Path) -> Tree:
-    return {name: content for name, content in tree(folder).items() if content is not None}
 
 
 def _start_from(before: Path | None, output: Path) -> None:

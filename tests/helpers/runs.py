@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,15 @@ SMALL = [
 ]
 
 
+def with_overrides(settings: Sequence[str], *overrides: str) -> list[str]:
+    """Return `settings` with those of `overrides` in the place of their own: a command line names no key twice."""
+    merged = dict(setting.split("=", 1) for setting in [*settings, *overrides])
+    return [f"{key}={value}" for key, value in merged.items()]
+
+
 def make_trainer(world: World, folder: str, overrides: list[str], validators: Any = None) -> Trainer:
     """Build the trainer of a small synthetic run."""
-    settings = dict(setting.split("=", 1) for setting in [*SMALL, *overrides])  # a later one wins
-    config = load_config("configs/base.yaml", [f"{key}={value}" for key, value in settings.items()])
+    config = load_config("configs/base.yaml", with_overrides(SMALL, *overrides))
     config, start = find_start(Path(folder), config, world) if config.resume else (config, None)
     dataset = open_dataset(config.data)
     parts = build_parts(config, dataset.num_classes, world)

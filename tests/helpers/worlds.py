@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 
@@ -44,6 +45,15 @@ def run_world(size: int, fn: Callable[..., Any], *args: Any, timeout_s: float = 
                 process.kill()
             for process in processes:
                 process.join()
+
+
+def world_sizes(*sizes: int, long: int | None = None) -> list[Any]:
+    """Return sizes of worlds as parameters of a test: one process is quick, spawned ones are slow, or `long`.
+
+    A spawned rank imports torch anew, which takes over a second: one world per size should run all cases of a module.
+    """
+    marked = [pytest.param(size, marks=[pytest.mark.slow] if size > 1 else []) for size in sizes]
+    return marked + ([pytest.param(long, marks=pytest.mark.long)] if long else [])
 
 
 def _alone(fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:

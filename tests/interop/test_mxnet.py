@@ -29,8 +29,10 @@ from recognition.commands.shuffle_rec import main as shuffle
 from recognition.formats.recordio import MAGIC, RecordWriter, pack_image
 from recognition.formats.records import ImageRecords
 from recognition.images.codec import decode_rgb
+from tests.helpers.places import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.slow
+
 ENVIRONMENT = ROOT / "build" / "mxnet-referee"
 PEOPLE = {"ada": 3, "bea": 1, "cyd": 4}
 WORD = MAGIC.to_bytes(4, "little")

@@ -17,24 +17,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-TINY = [
-    "device=cpu",
-    "data.rec=synthetic",
-    "data.num_classes=11",
-    "data.num_image=132",
-    "data.num_workers=0",
-    "data.image_size=32",
-    "backbone.network=tiny",
-    "backbone.embedding_size=16",
-    "train.precision=off",
-    "train.batch_size=6",
-    "train.num_epoch=12",
-    "optim.lr=0.02",
-    "head.scale=16",
-    "log.tensorboard=false",
-    "log.every_steps=1",
-]
+from tests.helpers.places import ROOT
+from tests.helpers.runs import SMALL, with_overrides
+
+pytestmark = pytest.mark.slow
+
+TINY = with_overrides(SMALL, "train.batch_size=6", "train.num_epoch=12")
 SETTINGS = (
     "NNODES",
     "NODE_RANK",

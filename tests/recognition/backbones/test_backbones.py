@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,8 +10,7 @@ import torch
 from benchmarks.formula_weights import fill_by_formula, relative_difference, waves
 from recognition.backbones import BACKBONES, build_backbone
 from recognition.errors import ConfigError
-
-GOLDEN = Path(__file__).resolve().parents[2] / "golden"
+from tests.helpers.places import GOLDEN
 
 
 @pytest.mark.parametrize("network", ["r18", "r50", "r100", "mbf"])

@@ -17,8 +17,7 @@ from recognition.clustering.sieve import Sieve
 from recognition.clustering.unit_rows import unit_rows
 from recognition.errors import DataError
 from tests.helpers.graphs import edges_of, exact_cosines, people
-
-ROOT = Path(__file__).resolve().parents[3]
+from tests.helpers.places import ROOT
 
 
 @pytest.mark.parametrize("threshold", [0.55, 0.2, -0.1, -1.0])
@@ -126,6 +125,7 @@ print(peak(cpu) - before)
 """
 
 
+@pytest.mark.slow
 def test_memory_stays_within_what_was_stated() -> None:
     stated, ample = 54 * 2**20, 2**30
     limit = 0.85 * stated

@@ -22,12 +22,13 @@ from recognition.detection.choice import choose_faces
 from recognition.detection.faces import Faces
 from recognition.detection.weights import mtcnn_folder
 from recognition.errors import DataError
+from tests.helpers.places import ORL, ROOT, needs_photos
+from tests.helpers.trees import files_below
 
-ROOT = Path(__file__).resolve().parents[3]
-ORL = ROOT / ".." / "shared" / "data" / "orl"
-pytestmark = pytest.mark.skipif(
-    not ORL.is_dir() or not (mtcnn_folder() / "onet.pt").is_file(), reason="needs ORL photos and MTCNN's weights"
-)
+pytestmark = [
+    needs_photos(ORL),
+    pytest.mark.skipif(not (mtcnn_folder() / "onet.pt").is_file(), reason="needs MTCNN's weights: make align"),
+]
 
 
 def _face(number: int = 1) -> np.ndarray:
@@ -38,10 +39,6 @@ def _face(number: int = 1) -> np.ndarray:
 
 def _lines(output: Path) -> dict[str, dict]:
     return {line["photo"]: line for line in map(json.loads, (output / "align.jsonl").read_text().splitlines())}
-
-
-def _tree(output: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(output)): p.read_bytes() for p in sorted(output.rglob("*")) if p.is_file()}
 
 
 def _png_header(width: int, height: int) -> bytes:
@@ -111,6 +108,7 @@ def test_photos_are_turned_as_exif_says(tmp_path: Path) -> None:
     assert np.abs(crops[1] - crops[0]).mean() < 3 and np.abs(crops[2] - crops[0]).mean() < 3
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
     photos = tmp_path / "in"
     for person in ("s1", "s2", "s3"):
@@ -131,7 +129,7 @@ def test_a_killed_run_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
     with open(journal, "ab") as handle:
         handle.write(b'{"key": "s3/9.p')  # a line cut short
     assert subprocess.run(command, cwd=ROOT).returncode == 0
-    assert _tree(tmp_path / "cut") == _tree(tmp_path / "whole")
+    assert files_below(tmp_path / "cut") == files_below(tmp_path / "whole")
 
 
 def test_a_second_run_takes_the_landmarks_of_the_first(tmp_path: Path) -> None:
@@ -140,7 +138,7 @@ def test_a_second_run_takes_the_landmarks_of_the_first(tmp_path: Path) -> None:
     assert main([str(photos), str(tmp_path / "first"), "--workers", "1", "--quiet"]) == 0
     known = ["--landmarks", str(tmp_path / "first" / "align.jsonl"), "--quiet", "--workers", "1"]
     assert main([str(photos), str(tmp_path / "again"), *known]) == 0
-    first, again = _tree(tmp_path / "first"), _tree(tmp_path / "again")
+    first, again = files_below(tmp_path / "first"), files_below(tmp_path / "again")
     del first["align.json"], again["align.json"]
     assert first == again
 
@@ -191,6 +189,7 @@ def test_landmarks_of_another_kind_are_refused(bad: str, tmp_path: Path, capsys:
     assert "old.jsonl:2: " in line and "expected a line of an align.jsonl; let align_faces.py write it" in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

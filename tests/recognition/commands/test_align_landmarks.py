@@ -8,8 +8,7 @@ from recognition.commands.align_landmarks import main, people_of_folds
 from recognition.commands.make_faces import FaceSet, make_faces
 from recognition.detection.alignment import align
 from recognition.images.codec import decode_rgb
-
-LFW = Path(__file__).resolve().parents[3] / ".." / "shared" / "data" / "lfw"
+from tests.helpers.places import LFW, needs_photos
 
 
 @pytest.fixture
@@ -92,7 +91,8 @@ def test_folds_without_pairs_are_refused(faces, capsys):
     assert "add --pairs" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(not LFW.is_dir(), reason="needs LFW under ../shared/data/lfw")
+@pytest.mark.slow
+@needs_photos(LFW)
 def test_real_lfw_splits_into_people_of_folds_1_to_4_and_of_fold_5(tmp_path, capsys):
     counts = []
     for folds in ("1-4", "5"):

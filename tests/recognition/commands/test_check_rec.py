@@ -14,14 +14,13 @@ import pytest
 from recognition.commands.check_rec import histogram, main
 from recognition.commands.pack_rec import main as pack
 from recognition.formats.recordio import RecordWriter, pack_image, pack_payload
-
-GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "mxnet"
+from tests.helpers.places import MXNET_GOLDEN
 
 
 @pytest.fixture
 def rec(tmp_path: Path) -> Path:
     """A sound set of three people with 3, 1 and 2 pictures."""
-    assert pack([str(GOLDEN / "faces"), str(tmp_path / "set" / "train"), "--quiet"]) == 0
+    assert pack([str(MXNET_GOLDEN / "faces"), str(tmp_path / "set" / "train"), "--quiet"]) == 0
     return tmp_path / "set" / "train.rec"
 
 
@@ -33,7 +32,7 @@ def _edit(path: Path, old: bytes, new: bytes) -> None:
 
 @pytest.mark.parametrize("name", ["insightface", "im2rec_scalar", "im2rec_labels"])
 def test_what_mxnet_wrote_is_sound(name: str, capsys) -> None:
-    assert main([str(GOLDEN / f"{name}.rec")]) == 0
+    assert main([str(MXNET_GOLDEN / f"{name}.rec")]) == 0
     out = capsys.readouterr().out.splitlines()
     assert out[1] == "  6 images of 8 x 8"
     assert out[-1].startswith("checked 6 images, 3 identities, 0 problems in ")
@@ -147,7 +146,7 @@ def test_many_problems_are_counted_and_the_first_are_named(tmp_path: Path, capsy
 
 
 def test_mixed_sizes_and_wrong_identity_records_are_found(tmp_path: Path, capsys) -> None:
-    small = (GOLDEN / "faces" / "ada" / "0.jpg").read_bytes()
+    small = (MXNET_GOLDEN / "faces" / "ada" / "0.jpg").read_bytes()
     large = _large_picture()
     rows = [(1, pack_image(0, small, record_id=1)), (2, pack_image(1, large, record_id=2))]
     rows += [(3, pack_payload((1.0, 3.0), b"")), (0, pack_payload((3.0, 4.0), b"", id2=1))]

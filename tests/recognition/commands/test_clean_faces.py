@@ -23,8 +23,8 @@ from recognition.commands.embed_faces import main as embed
 from recognition.formats.pairs_bin import write_pairs
 from recognition.images.codec import encode_jpeg
 from tests.helpers.people import people, person_vectors, read_jsonl, write_set
+from tests.helpers.places import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
 NAMES = ["plain", "two words", "quo'te\"s", "a..b", "Zoë 文", "\udcff\udcfe", "a, b; c", "<b>&lt;"]
 OUTPUTS = ["clean.lst", "decisions.jsonl", *(["scores.png"] if can_draw() else []), "summary.json"]
 
@@ -166,6 +166,7 @@ clean_faces.main(sys.argv[1:])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "function", "at"),
     [
@@ -375,6 +376,7 @@ def _against(pictured: Path, output: Path, *more: str) -> list[str]:
     return _arguments(pictured, output, *flags, "--against", str(pictured / "tested.bin"), *more)
 
 
+@pytest.mark.slow
 def test_the_people_of_a_bin_are_removed_and_a_killed_embedding_continues(
     pictured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

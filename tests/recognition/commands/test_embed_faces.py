@@ -21,8 +21,8 @@ from recognition.embedding.store import EmbeddingStore, read_embeddings
 from recognition.errors import CheckpointError, DataError
 from recognition.images.codec import decode_rgb, encode_jpeg
 from tests.helpers.onnx_bytes import onnx_model
+from tests.helpers.places import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
 NUM = 150  # three blocks, the last one short
 
 
@@ -126,6 +126,7 @@ def test_a_run_killed_while_publishing_ends_well(faces: Path, expected: np.ndarr
     assert not work.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", [[], ["-m", "torch.distributed.run", "--nproc_per_node=2"]])
 def test_several_processes_write_the_same_bytes(faces: Path, alone: Path, tmp_path: Path, launcher: list[str]) -> None:
     workers = [] if launcher else ["--workers", "2"]

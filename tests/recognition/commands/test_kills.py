@@ -6,13 +6,13 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from tests.helpers.kill_steps import CASES
+from tests.helpers.places import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -2,7 +2,6 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,27 +13,23 @@ from recognition.images.codec import decode_rgb
 from recognition.rendering.face_person import HAIR_STYLES, make_person
 from recognition.rendering.face_renderer import render
 from recognition.verification.baselines import color_histogram_scores, raw_pixel_scores
-
-ROOT = Path(__file__).resolve().parents[3]
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+from tests.helpers.places import ROOT
+from tests.helpers.trees import files_below
 
 
 def test_files_are_the_same_for_any_number_of_workers(tmp_path):
     faces = FaceSet(first_identity=0, num_identities=3, num_images=2, seed=7)
     make_faces(faces, tmp_path / "one", workers=1)
     make_faces(faces, tmp_path / "two", workers=2)
-    assert content(tmp_path / "one") == content(tmp_path / "two")
-    assert len(content(tmp_path / "one")) == 3 * 2 + 1
+    assert files_below(tmp_path / "one") == files_below(tmp_path / "two")
+    assert len(files_below(tmp_path / "one")) == 3 * 2 + 1
 
 
 def test_a_person_depends_on_seed_and_number_only(tmp_path):
     make_faces(FaceSet(0, 4, 3), tmp_path / "many")
     make_faces(FaceSet(2, 1, 2), tmp_path / "one")
     make_faces(FaceSet(2, 1, 2, seed=1), tmp_path / "other")
-    many, one, other = (content(tmp_path / name) for name in ("many", "one", "other"))
+    many, one, other = (files_below(tmp_path / name) for name in ("many", "one", "other"))
     pictures = sorted(name for name in one if name.endswith(".jpg"))
     assert pictures == ["p000002/p000002_0001.jpg", "p000002/p000002_0002.jpg"]
     assert all(many[name] == one[name] and one[name] != other[name] for name in pictures)
@@ -44,7 +39,7 @@ def test_landmarks_are_listed_for_every_picture_and_near_the_template(tmp_path):
     make_faces(FaceSet(0, 10, 4), tmp_path / "faces")
     lines = (tmp_path / "faces" / LANDMARKS).read_text().splitlines()
     names = [line.split("\t")[0] for line in lines]
-    assert set(names) == set(content(tmp_path / "faces")) - {LANDMARKS}
+    assert set(names) == set(files_below(tmp_path / "faces")) - {LANDMARKS}
     points = np.array([line.split("\t")[1:] for line in lines], float).reshape(-1, 5, 2)
     assert np.abs(points.mean(axis=0) - ARCFACE_TEMPLATE).max() < 8
     assert (points[:, 0, 0] < points[:, 1, 0]).all()
@@ -112,7 +107,7 @@ def test_nothing_is_replaced_unasked(tmp_path, capsys):
     assert main(argv) == 1
     assert "exists already; expected a new path; pass --overwrite" in capsys.readouterr().err
     assert main([*argv, "--overwrite", "--images", "2"]) == 0
-    assert len(content(tmp_path / "faces")) == 3
+    assert len(files_below(tmp_path / "faces")) == 3
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     assert main([str(tmp_path / "mine"), *argv[1:], "--overwrite"]) == 1

@@ -9,8 +9,8 @@ from recognition.commands.pack_bin import main
 from recognition.formats.pair_list import parse_folds, read_pair_list
 from recognition.formats.pairs_bin import read_pairs
 from recognition.images.codec import decode_rgb, encode_jpeg
+from tests.helpers.places import LFW, needs_photos
 
-LFW = Path(__file__).resolve().parents[3] / ".." / "shared" / "data" / "lfw"
 LFW_PAIRS = "2\t1\nann\t1\t2\nann\t1\tbob\t2\nbob\t1\t2\nbob\t1\tcid\t1\n"
 
 
@@ -139,7 +139,7 @@ def test_folds_are_spelled_as_numbers_and_ranges():
     assert parse_folds("1,3-5") == [1, 3, 4, 5]
 
 
-@pytest.mark.skipif(not LFW.is_dir(), reason="needs LFW under ../shared/data/lfw")
+@needs_photos(LFW)
 def test_real_lfw_folds_hold_600_pairs_and_share_no_people():
     folds = [read_pair_list(LFW / "pairs.txt", folds=[fold]) for fold in range(1, 6)]
     assert [len(pairs) for pairs in folds] == [600] * 5
@@ -147,7 +147,7 @@ def test_real_lfw_folds_hold_600_pairs_and_share_no_people():
     assert not people[4] & set.union(*people[:4])
 
 
-@pytest.mark.skipif(not LFW.is_dir(), reason="needs LFW under ../shared/data/lfw")
+@needs_photos(LFW)
 def test_real_lfw_fold_is_packed(tmp_path, capsys):
     argv = [str(LFW / "pairs.txt"), str(LFW / "images"), str(tmp_path / "lfw5.bin"), "--folds", "5", "--quiet"]
     assert main(argv) == 0

@@ -16,9 +16,7 @@ import pytest
 from recognition.commands.pack_rec import main
 from recognition.formats.records import ImageRecords
 from recognition.images.codec import decode_rgb
-
-ROOT = Path(__file__).resolve().parents[3]
-GOLDEN = ROOT / "tests" / "golden" / "mxnet"
+from tests.helpers.places import MXNET_GOLDEN, ROOT
 
 
 def _picture(path: Path, seed: int, *, width: int = 8, height: int = 8) -> None:
@@ -31,7 +29,7 @@ def _picture(path: Path, seed: int, *, width: int = 8, height: int = 8) -> None:
 def faces(tmp_path: Path) -> Path:
     """Three people with 3, 1 and 2 pictures."""
     folder = tmp_path / "faces"
-    shutil.copytree(GOLDEN / "faces", folder)
+    shutil.copytree(MXNET_GOLDEN / "faces", folder)
     return folder
 
 
@@ -46,8 +44,8 @@ def _error(capsys: pytest.CaptureFixture[str]) -> str:
 def test_default_layout_is_insightfaces_byte_for_byte(faces: Path, tmp_path: Path, capsys) -> None:
     assert main([str(faces), str(tmp_path / "out" / "train")]) == 0
     files = _files(tmp_path / "out")
-    assert files["train.rec"] == (GOLDEN / "insightface.rec").read_bytes()
-    assert files["train.idx"] == (GOLDEN / "insightface.idx").read_bytes()
+    assert files["train.rec"] == (MXNET_GOLDEN / "insightface.rec").read_bytes()
+    assert files["train.idx"] == (MXNET_GOLDEN / "insightface.idx").read_bytes()
     assert files["property"] == b"3,8,8\n"
     assert files["train.lst"].startswith(b"1\t0\tada/0.jpg\n2\t0\tada/1.jpg\n3\t0\tada/2.jpg\n4\t1\tbea/0.jpg\n")
     assert capsys.readouterr().out.startswith("packed 6 images, 3 identities, 0 skipped in ")
@@ -75,7 +73,7 @@ def test_a_lst_in_either_form_packs_like_the_folder(faces: Path, tmp_path: Path,
     lst = tmp_path / "list.lst"
     lst.write_text("\n".join(lines) + "\n")
     assert main([str(lst), str(tmp_path / "out" / "x"), "--root", str(faces)]) == 0
-    assert (tmp_path / "out" / "x.rec").read_bytes() == (GOLDEN / "insightface.rec").read_bytes()
+    assert (tmp_path / "out" / "x.rec").read_bytes() == (MXNET_GOLDEN / "insightface.rec").read_bytes()
     assert main([str(lst), str(tmp_path / "seq" / "x"), "--root", str(faces), "--layout", "sequential"]) == 0
     written = (tmp_path / "seq" / "x.lst").read_text().splitlines()
     assert written == [f"{k}\t{label}\t{name}" for k, label, name in rows]
@@ -260,7 +258,7 @@ def test_runs_as_a_script_from_any_folder(faces: Path, tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "data_tools" / "pack_rec.py"), "faces", "out/train"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert (tmp_path / "out" / "train.rec").read_bytes() == (GOLDEN / "insightface.rec").read_bytes()
+    assert (tmp_path / "out" / "train.rec").read_bytes() == (MXNET_GOLDEN / "insightface.rec").read_bytes()
 
 
 def test_a_second_set_never_takes_over_the_property_of_the_first(faces: Path, tmp_path: Path, capsys) -> None:

@@ -21,8 +21,8 @@ from recognition.errors import DataError
 from recognition.formats import external_shuffle
 from recognition.formats.recordio import MAGIC, RecordWriter, pack_image, pack_payload
 from recognition.formats.records import ImageRecords
+from tests.helpers.places import MXNET_GOLDEN
 
-GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "mxnet"
 PEOPLE = (3, 1, 4, 2)
 
 
@@ -216,7 +216,7 @@ def test_shuffle_keeps_every_record_once(
     name: str, memory_mib: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     monkeypatch.setattr(external_shuffle, "_READ_BYTES", 10_000)
-    source = _large(tmp_path / "source") if name == "large" else GOLDEN / f"{name}.rec"
+    source = _large(tmp_path / "source") if name == "large" else MXNET_GOLDEN / f"{name}.rec"
     assert shuffle([str(source), str(tmp_path / "out" / "train"), "--memory", str(memory_mib)]) == 0
     assert f"shuffled {len(ImageRecords(source)):,} images in " in capsys.readouterr().out
     before, after = _frames(source), _frames(tmp_path / "out" / "train.rec")

@@ -61,6 +61,7 @@ def expected_list(decisions: dict[str, tuple[str, str, str | None]]) -> dict[str
     return {picture: numbers[identity] for picture, identity in owners.items()}
 
 
+@pytest.mark.slow
 def test_the_list_changes_exactly_as_clicked(cleaned: Path, open_page: Callable, tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (cleaned / "clean" / "decisions.jsonl").read_text().splitlines()]
     decisions = {line["picture"]: (line["identity"], line["decision"], line["to"]) for line in lines}

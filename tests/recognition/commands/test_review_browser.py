@@ -33,6 +33,8 @@ from tests.helpers.review_hands import (
     type_identity,
 )
 
+pytestmark = pytest.mark.slow
+
 HOSTILE = [
     '"><script>window.ran=1</script>',
     "<img src=x onerror=window.ran=1>",

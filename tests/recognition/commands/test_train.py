@@ -14,7 +14,11 @@ import pytest
 import torch
 import yaml
 
-ROOT = Path(__file__).resolve().parents[3]
+from tests.helpers.places import ROOT
+from tests.helpers.runs import with_overrides
+
+pytestmark = pytest.mark.slow
+
 SMALL = [
     "device=cpu",
     "backbone.network=tiny",
@@ -42,9 +46,7 @@ def _run(*argv: str, cwd: Path, env: dict[str, str] | None = None) -> subprocess
 
 
 def _small(*overrides: str) -> list[str]:
-    """Return the settings of a small run; a later one of the same key wins."""
-    settings = dict(setting.split("=", 1) for setting in [*SMALL, *overrides])
-    return [f"{key}={value}" for key, value in settings.items()]
+    return with_overrides(SMALL, *overrides)
 
 
 def _train(*argv: str, cwd: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess:
@@ -67,8 +69,8 @@ def faces(tmp_path: Path) -> Path:
 
 def test_torchrun_trains_and_leaves_a_complete_run_folder(faces: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(f"base: {ROOT}/configs/base.yaml\ndata: {{rec: faces}}\n")
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(ROOT / "train_v2.py")]
-    done = _run(*launch, "mine", *_small("train.batch_size=3"), cwd=tmp_path)
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "recognition", "train"]
+    done = _run(*launch, "mine", *_small("train.batch_size=3"), cwd=tmp_path, env={"PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr
     run = tmp_path / "work_dirs" / "mine"
     names = {path.name for path in run.iterdir()}

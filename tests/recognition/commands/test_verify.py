@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +16,7 @@ from recognition.embedding.embedder import Embedder
 from recognition.formats.pairs_bin import write_pairs
 from recognition.images.codec import encode_jpeg
 from recognition.verification.protocols import embedded_rows, open_pair_set, verify_embeddings
-
-ROOT = Path(__file__).resolve().parents[3]
+from tests.helpers.places import ROOT
 
 
 def write_set(path, num_pairs=12, seed=0):
@@ -72,6 +70,7 @@ def test_json_equals_the_protocol_on_the_same_weights(folder, capsys):
         assert entry["xnorm"] == pytest.approx(expected.xnorm, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_table_and_ends_with_counts(folder):
     command = [sys.executable, str(ROOT / "eval" / "verify.py"), "run", "a.bin", "--device", "cpu"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from recognition.backbones import build_backbone
-from recognition.config.loader import ROOT, load_config
+from recognition.config.loader import load_config
 from recognition.plan import make_plan, render_plan
+from tests.helpers.places import ROOT
 
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.yaml"))
 # Sizes of the sets that are made here and not stated in their configs.

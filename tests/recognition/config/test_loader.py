@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recognition.config.loader import ROOT, dump_config, find_config, flatten, load_config
+from recognition.config.loader import dump_config, find_config, flatten, load_config
 from recognition.config.schema import Config, DataConfig, OptimConfig, ValidationConfig
 from recognition.errors import ConfigError
+from tests.helpers.places import ROOT
 
 
 @pytest.fixture
@@ -63,7 +64,9 @@ def test_a_path_is_found_with_or_without_suffix_here_or_in_the_checkout(write, t
     assert load_config("mine").seed == 7
     assert load_config("mine.yaml").seed == 7
     assert load_config(str(tmp_path / "mine")).seed == 7
-    assert find_config("configs/base") == ROOT / "configs" / "base.yaml"
+    assert find_config("configs/base") == find_config("base.yaml") == ROOT / "configs" / "base.yaml"
+    write("seed: 8\n", "base.yaml")
+    assert find_config("base").resolve() == tmp_path / "base.yaml", "here comes first"
 
 
 def test_a_missing_config_names_the_nearest(write):
@@ -297,6 +300,7 @@ def test_a_combination_at_its_default_is_not_a_complaint(write):
 TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(
     output=st.one_of(st.none(), TEXTS, st.sampled_from(["null", "~", "no", "1", "1e3", "true", " x", "a: b", "#"])),

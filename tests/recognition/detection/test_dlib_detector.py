@@ -13,9 +13,7 @@ from recognition.detection.detectors import build_detector, detect_within
 from recognition.detection.dlib_detector import DlibDetector, model_file
 from recognition.embedding.dlib_embedder import FACE_PX, DlibEmbedder, dlib_chip
 from recognition.errors import ConfigError, DataError
-
-ORL = Path(__file__).resolve().parents[3] / ".." / "shared" / "data" / "orl"
-needs_photos = pytest.mark.skipif(not ORL.is_dir(), reason="no ORL photos beside the repository")
+from tests.helpers.places import ORL, needs_photos
 
 
 def _photo(person: int, number: int) -> np.ndarray:
@@ -23,7 +21,8 @@ def _photo(person: int, number: int) -> np.ndarray:
     return np.dstack([cv2.copyMakeBorder(gray, 20, 20, 20, 20, cv2.BORDER_REPLICATE)] * 3)
 
 
-@needs_photos
+@pytest.mark.slow
+@needs_photos(ORL)
 def test_people_are_nearer_to_themselves() -> None:
     """Detect, align, embed: every photo is nearest to one of its own person."""
     pytest.importorskip("dlib")
@@ -40,7 +39,7 @@ def test_people_are_nearer_to_themselves() -> None:
     assert (distances.argmin(1) // 2 == np.arange(12) // 2).all()
 
 
-@needs_photos
+@needs_photos(ORL)
 def test_detecting_in_a_smaller_picture_gives_pixels_of_the_larger() -> None:
     pytest.importorskip("dlib")
     detector, photo = build_detector("dlib"), _photo(1, 1)

@@ -14,10 +14,10 @@ from recognition.detection.mtcnn import Mtcnn, view_matrices
 from recognition.detection.mtcnn_networks import OUTPUT, PROPOSAL, REFINE, Stage, load_stage
 from recognition.detection.weights import find_mtcnn, mtcnn_folder
 from recognition.errors import CheckpointError
+from tests.helpers.places import LFW, needs_photos
 
-LFW = Path(__file__).resolve().parents[3] / ".." / "shared" / "data" / "lfw"
 MISSING = not all((mtcnn_folder() / name).is_file() for name in ("pnet.pt", "rnet.pt", "onet.pt"))
-needs_weights = pytest.mark.skipif(MISSING, reason="MTCNN's weights are absent: python data_tools/fetch_weights.py")
+needs_weights = pytest.mark.skipif(MISSING, reason="MTCNN's weights are absent: python -m recognition fetch_weights")
 
 
 def _stored(stage: Stage, generator: torch.Generator) -> dict[str, torch.Tensor]:
@@ -100,7 +100,7 @@ def test_a_file_with_other_weights_is_named(tmp_path: Path) -> None:
 
 
 def test_missing_weights_say_what_to_run(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"pnet\.pt: no such file; .*run: python data_tools/fetch_weights\.py"):
+    with pytest.raises(CheckpointError, match=r"pnet\.pt: no such file; .*run: python -m recognition fetch_weights"):
         find_mtcnn(tmp_path)
 
 
@@ -121,7 +121,7 @@ def test_pictures_without_a_face_have_none(shape: tuple[int, int]) -> None:
 
 
 @needs_weights
-@pytest.mark.skipif(not LFW.is_dir(), reason="no LFW photos beside the repository")
+@needs_photos(LFW)
 def test_landmarks_on_lfw_lie_near_the_published_ones() -> None:
     torch.set_num_threads(1)
     detector = Mtcnn(find_mtcnn())

@@ -44,6 +44,7 @@ def worlds(tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[Path, li
     return {size: (folder, run_world(size, _work, str(folder))) for size, folder in folders.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_everything_comes_back_for_any_number_of_ranks(size: int, worlds: dict[int, Any]) -> None:
     folder, ranks = worlds[size]
@@ -167,6 +168,7 @@ def _damage_everything(world: World, folder: Path) -> list[tuple[str, str, str |
     return found
 
 
+@pytest.mark.slow
 def test_whatever_is_damaged_the_checkpoint_before_is_taken_on_all_ranks(worlds: dict[int, Any]) -> None:
     folder, ranks = worlds[2]
     found = ranks[0]["damaged"]

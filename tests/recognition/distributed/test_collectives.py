@@ -13,7 +13,7 @@ from recognition.distributed import collectives
 from recognition.distributed.together import together
 from recognition.distributed.world import World
 from recognition.errors import DataError
-from tests.helpers.worlds import run_world
+from tests.helpers.worlds import run_world, world_sizes
 
 WEIGHT = torch.arange(6, dtype=torch.float64).view(2, 3) / 7
 
@@ -71,7 +71,7 @@ def _gradient_under_ddp(world: World) -> torch.Tensor:
     return gradient
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 4])
+@pytest.mark.parametrize("size", world_sizes(1, 2, 3, long=4))
 def test_what_each_rank_gets(size: int) -> None:
     results = run_world(size, _exercise)
     images = torch.arange(36, dtype=torch.float64).view(12, 3).sin()
@@ -104,6 +104,7 @@ def _fails_on_rank_1(world: World) -> None:
     collectives.barrier(world)
 
 
+@pytest.mark.slow
 def test_the_harness_reports_the_rank_that_failed() -> None:
     with pytest.raises(AssertionError, match=r"rank 1 failed:(.|\n)*as planned"):
         run_world(2, _fails_on_rank_1)

@@ -87,6 +87,7 @@ def worlds() -> dict[int, list[dict[str, Any]]]:
     return {size: run_world(size, everything) for size in SHARES}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shares", [shares for cuts in SHARES.values() for shares in cuts], ids=str)
 @pytest.mark.parametrize("kind", SHAPES)
 @pytest.mark.parametrize(
@@ -119,6 +120,7 @@ def test_sync_bn_is_batch_norm_of_the_global_batch(
         assert torch.equal(result["mean"], results[0]["mean"])
 
 
+@pytest.mark.slow
 def test_a_large_mean_does_not_wipe_out_the_variance(worlds: dict[int, list[dict[str, Any]]]) -> None:
     for rank in worlds[2]:
         near, far = rank["(9, 3) maps torch.float32 0"], rank["(9, 3) maps torch.float32 1000"]
@@ -173,6 +175,7 @@ def buffers_after(world: World) -> tuple[torch.Tensor, torch.Tensor, bool]:
     return norm.running_mean, norm.running_var, isinstance(replicate(norm, world), nn.BatchNorm1d)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SHARES)
 def test_buffers_become_their_mean_and_equal_ones_stay(worlds: dict[int, list[dict[str, Any]]], size: int) -> None:
     for mean, var, is_plain in (rank["buffers"] for rank in worlds[size]):
@@ -200,6 +203,7 @@ def train_in_parts(world: World, parts: Sequence[int]) -> tuple[dict[str, torch.
     return copy.deepcopy(module.state_dict()), [str(warning.message) for warning in caught]
 
 
+@pytest.mark.slow
 def test_gradients_are_summed_in_one_order_from_the_first_step_on(worlds: dict[int, list[dict[str, Any]]]) -> None:
     expected, warned = worlds[3][0]["whole"]
     for rank in worlds[3]:
@@ -227,6 +231,7 @@ def losses_of_five_steps(world: World, global_batch: int) -> list[float]:
     return losses
 
 
+@pytest.mark.slow
 def test_one_global_batch_gives_the_same_losses_on_any_number_of_ranks(
     worlds: dict[int, list[dict[str, Any]]],
 ) -> None:

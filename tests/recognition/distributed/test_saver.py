@@ -115,6 +115,7 @@ def _fill_disks(world: World, folder: str) -> list[list[str]]:
     return [_save_on_a_full_disk(world, f"{folder}/{name}", name) for name in ("write_files", "publish_checkpoint")]
 
 
+@pytest.mark.slow
 def test_a_full_disk_costs_a_warning_and_in_the_end_the_run_on_all_ranks_alike(tmp_path: Path) -> None:
     first, second = run_world(2, _fill_disks, str(tmp_path))
     assert first == second

@@ -24,6 +24,7 @@ def _wait_for_a_silent_rank(world: World) -> str:
     return str(lost.value)
 
 
+@pytest.mark.slow
 def test_a_silent_rank_is_waited_for_and_then_named() -> None:
     message, _ = run_world(2, _wait_for_a_silent_rank)
     assert message == (

@@ -14,6 +14,7 @@ def test_every_element_stands_at_exactly_one_position(sizes):
         assert np.array_equal(np.sort(Permutation(n, 7, n)(np.arange(n))), np.arange(n)), n
 
 
+@pytest.mark.slow
 def test_large_sets_have_no_collision_among_sampled_positions():
     n = 42_474_557
     positions = np.random.default_rng(0).choice(n, 2_000_000, replace=False)

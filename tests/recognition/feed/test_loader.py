@@ -90,6 +90,7 @@ def test_killed_worker_ends_the_epoch_with_an_error():
         list(batches)
 
 
+@pytest.mark.slow
 def test_stuck_worker_ends_the_epoch_with_an_error(monkeypatch):
     monkeypatch.setattr(workers, "TIMEOUT_S", 2.0)
     loader = open_loader(Slow(stuck_at=0), num_workers=1)

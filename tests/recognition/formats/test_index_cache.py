@@ -14,8 +14,7 @@ import pytest
 from recognition.errors import DataError
 from recognition.formats import index_cache, layouts, record_index
 from recognition.formats.records import ImageRecords
-
-GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "mxnet"
+from tests.helpers.places import MXNET_GOLDEN
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +24,7 @@ def _cache_everything(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _copy(tmp_path: Path, name: str = "insightface") -> Path:
     for suffix in (".rec", ".idx"):
-        (tmp_path / f"train{suffix}").write_bytes((GOLDEN / f"{name}{suffix}").read_bytes())
+        (tmp_path / f"train{suffix}").write_bytes((MXNET_GOLDEN / f"{name}{suffix}").read_bytes())
     return tmp_path / "train.rec"
 
 
@@ -37,7 +36,7 @@ def _content(records: ImageRecords) -> list:
 def _uncached(name: str) -> list:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(index_cache, "MIN_IDX_BYTES", 10**6)
-        return _content(ImageRecords(GOLDEN / f"{name}.rec"))
+        return _content(ImageRecords(MXNET_GOLDEN / f"{name}.rec"))
 
 
 @pytest.mark.parametrize("name", ["insightface", "im2rec_scalar", "im2rec_labels"])

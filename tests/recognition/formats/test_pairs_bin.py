@@ -12,8 +12,8 @@ import pytest
 
 from recognition.errors import DataError
 from recognition.formats.pairs_bin import read_pairs, write_pairs
+from tests.helpers.places import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
 IMAGES = [b"\xff\xd8one", b"\xff\xd8two", b"\x00\xfe\x80", b"four" * 100]
 FLAGS = [True, False]
 

@@ -27,15 +27,15 @@ from recognition.formats.recordio import (
     parse_header,
     read_record,
 )
+from tests.helpers.places import MXNET_GOLDEN
 
-GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "mxnet"
-EXPECTED = json.loads((GOLDEN / "expected.json").read_text())
+EXPECTED = json.loads((MXNET_GOLDEN / "expected.json").read_text())
 WORD = struct.pack("<I", MAGIC)
 
 
 def _golden_records(name: str) -> dict[int, bytes]:
-    index = load_index(GOLDEN / f"{name}.rec", GOLDEN / f"{name}.idx")
-    with open(GOLDEN / f"{name}.rec", "rb") as handle:
+    index = load_index(MXNET_GOLDEN / f"{name}.rec", MXNET_GOLDEN / f"{name}.idx")
+    with open(MXNET_GOLDEN / f"{name}.rec", "rb") as handle:
         ends = zip(index.keys.tolist(), index.bounds.tolist(), index.bounds.tolist()[1:])
         return {key: read_record(handle.fileno(), start, stop)[0] for key, start, stop in ends}
 
@@ -72,8 +72,8 @@ CASES = [("scalar", _scalar_payloads()), ("array", _array_payloads()), ("split",
 @pytest.mark.parametrize(("name", "records"), CASES, ids=[name for name, _ in CASES])
 def test_writes_the_bytes_that_mxnet_writes(name: str, records: list[tuple[int, bytes]]) -> None:
     rec, idx = _written(records)
-    assert rec == (GOLDEN / f"{name}.rec").read_bytes()
-    assert idx == (GOLDEN / f"{name}.idx").read_bytes()
+    assert rec == (MXNET_GOLDEN / f"{name}.rec").read_bytes()
+    assert idx == (MXNET_GOLDEN / f"{name}.idx").read_bytes()
 
 
 @pytest.mark.parametrize(("name", "records"), CASES, ids=[name for name, _ in CASES])
@@ -96,13 +96,13 @@ def test_reads_the_headers_that_mxnet_wrote() -> None:
 
 def test_repeats_what_im2rec_wrote_from_its_list() -> None:
     records = []
-    for line in (GOLDEN / "im2rec_scalar.lst").read_text().splitlines():
+    for line in (MXNET_GOLDEN / "im2rec_scalar.lst").read_text().splitlines():
         key, label, path = line.split("\t")
-        image = (GOLDEN / "faces" / path).read_bytes()
+        image = (MXNET_GOLDEN / "faces" / path).read_bytes()
         records.append((int(key), pack_image(int(float(label)), image, record_id=int(key))))
     rec, idx = _written(records)
-    assert rec == (GOLDEN / "im2rec_scalar.rec").read_bytes()
-    assert idx == (GOLDEN / "im2rec_scalar.idx").read_bytes()
+    assert rec == (MXNET_GOLDEN / "im2rec_scalar.rec").read_bytes()
+    assert idx == (MXNET_GOLDEN / "im2rec_scalar.idx").read_bytes()
 
 
 def _frame_slowly(payload: bytes) -> bytes:
@@ -285,8 +285,8 @@ def test_refuses_a_damaged_index(tmp_path: Path, text: bytes, words: str) -> Non
 
 @pytest.mark.parametrize("name", ["insightface", "im2rec_scalar", "im2rec_labels"])
 def test_a_scan_finds_what_the_index_says(name: str) -> None:
-    listed = load_index(GOLDEN / f"{name}.rec", GOLDEN / f"{name}.idx")
-    scanned = scan_index(GOLDEN / f"{name}.rec")
+    listed = load_index(MXNET_GOLDEN / f"{name}.rec", MXNET_GOLDEN / f"{name}.idx")
+    scanned = scan_index(MXNET_GOLDEN / f"{name}.rec")
     assert scanned.keys.tolist() == listed.keys.tolist()
     assert scanned.bounds.tolist() == listed.bounds.tolist()
 
@@ -297,7 +297,7 @@ def test_a_scan_numbers_records_whose_ids_repeat(tmp_path: Path) -> None:
 
 
 def test_a_scan_names_the_record_at_which_a_file_is_cut(tmp_path: Path) -> None:
-    content = (GOLDEN / "im2rec_scalar.rec").read_bytes()
+    content = (MXNET_GOLDEN / "im2rec_scalar.rec").read_bytes()
     (tmp_path / "x.rec").write_bytes(content[:-60])
     with pytest.raises(DataError, match=r"x\.rec: record number 5 at offset 3436: needs \d+ bytes, .* is truncated"):
         scan_index(tmp_path / "x.rec")
@@ -307,5 +307,5 @@ def test_a_scan_names_the_record_at_which_a_file_is_cut(tmp_path: Path) -> None:
 
 
 def test_a_written_index_is_mxnets(tmp_path: Path) -> None:
-    write_index(load_index(GOLDEN / "insightface.rec", GOLDEN / "insightface.idx"), tmp_path / "x.idx")
-    assert (tmp_path / "x.idx").read_bytes() == (GOLDEN / "insightface.idx").read_bytes()
+    write_index(load_index(MXNET_GOLDEN / "insightface.rec", MXNET_GOLDEN / "insightface.idx"), tmp_path / "x.idx")
+    assert (tmp_path / "x.idx").read_bytes() == (MXNET_GOLDEN / "insightface.idx").read_bytes()

@@ -18,8 +18,8 @@ from recognition.errors import DataError
 from recognition.formats import records as records_module
 from recognition.formats.recordio import RecordWriter, pack_image, pack_payload
 from recognition.formats.records import ImageRecord, ImageRecords, read_property
+from tests.helpers.places import MXNET_GOLDEN
 
-GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "mxnet"
 LABEL_OF = {"ada": 0, "bea": 1, "cyd": 2}
 
 
@@ -59,8 +59,8 @@ def _contents(records: ImageRecords) -> list[ImageRecord]:
     [("insightface", "insightface"), ("im2rec_scalar", "sequential"), ("im2rec_labels", "multilabel")],
 )
 def test_reads_what_mxnet_wrote(name: str, layout: str) -> None:
-    records = ImageRecords(GOLDEN / name)
-    faces = {path.read_bytes(): LABEL_OF[path.parent.name] for path in (GOLDEN / "faces").rglob("*.*g")}
+    records = ImageRecords(MXNET_GOLDEN / name)
+    faces = {path.read_bytes(): LABEL_OF[path.parent.name] for path in (MXNET_GOLDEN / "faces").rglob("*.*g")}
     assert (records.layout, len(records), records.num_classes) == (layout, len(faces), 3)
     assert {record.image: record.label for record in _contents(records)} == faces
     assert [records.key(i) for i in range(6)] == [record.key for record in _contents(records)]
@@ -68,8 +68,8 @@ def test_reads_what_mxnet_wrote(name: str, layout: str) -> None:
 
 
 def test_images_come_in_the_order_of_the_file() -> None:
-    assert [record.key for record in _contents(ImageRecords(GOLDEN / "insightface"))] == [1, 2, 3, 4, 5, 6]
-    assert [record.key for record in _contents(ImageRecords(GOLDEN / "im2rec_scalar"))] == [2, 5, 0, 4, 3, 1]
+    assert [record.key for record in _contents(ImageRecords(MXNET_GOLDEN / "insightface"))] == [1, 2, 3, 4, 5, 6]
+    assert [record.key for record in _contents(ImageRecords(MXNET_GOLDEN / "im2rec_scalar"))] == [2, 5, 0, 4, 3, 1]
 
 
 def test_path_may_be_the_file_its_prefix_or_its_folder(tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def _read_all(records: ImageRecords) -> list[ImageRecord]:
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_other_processes_read_the_same(method: str) -> None:
-    records = ImageRecords(GOLDEN / "insightface")
+    records = ImageRecords(MXNET_GOLDEN / "insightface")
     with multiprocessing.get_context(method).Pool(2) as pool:
         assert pool.map(_read_all, [records] * 3) == [_contents(records)] * 3
 
@@ -266,7 +266,7 @@ def test_threads_share_one_object(tmp_path: Path) -> None:
 
 def test_a_pickled_set_holds_no_file_and_opens_its_own(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    records = ImageRecords(GOLDEN / "im2rec_scalar")
+    records = ImageRecords(MXNET_GOLDEN / "im2rec_scalar")
     caplog.clear()
     copy = pickle.loads(pickle.dumps(records))
     assert _contents(copy) == _contents(records)

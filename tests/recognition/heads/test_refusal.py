@@ -13,7 +13,7 @@ from recognition.config.schema import HeadConfig
 from recognition.distributed.world import World
 from recognition.errors import ConfigError
 from recognition.heads.sharded_softmax import ShardedSoftmax, normalize
-from tests.helpers.worlds import run_world
+from tests.helpers.worlds import run_world, world_sizes
 
 CPU = World(0, 1, 0, torch.device("cpu"))
 NUM_CLASSES, DIM, BATCH = 37, 16, 4
@@ -102,7 +102,7 @@ def _plant_everywhere(world: World) -> dict[str, tuple[float, bool, bool]]:
     }
 
 
-@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("size", world_sizes(1, 3))
 def test_a_nan_anywhere_moves_nothing_anywhere(size: int) -> None:
     ranks = run_world(size, _plant_everywhere, timeout_s=300)
     for name in ranks[0]:

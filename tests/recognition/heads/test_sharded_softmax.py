@@ -11,7 +11,7 @@ from torch import Tensor
 from recognition.distributed import collectives
 from recognition.distributed.world import World
 from recognition.heads.sharded_softmax import ShardedSoftmax
-from tests.helpers.worlds import run_world
+from tests.helpers.worlds import run_world, world_sizes
 from tests.recognition.heads import oracle
 from tests.recognition.heads.cases import CASES, EMBEDDING_SIZE, LR, MOMENTUM, WEIGHT_DECAY, Case
 
@@ -106,7 +106,7 @@ def assert_close(found: Tensor, expected: Tensor, tolerance: float) -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-@pytest.mark.parametrize("size", [1, 2, 3, 4])
+@pytest.mark.parametrize("size", world_sizes(1, 2, 3, long=4))
 def test_steps_equal_the_float64_oracle(size: int, case: Case) -> None:
     ranks = [results[case.name] for results in world_results(size)]
     centers, steps = inputs_of(case)
@@ -149,6 +149,7 @@ def _count_collectives(world: World) -> list[str]:
     return calls
 
 
+@pytest.mark.slow
 def test_a_step_is_five_collectives() -> None:
     for calls in run_world(2, _count_collectives):
         assert calls == ["gather", "gather", "gather", "reduce", "reduce"]

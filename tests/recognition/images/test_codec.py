@@ -2,7 +2,6 @@ import struct
 import subprocess
 import sys
 import zlib
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -10,8 +9,7 @@ import pytest
 
 from recognition.errors import DataError
 from recognition.images.codec import decode_rgb, encode_jpeg, image_size
-
-ROOT = Path(__file__).resolve().parents[3]
+from tests.helpers.places import ROOT
 
 
 @pytest.fixture

@@ -10,10 +10,11 @@ import pytest
 from recognition.commands.from_arcface_torch import main
 from recognition.config.arcface_keys import COUNTERPARTS, WITHOUT_COUNTERPART
 from recognition.config.fields import all_keys
-from recognition.config.loader import ROOT, load_config
+from recognition.config.loader import load_config
 from recognition.errors import ConfigError
 from recognition.migrate.from_arcface_torch import convert, to_yaml
 from recognition.migrate.python_config import read_python_config
+from tests.helpers.places import ROOT
 
 START = "from easydict import EasyDict as edict\nconfig = edict()\n"
 

@@ -22,7 +22,7 @@ from recognition.feed.loader import BatchLoader
 from recognition.migrate.import_arcface_torch import import_run
 from tests.helpers.arcface_run import ArcfaceRun
 from tests.helpers.runs import SMALL, make_trainer
-from tests.helpers.worlds import run_world
+from tests.helpers.worlds import run_world, world_sizes
 
 ALONE = World(0, 1, 0, torch.device("cpu"))
 BASE = "configs/base.yaml"
@@ -61,7 +61,7 @@ def _next_losses(world: World, folder: str, steps: int, overrides: list[str]) ->
     return [float(trainer.train_step([next(batches)], 0).values["loss"]) for _ in range(steps)]
 
 
-@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("size", world_sizes(1, 2, 3))
 def test_two_shards_go_on_with_their_momentum_on_any_number_of_ranks(
     size: int, stopped: tuple[Path, list[float]], tmp_path: Path
 ) -> None:

@@ -52,6 +52,7 @@ class LivePeak(TorchDispatchMode):
         self.live -= self._seen.pop(key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("num_classes", "overrides"),
     [

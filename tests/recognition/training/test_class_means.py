@@ -24,7 +24,7 @@ from recognition.training.build import build_parts
 from recognition.training.class_means import choose_images, start_from_class_means
 from tests.helpers.runs import SMALL
 from tests.helpers.sets import picture, png, write_rec
-from tests.helpers.worlds import run_world
+from tests.helpers.worlds import run_world, world_sizes
 
 ALONE = World(0, 1, 0, torch.device("cpu"))
 MEANS = ["head.init=class_means", "head.init_images=5"]
@@ -95,7 +95,7 @@ def every_case(world: World, folder: str) -> tuple[list[torch.Tensor], str]:
 CASES = [[], ["head.sub_centers=3"], ["head.update=autograd", "head.init_images=12"], ["head.centers_format=bf16"]]
 
 
-@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("size", world_sizes(1, 2, 3))
 def test_centers_are_the_slow_ones_on_any_number_of_ranks(size: int, weights: Path) -> None:
     write_faces(weights)
     ranks, problems = zip(*run_world(size, every_case, str(weights)))

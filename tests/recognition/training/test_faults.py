@@ -108,17 +108,20 @@ def saved_steps(folder: Path) -> list[int]:
     return sorted(int(path.name.removeprefix("step_")) for path in list_checkpoints(folder / "checkpoints"))
 
 
+@pytest.mark.slow
 def test_a_batch_that_fails_on_one_rank_ends_all_with_the_same_line(run: tuple[Path, list[dict[str, Any]]]) -> None:
     message = "DataError: rank 1: faces.rec: record 7: cannot be decoded"
     assert [rank["bad record"] for rank in run[1]] == [(message, 3)] * 2
 
 
+@pytest.mark.slow
 def test_a_mistake_of_ours_keeps_its_traceback_and_ends_the_others_too(run: tuple[Path, list[dict[str, Any]]]) -> None:
     first, second = (rank["mistake"] for rank in run[1])
     assert first == ("ValueError: no\nsecond line", 2)
     assert second == ("DataError: rank 0: ValueError: no", 2)
 
 
+@pytest.mark.slow
 def test_a_request_heard_by_one_rank_is_saved_by_all_and_training_goes_on(
     run: tuple[Path, list[dict[str, Any]]],
 ) -> None:
@@ -127,6 +130,7 @@ def test_a_request_heard_by_one_rank_is_saved_by_all_and_training_goes_on(
     assert saved_steps(folder / "asked to save") == [2, 6, 12]
 
 
+@pytest.mark.slow
 def test_a_broken_shard_stops_all_ranks_by_name_and_is_never_saved(run: tuple[Path, list[dict[str, Any]]]) -> None:
     folder, ranks = run
     assert ranks[0]["broken center"] == ranks[1]["broken center"]
@@ -139,6 +143,7 @@ def test_a_broken_shard_stops_all_ranks_by_name_and_is_never_saved(run: tuple[Pa
     assert saved_steps(folder / "broken center") == [2], "that of step 4 would have held it"
 
 
+@pytest.mark.slow
 def test_looking_at_a_run_does_not_change_a_bit_of_it(run: tuple[Path, list[dict[str, Any]]]) -> None:
     folder, ranks = run
     for found in (rank["watched"] for rank in ranks):

@@ -17,7 +17,7 @@ from recognition.feed.datasets import FolderDataset, RecDataset, open_dataset
 from recognition.formats import index_cache
 from recognition.training import preflight
 from tests.helpers.sets import SIZE, picture, png, write_rec
-from tests.helpers.worlds import run_world
+from tests.helpers.worlds import run_world, world_sizes
 
 
 def write_set(folder: Path, *, labels: list[int]) -> None:
@@ -81,7 +81,7 @@ class Warnings(logging.Handler):
         preflight.logger.removeHandler(self)
 
 
-@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("size", world_sizes(1, 2, 3))
 def test_differences_are_one_error_on_every_rank(size: int, tmp_path: Path) -> None:
     write_set(tmp_path / "whole", labels=[0, 1, 2, 0])
     write_set(tmp_path / "labels", labels=[0, 1, 2, 1])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -20,7 +19,7 @@ from recognition.distributed.world import World
 from recognition.errors import CheckpointError
 from recognition.formats.pairs_bin import write_pairs
 from recognition.images.codec import encode_jpeg
-from recognition.training.publish import LOCAL_KEYS, describe_model, portable_config, revision
+from recognition.training.publish import LOCAL_KEYS, describe_model, portable_config
 from recognition.training.state import TrainState
 from tests.helpers.runs import make_trainer
 
@@ -140,13 +139,3 @@ def test_no_local_path_leaves_with_the_model() -> None:
     config = dataclasses.replace(Config(), data=data, output="/home/me/run", init_from="/home/me/model.pt")
     assert "/home/me" not in describe_model(config, TrainState(), {}).to_json()
     assert portable_config(config)["head.margins"] == (1.0, 0.5, 0.0)
-
-
-def test_without_git_the_revision_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    def absent(*args: Any, **kwargs: Any) -> None:
-        raise FileNotFoundError(2, "No such file or directory", "git")
-
-    monkeypatch.setattr(subprocess, "run", absent)
-    revision.cache_clear()
-    assert revision() == "unknown"
-    revision.cache_clear()

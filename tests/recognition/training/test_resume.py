@@ -18,7 +18,7 @@ from recognition.errors import CheckpointError, ConfigError
 from recognition.training.interrupts import Stopped
 from recognition.training.trainer import Trainer
 from tests.helpers.runs import losses, make_trainer, snapshot
-from tests.helpers.worlds import run_world
+from tests.helpers.worlds import run_world, world_sizes
 
 BATCH = 12
 ACCUMULATED = ["head.update=autograd", "train.gradient_accumulation=2"]
@@ -118,7 +118,8 @@ def records(folder: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in row.items() if key not in clock} for row in rows]
 
 
-@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.slow
+@pytest.mark.parametrize("size", world_sizes(1, 2, long=3))
 def test_a_disturbed_run_ends_with_the_bits_of_an_undisturbed_one(size: int, tmp_path: Path) -> None:
     for rank, same in enumerate(run_world(size, every_case, str(tmp_path), timeout_s=240)):
         assert same == dict.fromkeys(cases_of(size), True), f"rank {rank} of {size}"
@@ -156,6 +157,7 @@ def whole_and_first_part(world: World, folder: str, overrides: list[str]) -> lis
     ]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_in_mid_epoch_on_any_number_of_ranks_and_sees_each_image_once(tmp_path: Path) -> None:
     """2 -> 3 -> 1 -> 2 ranks within one epoch of 13 steps, which leaves 3 of its 159 images out."""
     overrides = [

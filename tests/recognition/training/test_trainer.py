@@ -22,6 +22,7 @@ def _batch(size: int) -> str:
     return f"train.batch_size={12 // size}"
 
 
+@pytest.mark.slow
 def test_every_number_of_ranks_trains_the_same_model_with_sync_bn(tmp_path: Path) -> None:
     curves, models = {}, {}
     for size in (1, 2, 3):
@@ -73,13 +74,20 @@ def _poisoned_step(world: World, folder: str, rank: int, place: str, precision: 
     return before, snapshot(trainer), float(result.refused)
 
 
-@pytest.mark.parametrize("place", ["center", "embedding"])
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_refused_step_leaves_everything_bit_identical_on_all_ranks(place: str, rank: int, tmp_path: Path) -> None:
-    for before, after, refused in run_world(2, _poisoned_step, str(tmp_path), rank, place, "bf16"):
-        assert refused == 1.0
-        for name, value in before.items():
-            assert torch.equal(value.nan_to_num(7.0), after[name].nan_to_num(7.0)), name
+POISONS = [(rank, place) for rank in (0, 1) for place in ("center", "embedding")]
+
+
+def _every_poisoned_step(world: World, folder: str) -> list[tuple[dict, dict, float]]:
+    return [_poisoned_step(world, f"{folder}/{rank}-{place}", rank, place, "bf16") for rank, place in POISONS]
+
+
+@pytest.mark.slow
+def test_a_refused_step_leaves_everything_bit_identical_on_all_ranks(tmp_path: Path) -> None:
+    for results in run_world(2, _every_poisoned_step, str(tmp_path)):
+        for poison, (before, after, refused) in zip(POISONS, results, strict=True):
+            assert refused == 1.0, poison
+            for name, value in before.items():
+                assert torch.equal(value.nan_to_num(7.0), after[name].nan_to_num(7.0)), (poison, name)
 
 
 def test_a_run_of_refused_steps_stops_and_says_why(tmp_path: Path) -> None:

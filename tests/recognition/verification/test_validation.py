@@ -125,28 +125,33 @@ def test_one_process_gives_what_the_offline_protocol_gives(folder):
     assert values["accuracy"] > 0.7
 
 
+@pytest.mark.slow
 def test_any_number_of_ranks_gives_every_rank_the_numbers_of_one(folder, outcomes):
     alone = _validate(ALONE, folder, ["toy", "other"])
     assert [outcome["values"] for outcome in outcomes] == [alone] * len(outcomes)
     assert [outcome["values after errors"]["toy"] for outcome in outcomes] == [alone["toy"]] * len(outcomes)
 
 
+@pytest.mark.slow
 def test_an_error_on_one_rank_ends_all(outcomes):
     messages = [outcome["failing embed"] for outcome in outcomes]
     assert messages.pop(1) == "RuntimeError: out of memory"
     assert set(messages) == {"DataError: rank 1: RuntimeError: out of memory"}
 
 
+@pytest.mark.slow
 def test_a_broken_image_in_one_share_ends_all_and_is_named(outcomes):
     (text,) = {outcome["broken image"] for outcome in outcomes}
     assert "broken.bin: image 44: not an image" in text
 
 
+@pytest.mark.slow
 def test_nodes_that_see_different_files_are_told(outcomes):
     for outcome in outcomes:
         assert "see different files; expected one and the same; copy it to every node" in outcome["different files"]
 
 
+@pytest.mark.slow
 def test_a_set_missing_on_any_rank_ends_all_at_the_start(outcomes):
     assert all("ConfigError: validation.val_targets: " in outcome["missing"] for outcome in outcomes)
     first, second = (outcome["missing on one"] for outcome in outcomes[:2])

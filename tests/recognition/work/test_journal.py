@@ -12,8 +12,7 @@ import pytest
 
 from recognition.errors import DataError
 from recognition.work.journal import JOURNAL, SETTINGS, Journal, check_settings, hold, is_under_way, remove_work
-
-ROOT = Path(__file__).resolve().parents[3]
+from tests.helpers.places import ROOT
 
 
 @pytest.fixture
