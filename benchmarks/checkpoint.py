@@ -1,4 +1,4 @@
-"""Measure what checkpoints cost a training: the moment it stands still, the slow-down, and the agreement of a step.
+"""Measure what checkpoints cost a training: the pause, the slow-down, and the agreement of a step.
 
     python benchmarks/checkpoint.py                                     # sizes for a laptop
     python benchmarks/checkpoint.py --identities 1e6 --ranks 2          # 4 GB of state; needs 8 GB of memory, 8 of disk
@@ -155,8 +155,8 @@ def _table(found: dict[str, Any], args: argparse.Namespace) -> str:
         [
             f"{args.identities:,} identities on {args.ranks} ranks: {size(stall['bytes'])} of state on rank 0",
             f"  a plain copy of it           {copy_s:8.3f} s",
-            f"  training stands still for    {stall_s:8.3f} s, {stall_s / copy_s:.2f} times that",
-            f"  the save, beside training    {statistics.median(stall['saves_s']):8.3f} s",
+            f"  training pauses for          {stall_s:8.3f} s, {stall_s / copy_s:.2f} times that",
+            f"  the save, during training    {statistics.median(stall['saves_s']):8.3f} s",
             f"the demo, {args.steps} steps in a block, {args.blocks} pairs, a checkpoint of "
             f"{size(slowdown['staged_bytes'])} staged on rank 0",
             f"  without a checkpoint         {without:8.3f} s",

@@ -73,7 +73,7 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def measure_lfw(detector: Detector, folder: Path, every: int, *, quiet: bool) -> dict[str, Any]:
-    """Return how many central faces are found, how well their landmarks lie, and photos per second of CPU."""
+    """Return how many central faces are found, how exact their landmarks are, and photos per second of CPU."""
     lines = sorted((folder / "landmarks5.txt").read_text(encoding="utf-8").splitlines())[::every]
     errors, seconds = [], 0.0
     for line in progress(lines, total=len(lines), unit="photo", label="lfw", quiet=quiet):

@@ -5,7 +5,7 @@
 PHOTOS is a folder per person, ALIGNED what align_faces.py made of some, WORK a new folder. Each run is killed one to
 three times with SIGKILL, all its processes or one alone, at moments drawn over its length from the appearance of its
 work folder on (a tenth of them: from its start), and then left to end. The same in every byte and name as an
-undisturbed run with one process is what each has to leave; no process may stay behind.
+undisturbed run with one process is what each has to leave; no process may be left.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("photos", type=Path, metavar="PHOTOS")
     add("aligned", type=Path, metavar="ALIGNED")
     add("work", type=Path, metavar="WORK")
-    add("--kills", type=positive_int, default=20, help="at least so many of each command (default: 20)")
+    add("--kills", type=positive_int, default=20, help="at least this many of each command (default: 20)")
     add("--num-photos", type=positive_int, default=60, metavar="N", help="of PHOTOS (default: 60)")
     add("--num-faces", type=positive_int, default=320, metavar="N", help="of ALIGNED (default: 320)")
     add("--detector", default="mtcnn", help="default: mtcnn")

@@ -101,7 +101,7 @@ def build(faces: Path, folder: Path) -> tuple[Path, dict[str, Any]]:
             [str(faces), str(folder), str(folder / "page"), "--limit", "50000", "--min-doubt", "0", "--quiet"]
         )
     if status != 0:
-        raise DataError(f"{faces}: no page was made of it; see above; mend that first")
+        raise DataError(f"{faces}: no page was made of it; see above; fix that first")
     files = [path for path in (folder / "page").rglob("*") if path.is_file()]
     megabytes = round(sum(path.stat().st_size for path in files) / 1e6, 1)
     sizes = {"pictures": len(pictures), "files": len(files), "megabytes": megabytes}

@@ -1,4 +1,4 @@
-"""Clean a folder of aligned faces: find pictures in the wrong identity, identities that are one, and near duplicates.
+"""Clean a folder of aligned faces: wrong pictures, identities that are the same person, and near-duplicates.
 
 python data_tools/clean_faces.py --help
 """

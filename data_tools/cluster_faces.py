@@ -1,4 +1,4 @@
-"""Group the faces of an embedding store into people nobody has named: a similarity graph, and Chinese whispers on it.
+"""Group the faces of an embedding store into people without names, by Chinese whispers on a similarity graph.
 
 python data_tools/cluster_faces.py --help
 """

@@ -1,4 +1,4 @@
-"""Fetch MTCNN's weights: three files out of the facenet-pytorch 2.6.0 wheel, which is not installed.
+"""Fetch MTCNN's weights: three files from the facenet-pytorch 2.6.0 wheel, which is not installed.
 
 python data_tools/fetch_weights.py --help
 """

@@ -1,4 +1,4 @@
-"""Render pictures of synthetic people, one folder per person, with the true landmarks of every picture.
+"""Render images of synthetic people, one folder per person, with the true landmarks of every image.
 
 python data_tools/make_faces.py --help
 """

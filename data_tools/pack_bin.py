@@ -1,4 +1,4 @@
-"""Pack verification pairs and their pictures into a .bin, as arcface_torch and insightface read it.
+"""Pack verification pairs and their images into a .bin, as arcface_torch and insightface read it.
 
 python data_tools/pack_bin.py --help
 """

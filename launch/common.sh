@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What the launch scripts share: where things are, how they fail, and the one way train_v2.py is started.
+# What the launch scripts share: where things are, how they fail, and the only place that starts train_v2.py.
 
 ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 NAME=$(basename -- "$0" .sh)
@@ -8,7 +8,7 @@ if [[ -z ${PYTHON:-} ]]; then
     [[ -x $PYTHON ]] || PYTHON=python3
 fi
 
-# One line on stderr, in the words of the other commands.
+# One line on stderr, in the form of the other commands.
 fail() {
     printf '%s: error: %s\n' "$NAME" "$*" >&2
     exit 1
@@ -37,8 +37,8 @@ count_processes() {
     check_number NPROC_PER_NODE 1 1024
 }
 
-# Runs torchrun and hands signals on: SIGTERM and SIGINT to torchrun itself, SIGUSR1 (save and go on) to the processes it
-# started, since torchrun would end by it. TORCHRUN holds its options.
+# Runs torchrun and passes signals to it: SIGTERM and SIGINT to torchrun itself, SIGUSR1 (save and continue) to the
+# processes that it started, since the signal would end torchrun. TORCHRUN holds its options.
 start_training() {
     local resume=(resume=true) argument child status signalled
     # How long torchrun lets processes save after a SIGTERM; torch before 2.13 always takes 30 seconds.

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train on several machines: the same line on every one of them, but for NODE_RANK.
+# Train on several machines: the same line on each of them, with another NODE_RANK.
 #
 #   NNODES=2 NODE_RANK=0 MASTER_ADDR=node0 launch/multi_node.sh configs/wf42m_pfc02_r100_16gpus [KEY=VALUE ...]
 #   NNODES=2 NODE_RANK=1 MASTER_ADDR=node0 launch/multi_node.sh configs/wf42m_pfc02_r100_16gpus [KEY=VALUE ...]
@@ -12,8 +12,8 @@
 # RESTARTS        times a crashed run starts again, on all machines, from its newest checkpoint; 3 when not set
 # JOIN_TIMEOUT_S  seconds a machine waits for the others; 900 when not set
 #
-# The run folder must be one that all machines share. resume=true is added: a run that stopped goes on when the same
-# lines are given again. Choose another output to start anew.
+# The run folder must be one that all machines share. resume=true is added: the same lines
+# again continue a run that stopped. Choose another output for a new run.
 set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
@@ -35,8 +35,8 @@ printf '%s: NODE_RANK=%s of NNODES=%s, MASTER_ADDR=%s, MASTER_PORT=%s, NPROC_PER
 
 # The c10d rendezvous, since a restart must bring the processes of all nodes back together; the static one cannot.
 is_host=$((NODE_RANK == 0))
-# Every start gets a store of its own. In the shared one the agents tell starts apart by their own count of failures, and
-# a node that lost its processes to the failure of another counts one less: they would never meet again.
+# Every start gets its own store. In a shared one each agent numbers the starts by its own count of failures, and
+# a node that lost its processes because another one failed counts one less: they would never meet again.
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 TORCHRUN=(
     --nnodes="$NNODES" --rdzv-id="$MASTER_ADDR-$MASTER_PORT" --rdzv-backend=c10d

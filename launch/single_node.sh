@@ -7,7 +7,7 @@
 # NPROC_PER_NODE  processes; one per GPU when not set
 # RESTARTS        times a crashed run starts again from its newest checkpoint; 3 when not set
 #
-# resume=true is added: a run that stopped goes on when the same line is given again. Choose another output to start anew.
+# resume=true is added: the same line again continues a run that stopped. Choose another output for a new run.
 set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"

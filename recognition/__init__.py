@@ -1,7 +1,7 @@
 """Face recognition with the class-center matrix sharded over ranks.
 
-The public names, imported when they are first used: `import recognition` costs no torch. docs/library.md shows them in
-a program of one's own.
+The public names, imported when they are first used: `import recognition` imports no torch. README.md has a program
+that uses them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The shape every command shares: flags spelled alike, one-line errors, and exit statuses."""
+"""The shape every command shares: the same flags, one-line errors, and exit statuses."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def run_command(
     *,
     intermixed: bool = False,
 ) -> int:
-    """Parse `argv`, run `body`, and return the exit status. `intermixed` lets flags stand between positionals.
+    """Parse `argv`, run `body`, and return the exit status. `intermixed` allows flags between positionals.
 
     0 done, 1 a user or data error (one line on stderr; the traceback only with --debug), 2 bad usage (argparse exits
     by itself), 130 interrupted.
@@ -47,7 +47,7 @@ def run_command(
         sys.stderr.write(f"{parser.prog}: interrupted\n")
         return 130
     except BrokenPipeError:
-        # The reader of our stdout left (`| head`); there is nobody to tell.
+        # The reader of our stdout left (`| head`); nobody reads the error.
         sys.stderr.close()
         return 0
     return 0

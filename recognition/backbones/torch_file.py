@@ -99,7 +99,7 @@ def _check_archive(path: Path) -> None:
                     sizes = {key: entry.file_size for key, entry in entries.items()}
                     _run(archive.open(name), _EntryStorages(sizes, f"{folder}{slash}data/"))
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as err:
-        raise RefusedFileError(f"it is no whole archive: {err}") from err
+        raise RefusedFileError(f"it is not a complete archive: {err}") from err
 
 
 def _check_entries(entries: list[zipfile.ZipInfo], num_bytes: int) -> None:

@@ -69,16 +69,16 @@ def survey(path: Path, *, limit: int, min_doubt: float) -> Survey:
         total = found.kinds.total()
         raise DataError(
             f"{path}: none of its {total:,} decisions has a doubt of at least {min_doubt:g}; expected pictures to "
-            "review; " + ("lower --min-doubt" if total else "let clean_faces.py write it anew")
+            "review; " + ("lower --min-doubt" if total else "let clean_faces.py write it again")
         )
     twice = [picture for picture, times in Counter(row.picture for row in found.rows).items() if times > 1]
     if twice:
-        raise DataError(f"{path}: decides about {twice[0]!r} twice; expected one line a picture; remove one")
+        raise DataError(f"{path}: decides about {twice[0]!r} twice; expected one line per picture; remove one")
     return found
 
 
 def center_faces(path: Path, identities: Set[str]) -> dict[str, tuple[str, ...]]:
-    """Return the faces at the center of those of `identities` about which some line of decisions.jsonl tells."""
+    """Return the faces at the center of those of `identities` that occur in some line of decisions.jsonl."""
     faces: dict[str, tuple[str, ...]] = {}
     for decision in read_decisions(path):
         center_of = decision.identity if decision.to is None else decision.to
@@ -115,13 +115,13 @@ def _parse(place: str, line: str) -> Decision:
         content: Any = json.loads(line)
     except (ValueError, RecursionError) as err:
         raise DataError(
-            f"{place}: is no JSON ({err}); expected one object a line; let clean_faces.py write it"
+            f"{place}: is not JSON ({err}); expected one object per line; let clean_faces.py write it"
         ) from err
     if not isinstance(content, dict) or not _FIELDS.keys() <= content.keys():
-        raise DataError(f"{place}: {line.strip()[:80]!r}; expected an object with {', '.join(_FIELDS)}; mend the line")
+        raise DataError(f"{place}: {line.strip()[:80]!r}; expected an object with {', '.join(_FIELDS)}; fix the line")
     for name, types in _FIELDS.items():
         if not isinstance(content[name], types) or isinstance(content[name], bool):
-            raise DataError(f"{place}: {name} is {content[name]!r}; expected {_spelled(types)}; mend the line")
+            raise DataError(f"{place}: {name} is {content[name]!r}; expected {_spelled(types)}; fix the line")
     _check(place, content)
     return Decision(**{name: content[name] for name in _FIELDS if name != "beside"}, beside=tuple(content["beside"]))
 
@@ -134,18 +134,18 @@ def _spelled(types: type | tuple[type, ...]) -> str:
 def _check(place: str, content: dict[str, Any]) -> None:
     """Raise DataError where the values of a line, right in type, contradict the format."""
     if content["decision"] not in KINDS:
-        raise DataError(f"{place}: decision is {content['decision']!r}; expected {', '.join(KINDS)}; mend the line")
+        raise DataError(f"{place}: decision is {content['decision']!r}; expected {', '.join(KINDS)}; fix the line")
     if (content["decision"] == "move") != (content["to"] is not None):
         raise DataError(
             f"{place}: decision is {content['decision']} and to is {content['to']!r}; expected an identity for a move "
-            "and null otherwise; mend the line"
+            "and null otherwise; fix the line"
         )
     if not 0 <= content["doubt"] <= 1:
-        raise DataError(f"{place}: doubt is {content['doubt']}; expected 0 to 1; mend the line")
+        raise DataError(f"{place}: doubt is {content['doubt']}; expected 0 to 1; fix the line")
     if content["score"] is not None and not math.isfinite(content["score"]):
-        raise DataError(f"{place}: score is {content['score']}; expected a finite number or null; mend the line")
+        raise DataError(f"{place}: score is {content['score']}; expected a finite number or null; fix the line")
     if len(content["beside"]) > MAX_BESIDE or not all(isinstance(name, str) for name in content["beside"]):
-        raise DataError(f"{place}: beside is not a list of at most {MAX_BESIDE} pictures; mend the line")
+        raise DataError(f"{place}: beside is not a list of at most {MAX_BESIDE} pictures; fix the line")
     for name in (content["picture"], *content["beside"]):
         if not name or name.startswith("/") or ".." in name.split("/") or "\0" in name:
-            raise DataError(f"{place}: {name!r} leaves the folder of faces; expected a path below it; mend the line")
+            raise DataError(f"{place}: {name!r} leaves the folder of faces; expected a path below it; fix the line")

@@ -91,7 +91,7 @@ def clean(
 def review_again(output: Path, settings: CleanSettings, work: Path, review: Review) -> dict[str, Any]:
     """Apply a review to a finished cleaning and publish it; return the new summary.
 
-    Raises DataError when the cleaning was asked for something else than `settings`.
+    Raises DataError when the cleaning was started with other settings than `settings`.
     """
     summary: dict[str, Any] = json.loads((output / SUMMARY).read_text(encoding="utf-8"))
     old, new = summary["settings"], settings.as_json()
@@ -99,7 +99,7 @@ def review_again(output: Path, settings: CleanSettings, work: Path, review: Revi
     if differing:
         raise DataError(
             f"{output}: was made with another {', '.join(differing)}; expected the same to review it; pass the same "
-            "flags, or --overwrite to clean anew"
+            "flags, or --overwrite to clean from the beginning"
         )
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()

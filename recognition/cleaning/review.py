@@ -53,11 +53,11 @@ def apply_review(decisions: Path, handle: TextIO, review: Mapping[str, Verdict],
 def _verdict(path: Path, picture: str, entry: Any) -> Verdict:
     place = f"{path}: {picture!r}"
     if not isinstance(entry, dict) or entry.get("decision") not in KINDS:
-        raise DataError(f"{place}: {str(entry)[:80]}; expected a decision of {', '.join(KINDS)}; mend the entry")
+        raise DataError(f"{place}: {str(entry)[:80]}; expected a decision of {', '.join(KINDS)}; fix the entry")
     to = entry.get("to")
     if not (isinstance(to, str) if entry["decision"] == "move" else to is None):
         raise DataError(
-            f"{place}: {entry['decision']} to {to!r}; expected an identity for a move, else null; mend the entry"
+            f"{place}: {entry['decision']} to {to!r}; expected an identity for a move, else null; fix the entry"
         )
     return Verdict(entry["decision"], to)
 

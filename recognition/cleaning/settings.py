@@ -1,4 +1,4 @@
-"""What a cleaning was asked for: which steps, in which order, and the thresholds that the data decides. Torch-free."""
+"""The settings of a cleaning: which steps, in which order, and the thresholds that the data decides. Torch-free."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def choose_steps(text: str | None, *, has_tests: bool) -> tuple[str, ...]:
         raise ConfigError(f"--steps: names none; expected some of {', '.join(STEPS)}; choose among them")
     if len(set(steps)) < len(steps):
         twice = next(step for step in steps if steps.count(step) > 1)
-        raise ConfigError(f"--steps: {twice} stands there twice; expected each step once; leave one out")
+        raise ConfigError(f"--steps: {twice} occurs twice; expected each step once; leave one out")
     if has_tests != ("tests" in steps):
         missing = "tests is not among --steps" if has_tests else "neither --against nor --against-names is given"
         raise ConfigError(f"--steps: {missing}; expected both or neither; add what is missing")

@@ -1,4 +1,4 @@
-"""The cleaning steps in a row, each kept on the disk when it is done, so that a killed run continues behind it."""
+"""The cleaning steps in order; each is saved when it is done, so that a killed run continues after it."""
 
 from __future__ import annotations
 

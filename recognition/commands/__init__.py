@@ -1,1 +1,1 @@
-"""One file a command, each with main(argv); nothing imports this room but the doors."""
+"""One file per command, each with main(argv); only the doors import this room."""

@@ -62,8 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("output", type=Path, metavar="OUT", help="folder for the aligned faces and align.jsonl")
     add("--detector", choices=DETECTORS, default="mtcnn", help="default: mtcnn")
     add("--model", type=Path, help="scrfd: the ONNX file; mtcnn, dlib: folder of their weights")
-    add("--min-face", type=float, metavar="PX", help="least face the detector looks for (mtcnn 20, dlib 37)")
-    add("--max-side", type=positive_int, default=1600, metavar="PX", help="detect in larger photos scaled to this")
+    add("--min-face", type=float, metavar="PX", help="smallest face the detector looks for (mtcnn 20, dlib 37)")
+    add("--max-side", type=positive_int, default=1600, metavar="PX", help="larger photos are scaled to this first")
     add("--faces", choices=POLICIES, default="largest", help="which faces of a photo to keep (default: largest)")
     add("--min-size", type=float, default=0.0, metavar="PX", help="refuse faces with a box side below this")
     add("--min-score", type=float, metavar="S", help="refuse faces below this score")
@@ -97,7 +97,7 @@ def _run(args: argparse.Namespace) -> None:
         **asdict(settings),
     }
     prepare = partial(prepare_aligner, args.photos, folder, settings, args.detector, args.min_face, args.model)
-    # What is missing is told before anything is removed. Otherwise the workers tell it, and load while this one would.
+    # What is missing is reported before anything is removed. Otherwise the workers do, and load while this one would.
     aligner = prepare() if args.workers == 1 or args.overwrite else None
     begun = {"photos": str(args.photos.resolve()), **described}
     with folder.journal(begun, _present(args.output, crops), overwrite=args.overwrite) as journal:

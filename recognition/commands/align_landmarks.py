@@ -90,7 +90,7 @@ def _run(args: argparse.Namespace) -> None:
     wanted = people_of_folds(args.pairs, args.folds) if args.pairs else None
     photos = [photo for photo in listed if wanted is None or identity_of(photo.path) in wanted]
     if not photos:
-        raise DataError(f"{args.landmarks}: lists no photo of the people asked for; check --pairs and --folds")
+        raise DataError(f"{args.landmarks}: lists no photo of these people; check --pairs and --folds")
     with staged_folder(args.output) as folder:
         work = ordered_map(partial(_align_one, args.photos, folder, args.size), photos, workers=args.workers)
         for _ in progress(work, total=len(photos), unit="img", label="align", quiet=args.quiet):
@@ -126,9 +126,9 @@ def _parse(path: Path, line: int, text: str, scale: float) -> Photo:
     try:
         landmarks = np.array([float(number) for number in numbers]).reshape(5, 2) * scale
     except ValueError as err:
-        raise DataError(f"{path}:{line}: found {text[:100]!r}; expected `path x1 y1 ... x5 y5`; mend the line") from err
+        raise DataError(f"{path}:{line}: found {text[:100]!r}; expected `path x1 y1 ... x5 y5`; fix the line") from err
     if not np.isfinite(landmarks).all() or np.ptp(landmarks, axis=0).max() <= 0:
-        raise DataError(f"{path}:{line}: the landmarks of {name!r} span no face; expected five points; mend the line")
+        raise DataError(f"{path}:{line}: the landmarks of {name!r} span no face; expected five points; fix the line")
     if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise DataError(f"{path}:{line}: {name!r} leaves the folder of photos; expected a path below it; mend the line")
+        raise DataError(f"{path}:{line}: {name!r} leaves the folder of photos; expected a path below it; fix the line")
     return Photo(name, landmarks)

@@ -4,7 +4,7 @@
 
 Reads every byte of the .rec (and the property file beside it), and prints counts, sizes and a histogram of images per
 identity, as text and with --png as a picture. --duplicates also counts near-duplicates, within identities and across
-them: the latter are the same picture under two names. Exit status 1 when something is wrong; the first problems are
+them: the latter are the same image under two names. Exit status 1 when something is wrong; the first problems are
 named. A lost .idx is rebuilt in memory, and written beside the .rec with --write-idx.
 """
 

@@ -1,19 +1,19 @@
-"""Clean a folder of aligned faces: find pictures in the wrong identity, identities that are one, and near duplicates.
+"""Clean a folder of aligned faces: wrong pictures, identities that are the same person, and near-duplicates.
 
     python data_tools/clean_faces.py aligned/ cleaned/ --embeddings embedded/ --dry-run
     python data_tools/clean_faces.py aligned/ cleaned/ --embeddings embedded/ --against lfw.bin cfp_fp.bin
     python data_tools/clean_faces.py aligned/ cleaned/ --embeddings embedded/ --review decisions.json
 
-Nothing in FACES is touched. OUT gets clean.lst for pack_rec.py, decisions.jsonl with a line for every picture,
-summary.json, and scores.png, which shows what the thresholds were read off. The steps, in this order:
+Nothing in FACES is changed. OUT gets clean.lst for pack_rec.py, decisions.jsonl with a line for every picture,
+summary.json, and scores.png, which shows the scores that the thresholds come from. The steps, in this order:
 
-  within      Chinese whispers inside each identity; what is not in its largest cluster goes
-  far         pictures that agree too little with their identity go
+  within      Chinese whispers inside each identity; what is not in its largest cluster is dropped
+  far         pictures that agree too little with their identity are dropped
   merge       identities that are one person become one
-  misplaced   pictures that agree with another identity, and not with their own, move there
-  duplicates  of nearly equal pictures one stays
-  tests       identities go that are in a test set (--against, --against-names)
-  small       identities with fewer than --min-pictures go
+  misplaced   pictures that agree with another identity, and not with their own, are moved there
+  duplicates  of nearly equal pictures one is kept
+  tests       identities that are in a test set are dropped (--against, --against-names)
+  small       identities with fewer than --min-pictures are dropped
 
 A run that was killed continues when it is started again. docs/cleaning.md explains the steps and the thresholds.
 """
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for step in THRESHOLD_STEPS:
         add(f"--{step}", type=float, metavar="COS", help=f"threshold of the step {step} (default: from the data)")
     add("--split", type=positive_int, metavar="N", help="within: minority clusters of N pictures become identities")
-    add("--min-pictures", type=positive_int, default=2, metavar="N", help="small: least of an identity (default: 2)")
+    add("--min-pictures", type=positive_int, default=2, metavar="N", help="small: fewest of an identity (default: 2)")
     add(
         "--against",
         type=Path,
@@ -73,10 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--review", type=Path, metavar="JSON", help="decisions of the review page, which come before all others")
     add("--dry-run", action="store_true", help="print the numbers and write nothing")
     add("--seed", type=non_negative_int, default=0, help="of the samples and of Chinese whispers (default: 0)")
-    add("--batch-size", type=positive_int, default=64, metavar="N", help="images a pass, of --against (default: 64)")
+    add("--batch-size", type=positive_int, default=64, metavar="N", help="images per pass, of --against (default: 64)")
     add("--workers", type=positive_int, default=1, help="processes that embed --against on the CPU (default: 1)")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
-    add("--overwrite", action="store_true", help="begin anew and replace what an earlier run left in OUT")
+    add("--overwrite", action="store_true", help="start from the beginning and replace what an earlier run left in OUT")
     add("--json", action="store_true", help="print the summary as one JSON object")
     return run_command(parser, _run, argv)
 
@@ -105,7 +105,7 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _open(args: argparse.Namespace) -> tuple[CleanSettings, Pictures]:
-    """Check the flags and the input; return what is asked for and the pictures."""
+    """Check the flags and the input; return the settings and the pictures."""
     given = {step: value for step in THRESHOLD_STEPS if (value := getattr(args, step)) is not None}
     steps = choose_steps(args.steps, has_tests=bool(args.against or args.against_names))
     check_given(given, steps)

@@ -1,9 +1,9 @@
-"""Group the faces of an embedding store into people nobody has named: a similarity graph, and Chinese whispers on it.
+"""Group the faces of an embedding store into people without names, by Chinese whispers on a similarity graph.
 
     python data_tools/cluster_faces.py embedded/ clusters.lst --threshold 0.4
     python data_tools/cluster_faces.py embedded/ clusters.jsonl --threshold 0.4 --graph approximate --neighbors 40
 
-EMBEDDINGS is what embed_faces.py wrote. OUT.lst has a line `index TAB cluster TAB path` an image, for pack_rec.py;
+EMBEDDINGS is what embed_faces.py wrote. OUT.lst has a line `index TAB cluster TAB path` per image, for pack_rec.py;
 OUT.jsonl a line {"key": ..., "cluster": ...}. Clusters are numbered in the order of their first image. The graph holds
 every pair of images whose cosine is above --threshold, or of these only the nearest --neighbors of each image.
 """
@@ -51,12 +51,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     add(
         "--weights", choices=EDGE_WEIGHTS, default="excess", help="an edge's vote (default: excess, over the threshold)"
     )
-    add("--iterations", type=positive_int, default=DEFAULT_ITERATIONS, metavar="N", help="visits an image, at most")
+    add("--iterations", type=positive_int, default=DEFAULT_ITERATIONS, metavar="N", help="most visits per image")
     add("--seed", type=non_negative_int, default=0, help="of the order of the visits (default: 0)")
     memory = DEFAULT_MEMORY >> 20
-    add("--memory", type=positive_int, default=memory, metavar="MIB", help=f"beside the embeddings (default: {memory})")
+    add("--memory", type=positive_int, default=memory, metavar="MIB", help=f"beyond the embeddings (default: {memory})")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="for the products (default: auto)")
-    add("--compare", action="store_true", help="tell how well the clusters agree with the identities of EMBEDDINGS")
+    add("--compare", action="store_true", help="print how well the clusters agree with the identities of EMBEDDINGS")
     add("--overwrite", action="store_true", help="replace OUT")
     add("--json", action="store_true", help="print the counts as one JSON object")
     return run_command(parser, _run, argv)

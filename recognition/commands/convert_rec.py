@@ -4,7 +4,7 @@
     python data_tools/convert_rec.py wds/ packed/train --to insightface
 
 SOURCE is a packed set in any layout, a folder of identity folders, or a folder of .tar shards. TARGET is the prefix of
-a packed set, or a new folder. insightface needs rising labels: a packed set is sorted for it (8 bytes an image); the
+a packed set, or a new folder. insightface needs rising labels: a packed set is sorted for it (8 bytes per image); the
 other sources must have them. Folders are numbered in the order of their names.
 """
 

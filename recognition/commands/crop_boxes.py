@@ -3,7 +3,7 @@
     python data_tools/crop_boxes.py vggface2/train loose_bb_train.csv crops/ --size 112
     python data_tools/crop_boxes.py vggface2/train loose_landmark_train.csv aligned/ --size 112
 
-A table with the columns NAME_ID, X, Y, W, H gives squares about the boxes; one with NAME_ID, P1X, P1Y ... P5X, P5Y
+A table with the columns NAME_ID, X, Y, W, H gives squares around the boxes; one with NAME_ID, P1X, P1Y ... P5X, P5Y
 gives faces aligned to the ArcFace template. NAME_ID is a path below PHOTOS, with or without .jpg. A square that
 leaves the photo is moved back inside, and shrunk only when it is larger than the photo. OUT gets the same paths and
 crops.jsonl, a line for every row of the table. A run that was killed continues when it is started again.
@@ -119,16 +119,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command(parser, _run, argv)
 
 
-def square_inside(box: Sequence[float], margin: float, picture: tuple[int, int]) -> tuple[int, int, int]:
-    """Return (left, top, side) of the square about a box X, Y, W, H, within a picture of (height, width).
+def square_inside(box: Sequence[float], margin: float, photo_size: tuple[int, int]) -> tuple[int, int, int]:
+    """Return (left, top, side) of the square about a box X, Y, W, H, within a photo of (height, width).
 
     Its side is the box's longer one and `margin` of it at either end; it is moved, not cut, where it would reach over
-    the edge, and shrunk about its center to the picture's shorter side when it is larger.
+    the edge, and shrunk about its center to the photo's shorter side when it is larger.
     """
     x, y, width, height = box
-    side = min(max(1, round(max(width, height) * (1 + 2 * margin))), *picture)
+    side = min(max(1, round(max(width, height) * (1 + 2 * margin))), *photo_size)
     corners = (x + width / 2 - side / 2, y + height / 2 - side / 2)
-    left, top = (min(max(0, round(c)), room - side) for c, room in zip(corners, (picture[1], picture[0])))
+    left, top = (min(max(0, round(c)), room - side) for c, room in zip(corners, (photo_size[1], photo_size[0])))
     return left, top, side
 
 
@@ -170,11 +170,11 @@ def _parse_row(place: str, line: int, fields: list[str], wanted: list[int]) -> R
         name, *numbers = (fields[i] for i in wanted)
         row = Row(line, name.strip(), tuple(float(number) for number in numbers))
     except (IndexError, ValueError) as err:
-        raise DataError(f"{place}: {','.join(fields)[:100]!r}; expected a name and numbers; mend the line") from err
+        raise DataError(f"{place}: {','.join(fields)[:100]!r}; expected a name and numbers; fix the line") from err
     if not np.abs(row.numbers).max() <= _FARTHEST_PX or (len(row.numbers) == 4 and min(row.numbers[2:]) <= 0):
-        raise DataError(f"{place}: {row.numbers}; expected numbers of pixels and sides above zero; mend the line")
+        raise DataError(f"{place}: {row.numbers}; expected numbers of pixels and sides above zero; fix the line")
     if not row.name or row.name.startswith("/") or ".." in row.name.split("/") or "\0" in row.name:
-        raise DataError(f"{place}: {row.name!r} leaves the folder of photos; expected a path below it; mend the line")
+        raise DataError(f"{place}: {row.name!r} leaves the folder of photos; expected a path below it; fix the line")
     return row
 
 
@@ -193,7 +193,7 @@ def _check_inside(row: Row, path: Path, rgb: np.ndarray) -> None:
         left, top, right, bottom = min(xs), min(ys), max(xs), max(ys)
     if left >= width or top >= height or right <= 0 or bottom <= 0:
         raise DataError(
-            f"{path}: {width} x {height} pixels, and the face at {left:g}, {top:g} lies beside them; expected it "
+            f"{path}: {width} x {height} pixels, and the face at {left:g}, {top:g} is outside them; expected it "
             f"inside; check the table's line {row.line}"
         )
 

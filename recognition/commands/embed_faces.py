@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--batch-size", type=positive_int, default=64, metavar="N", help="images a pass (default: 64)")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
     add("--workers", type=positive_int, default=1, help="processes on the CPU, without torchrun (default: 1)")
-    add("--overwrite", action="store_true", help="begin anew and replace what an earlier run left in OUT")
+    add("--overwrite", action="store_true", help="start from the beginning and replace what an earlier run left in OUT")
     add("--json", action="store_true", help="print the counts as one JSON object")
     return run_command(parser, _run, argv)
 

@@ -1,4 +1,4 @@
-"""Fetch MTCNN's weights: three files out of the facenet-pytorch 2.6.0 wheel, which is not installed.
+"""Fetch MTCNN's weights: three files from the facenet-pytorch 2.6.0 wheel, which is not installed.
 
     python data_tools/fetch_weights.py
 
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser("fetch_weights", __doc__)
     parser.add_argument("--wheel", type=Path, help="take the files from this wheel instead of downloading it")
     parser.add_argument("--output", type=Path, default=mtcnn_folder(), metavar="DIR", help="default: %(default)s")
-    parser.add_argument("--overwrite", action="store_true", help="fetch again what is there")
+    parser.add_argument("--overwrite", action="store_true", help="fetch the files again, even if they are there")
     return run_command(parser, _run, argv)
 
 

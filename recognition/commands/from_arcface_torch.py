@@ -1,8 +1,9 @@
-"""Write an arcface_torch config as one of ours, key by key.
+"""Convert a config of arcface_torch to a config of ArcShard, key by key.
 
     python -m recognition from_arcface_torch configs/ms1mv3_r50.py ms1mv3_r50.yaml
 
-OLD.py is parsed, never executed. What has no counterpart is said with the reason, here and in the head of NEW.yaml.
+OLD.py is parsed, never executed. Keys without a counterpart are listed with the reason, here and at the top of
+NEW.yaml.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Convert one file and return the exit status."""
     parser = make_parser("from_arcface_torch", __doc__)
     parser.add_argument("old", type=Path, metavar="OLD.py", help="a config of arcface_torch")
-    parser.add_argument("new", type=Path, metavar="NEW.yaml", help="where ours goes")
+    parser.add_argument("new", type=Path, metavar="NEW.yaml", help="the file to write")
     parser.add_argument("--overwrite", action="store_true", help="replace NEW.yaml")
     return run_command(parser, _run, argv)
 

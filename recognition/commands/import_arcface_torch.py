@@ -1,4 +1,4 @@
-"""Turn the checkpoint of an interrupted arcface_torch run into one of ours, to continue on any number of ranks.
+"""Convert the checkpoint of an interrupted arcface_torch run, to continue it on any number of ranks.
 
     python -m recognition import_arcface_torch OLD_RUN NEW_RUN --config configs/ms1mv3_r50 [KEY=VALUE ...]
     torchrun --nproc_per_node=8 train_v2.py configs/ms1mv3_r50 output=NEW_RUN resume=true
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("old", type=Path, metavar="OLD_RUN", help="folder with checkpoint_gpu_<rank>.pt")
     parser.add_argument("new", type=Path, metavar="NEW_RUN", help="run folder to continue in; may be OLD_RUN")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="keys of the config, as for train_v2.py")
-    parser.add_argument("--config", required=True, help="the config that the run goes on with")
+    parser.add_argument("--config", required=True, help="the config with which the run continues")
     return run_command(parser, _run, argv, intermixed=True)
 
 

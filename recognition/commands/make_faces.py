@@ -1,9 +1,9 @@
-"""Render pictures of synthetic people, one folder per person, with the true landmarks of every picture.
+"""Render images of synthetic people, one folder per person, with the true landmarks of every image.
 
     python data_tools/make_faces.py faces/ --identities 200 --images 20 --seed 0
 
-A person is a function of (seed, number), a picture of (seed, person, picture): more people or workers change nothing
-that was there. People for a test come from other numbers, as in --first-identity 100000.
+A person is a function of (seed, number), an image of (seed, person, image): more people or workers do not change
+the others. People for a test come from other numbers, as in --first-identity 100000.
 OUT/landmarks5.txt holds `path x1 y1 ... x5 y5`: eyes, nose, corners of the mouth, in pixels.
 """
 
@@ -35,7 +35,7 @@ MIN_SIZE, MAX_SIZE = 32, 1024
 
 @dataclass(frozen=True)
 class FaceSet:
-    """Which people, how many pictures of each, and how large."""
+    """Which people, how many images of each, and how large."""
 
     first_identity: int
     num_identities: int
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("output", type=Path, metavar="OUT", help="folder to make")
     add("--identities", type=positive_int, default=200, help="people (default: 200)")
-    add("--images", type=positive_int, default=20, help="pictures of each (default: 20)")
+    add("--images", type=positive_int, default=20, help="images of each (default: 20)")
     add("--first-identity", type=non_negative_int, default=0, help="number of the first person (default: 0)")
     add("--seed", type=non_negative_int, default=0, help="chooses the population (default: 0)")
     add("--size", type=positive_int, default=112, metavar="PX", help="side of the pictures (default: 112)")
@@ -118,7 +118,7 @@ def _render_people(render_one: partial[str], numbers: Sequence[int], workers: in
 
 
 def _render_person(faces: FaceSet, folder: Path, number: int) -> str:
-    """Write one person's pictures and return their lines of landmarks."""
+    """Write one person's images and return their lines of landmarks."""
     person, name = make_person(faces.seed, number), f"p{number:06d}"
     (folder / name).mkdir()
     lines = []

@@ -40,7 +40,7 @@ def draw_pairs(
 ) -> list[tuple[str, str, bool]]:
     """Return pairs in fold order, same and different ones alternating.
 
-    `people` maps an identity to its pictures. Raises DataError when a fold cannot supply enough distinct pairs.
+    `people` maps an identity to its images. Raises DataError when a fold cannot supply enough distinct pairs.
     """
     each, remainder = divmod(num_pairs, 2 * num_folds)
     if remainder:
@@ -78,7 +78,7 @@ def _list_people(folder: Path) -> dict[str, list[str]]:
     tree = ImageTree(folder)
     tree.log_passed_over()
     if len(tree.identities) < 2:
-        raise DataError(f"{folder}: {count(len(tree.identities), 'identity')} with pictures; expected at least 2")
+        raise DataError(f"{folder}: {count(len(tree.identities), 'identity')} with images; expected at least 2")
     return {person: [f"{person}/{name}" for name in tree.images_of(person)] for person in tree.identities}
 
 

@@ -2,7 +2,7 @@
 
     python data_tools/merge_rec.py a/train.rec b/train.rec merged/train
 
-The identities of each set are numbered behind those of the sets before it. --same-identities keeps the class ids as
+The identities of each set are numbered after those of the sets before it. --same-identities keeps the class ids as
 they are, for sets that were numbered together. --map FILE gives each person a class id: lines `set TAB class id TAB new
 class id`, the set counted from 0 in the order of the command line; a person in two sets has the same new id in both.
 """

@@ -1,9 +1,9 @@
-"""Pack verification pairs and their pictures into a .bin, as arcface_torch and insightface read it.
+"""Pack verification pairs and their images into a .bin, as arcface_torch and insightface read it.
 
     python data_tools/pack_bin.py pairs.txt faces/ lfw.bin
 
 PAIRS is LFW's pairs.txt (a line `folds pairs`, then `name i j` and `name1 i name2 j`: IMAGES/name/name_0001.jpg), or
-lines `path path 0|1` with paths below IMAGES. Pictures go in byte for byte unless --size asks for another size.
+lines `path path 0|1` with paths below IMAGES. Images are stored byte for byte unless --size gives another size.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("images", type=Path, metavar="IMAGES", help="folder the pairs' paths start from")
     parser.add_argument("output", type=Path, metavar="OUT.bin")
     parser.add_argument("--folds", metavar="K|A-B", help="only these folds of an LFW pairs.txt, counted from 1")
-    parser.add_argument("--size", type=positive_int, metavar="PX", help="resize square pictures to PX x PX")
+    parser.add_argument("--size", type=positive_int, metavar="PX", help="resize square images to PX x PX")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT.bin")
     parser.add_argument("--json", action="store_true", help="print the counts as one JSON object")
     return run_command(parser, _run, argv)
@@ -56,9 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def pack_bin(
     pairs: Sequence[PicturePair], images: Path, output: Path, *, size: int | None = None, quiet: bool = True
 ) -> PackedPairs:
-    """Write the pairs' pictures below `images` to `output`, each decoded once to prove it.
+    """Write the pairs' images below `images` to `output`, each decoded once to check it.
 
-    Raises DataError when pictures are missing, naming the first, or when one does not decode.
+    Raises DataError when images are missing, naming the first, or when one does not decode.
     """
     paths = _find_pictures(pairs, images)
     encoded: dict[Path, bytes] = {}
@@ -89,14 +89,14 @@ def _find_pictures(pairs: Sequence[PicturePair], images: Path) -> list[Path]:
     for name in (name for pair in pairs for name in (pair.first, pair.second)):
         if name not in found:
             if folder.path(name) is None:
-                raise DataError(f"{images}: {name!r} leads out of it; expected a path below; mend the list of pairs")
+                raise DataError(f"{images}: {name!r} leads out of it; expected a path below; fix the list of pairs")
             found[name] = _find_picture(folder, name)
     missing = [name for name, path in found.items() if path is None]
     if missing:
         named = ", ".join(missing[:MAX_NAMED]) + (", ..." if len(missing) > MAX_NAMED else "")
         raise DataError(
-            f"{images}: {len(missing):,} of {count(len(found), 'picture')} are missing: {named}; expected every "
-            "picture of the pairs; add them or leave the pairs out"
+            f"{images}: {len(missing):,} of {count(len(found), 'image')} are missing: {named}; expected every "
+            "image of the pairs; add them or leave the pairs out"
         )
     return [path for pair in pairs for name in (pair.first, pair.second) if (path := found[name]) is not None]
 
@@ -112,7 +112,7 @@ def _read_picture(path: Path, size: int | None) -> bytes:
     rgb = decode_rgb(encoded, place=str(path))
     height, width = rgb.shape[:2]
     if height != width and size is not None:
-        raise DataError(f"{path}: is {width} x {height} pixels; expected a square picture for --size; align it first")
+        raise DataError(f"{path}: is {width} x {height} pixels; expected a square image for --size; align it first")
     if size is None or height == size:
         return encoded
     return encode_jpeg(cv2.resize(rgb, (size, size), interpolation=cv2.INTER_AREA), RESIZED_QUALITY)

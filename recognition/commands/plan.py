@@ -1,10 +1,10 @@
-"""Say what a number of identities needs on every rank, or how many fit into so much memory.
+"""Print what a number of identities needs on every rank, or how many fit into an amount of memory.
 
     python -m recognition plan --identities 100e6 --ranks 8 --network r100 --batch-size 128
     python -m recognition plan --memory-gib 80 --ranks 8 --network r50 --centers-format bf16 --momentum-format int8
     python -m recognition plan --identities 10e6 --tflops 790 --tflops-float32 50 --bandwidth-gb 4300 --products bf16
 
-Times are floors: what the given or measured rates allow at best, not what a run reaches.
+Times are lower limits: what the given or measured rates allow at best, not what a run reaches.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = make_parser("plan", __doc__)
-    asked = parser.add_argument_group("what is asked")
+    asked = parser.add_argument_group("the question")
     asked.add_argument("--identities", type=_number, help="such as 93431 or 100e6; needs --memory-gib when absent")
     asked.add_argument("--memory-gib", type=_positive, help="memory of a rank: does it fit, and how many would")
     asked.add_argument("--reserve-gib", type=_not_negative, default=0.0, help="of it, kept for the framework [0]")

@@ -3,7 +3,7 @@
     python data_tools/preview_batch.py configs/demo preview.png augment.preset=adaface
 
 Reads the config and its overrides as train_v2.py does. The first row holds images as they are stored; each further row
-is one epoch of the same images. --sheet instead shows every operation by itself, one a row.
+is one epoch of the same images. --sheet instead shows each operation by itself, one per row.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("config", help="path of a config, with or without .yaml")
     add("out", type=Path, metavar="OUT.png", help="picture to write, .png or .jpg")
     add("overrides", nargs="*", metavar="KEY=VALUE", help="as for train_v2.py")
-    add("--images", type=positive_int, default=12, help="images a row (default: 12)")
+    add("--images", type=positive_int, default=12, help="images per row (default: 12)")
     add("--epochs", type=positive_int, default=5, help="rows (default: 5)")
     add("--step", type=non_negative_int, default=0, help="take the images of this step of epoch 0")
     add("--sheet", action="store_true", help="one row for each operation, applied to every image")

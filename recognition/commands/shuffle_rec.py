@@ -2,9 +2,9 @@
 
     python data_tools/shuffle_rec.py packed/train.rec shuffled/train
 
-For readers that go through a file from one end to the other, and so see people in the order of the file. Takes any
-layout and writes the sequential one (keys 0, 1, ...; identity records describe an order that is gone); records with a
-list of labels keep it. Records are copied byte for byte. Needs room for the set twice beside PREFIX while it runs.
+For readers that read a file from its start to its end, and so see people in the order of the file. Takes any
+layout and writes the sequential one (keys 0, 1, ...; identity records are dropped); records with a list of labels
+keep it. Records are copied byte for byte. While it runs, it needs disk space for the set twice at PREFIX.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("rec", type=Path, metavar="REC", help="the .rec, its path without suffix, or a folder with train.rec")
     add("prefix", metavar="PREFIX", help="output path without suffix, or a folder")
     add("--seed", type=non_negative_int, default=0, help="of the order (default: 0)")
-    add("--memory", type=positive_int, default=768, metavar="MIB", help="memory to stay within (default: 768)")
+    add("--memory", type=positive_int, default=768, metavar="MIB", help="limit of the memory (default: 768)")
     add("--overwrite", action="store_true", help="replace existing output files")
     add("--json", action="store_true", help="print the counts as one JSON object")
     return run_command(parser, shuffle, argv)

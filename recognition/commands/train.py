@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("config", help="a YAML file, with or without .yaml")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for example optim.lr=0.2")
     parser.add_argument("--check", action="store_true", help="print the plan and stop")
-    # Overrides may stand before or after the flags.
+    # Overrides may come before or after the flags.
     return run_command(parser, _run, argv, intermixed=True)
 
 
@@ -68,7 +68,7 @@ def _run(args: argparse.Namespace) -> None:
         with join_world(config.device, timeout_s=config.train.timeout_s) as world, shortages_told(world):
             _train(config, world, folder, args)
     except Stopped as stopped:
-        logger.warning("%s; resume=true goes on from there", stopped)
+        logger.warning("%s; resume=true continues from there", stopped)
         raise SystemExit(stopped.status) from None
 
 

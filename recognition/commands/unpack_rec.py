@@ -4,7 +4,7 @@
 
 Writes OUT/<class id>/<key>.jpg (or .png) and OUT/images.lst, from which pack_rec.py packs the same labels again. Class
 ids are padded with zeros, so that they sort as numbers. --keys takes some records only. A run that was interrupted
-goes on with --resume.
+continues with --resume.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("rec", type=Path, metavar="REC", help="the .rec, its path without suffix, or a folder with train.rec")
     add("out", type=Path, metavar="OUT", help="folder to write; new or empty")
-    add("--keys", metavar="LIST", help="keys to unpack: numbers and ranges such as 5,10-19, or @FILE with one a line")
-    add("--resume", action="store_true", help="OUT is of a run that was interrupted: leave whole files in place")
+    add("--keys", metavar="LIST", help="keys to unpack: numbers and ranges such as 5,10-19, or @FILE with one per line")
+    add("--resume", action="store_true", help="OUT is of a run that was interrupted: leave complete files in place")
     add("--overwrite", action="store_true", help="write into OUT although it holds files")
     add("--json", action="store_true", help="print the counts as one JSON object")
     return run_command(parser, unpack, argv)
@@ -48,7 +48,7 @@ def unpack(args: argparse.Namespace) -> None:
     if args.keys is not None:
         chosen = _positions(records, parse_keys(args.keys, most=len(records.index)))
     if args.out.exists() and any(args.out.iterdir()) and not (args.resume or args.overwrite):
-        raise DataError(f"{args.out}: is not empty; expected a new folder; pass --resume to go on or --overwrite")
+        raise DataError(f"{args.out}: is not empty; expected a new folder; pass --resume to continue or --overwrite")
     width = len(str(records.num_classes - 1))
     num_kept = 0
     identities = set()
@@ -56,14 +56,14 @@ def unpack(args: argparse.Namespace) -> None:
         images = (records.read(i) for i in chosen)
         for image in progress(images, total=len(chosen), unit="img", label="unpacking", quiet=args.quiet):
             name = f"{image.label:0{width}d}/{image.key}{suffix_of(image.image)}"
-            num_kept += _write(args.out / name, image, keep=args.resume)
+            num_kept += _write(args.out / name, image, reuse=args.resume)
             identities.add(image.label)
             lines.write(f"{image.key}\t{image.label}\t{name}\n")
     _report(args, len(chosen), len(identities), num_kept, watch.seconds)
 
 
 def parse_keys(text: str, *, most: int) -> list[int]:
-    """Return the keys named by `5,10-19` or, one or a range a line, by the file behind an @; `most` at most."""
+    """Return the keys named by `5,10-19` or by the file after an @, one number or range per line; `most` at most."""
     place, items = "--keys", text.split(",")
     if text.startswith("@"):
         place = text[1:]
@@ -89,7 +89,7 @@ def _span(item: str, place: str) -> range:
 
 
 def _positions(records: ImageRecords, keys: list[int]) -> list[int]:
-    """Return which images have the `keys`, in the order asked for."""
+    """Return which images have the `keys`, in the order of `keys`."""
     known = records.index.keys[np.asarray(records.parts.images)]
     order = np.argsort(known, kind="stable")
     places = np.searchsorted(known, keys, sorter=order)
@@ -97,15 +97,15 @@ def _positions(records: ImageRecords, keys: list[int]) -> list[int]:
     missing = np.flatnonzero(known[found] != np.asarray(keys))
     if len(missing):
         raise DataError(
-            f"{records.path}: key {keys[missing[0]]} is no image; {len(missing)} of the {len(keys)} keys asked for are "
-            f"not there; images have keys from {known[order[0]]} to {known[order[-1]]}"
+            f"{records.path}: key {keys[missing[0]]} is not an image; {len(missing)} of the {len(keys)} requested keys "
+            f"are not there; images have keys from {known[order[0]]} to {known[order[-1]]}"
         )
     return [int(at) for at in found]
 
 
-def _write(path: Path, image: ImageRecord, *, keep: bool) -> bool:
+def _write(path: Path, image: ImageRecord, *, reuse: bool) -> bool:
     """Write one image; returns whether it was there already, whole."""
-    if keep and path.exists() and path.stat().st_size == len(image.image) and path.read_bytes() == image.image:
+    if reuse and path.exists() and path.stat().st_size == len(image.image) and path.read_bytes() == image.image:
         return True
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

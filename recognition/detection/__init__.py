@@ -1,1 +1,1 @@
-"""Find faces and bring them into the position the networks expect."""
+"""Find faces and move them to the position that the networks expect."""

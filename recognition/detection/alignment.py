@@ -10,21 +10,21 @@ from recognition.errors import DataError
 ARCFACE_TEMPLATE = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
 )
-"""Eyes, nose and mouth corners, left and right as in the picture, (x, y) at 112 x 112 pixels."""
+"""Eyes, nose and mouth corners, left and right as in the photo, (x, y) at 112 x 112 pixels."""
 
 
 def align(image_rgb: np.ndarray, landmarks: np.ndarray, size: int = 112) -> np.ndarray:
     """Return the face as uint8 [size, size, 3], turned, scaled and moved so that its landmarks fit the template best.
 
     `landmarks` [5, 2] are (x, y) in pixels of the image. A multiple of 128 gets the template's wider margin at the
-    sides, as in insightface; what lies outside the picture is black. Raises DataError when the landmarks coincide.
+    sides, as in insightface; what lies outside the photo is black. Raises DataError when the landmarks coincide.
     """
     matrix = similarity(np.asarray(landmarks, dtype=np.float64), template(size))
     return cv2.warpAffine(image_rgb, matrix, (size, size), flags=cv2.INTER_LINEAR, borderValue=(0, 0, 0))
 
 
 def template(size: int) -> np.ndarray:
-    """Return the template [5, 2] for pictures of `size` pixels."""
+    """Return the template [5, 2] for crops of `size` pixels."""
     if size % 128 == 0 and size % 112 != 0:
         ratio = size / 128
         return ARCFACE_TEMPLATE * ratio + (8 * ratio, 0.0)

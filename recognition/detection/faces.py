@@ -10,10 +10,10 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Faces:
-    """The faces of one picture, the surest first, in pixels of that picture.
+    """The faces of one photo, the surest first, in pixels of that photo.
 
-    boxes [n, 4] float32 are the edges x1, y1, x2, y2 and may reach outside the picture; landmarks [n, 5, 2] float32 are
-    x, y of the eye, eye, nose, mouth corner and mouth corner, the left one in the picture first; scores [n] float32
+    boxes [n, 4] float32 are the edges x1, y1, x2, y2 and may reach outside the photo; landmarks [n, 5, 2] float32 are
+    x, y of the eye, eye, nose, mouth corner and mouth corner, the left one in the photo first; scores [n] float32
     rise with certainty, on a scale of the detector's own.
     """
 
@@ -33,7 +33,7 @@ class Faces:
         return Faces(self.boxes[chosen], self.landmarks[chosen], self.scores[chosen])
 
     def scaled(self, factor_x: float, factor_y: float) -> Faces:
-        """Return the same faces in a picture whose sides are `factor_x` and `factor_y` times as long.
+        """Return the same faces in a photo whose sides are `factor_x` and `factor_y` times as long.
 
         Box edges lie between pixels and are multiplied; landmarks are pixel centers, of which the first sits at half.
         """

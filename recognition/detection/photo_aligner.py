@@ -83,7 +83,7 @@ class PhotoAligner:
         # As they are written down, so that a second run from the file cuts the same crops.
         return faces_of_record({"faces": [face_record(found, i) for i in range(len(found))]})
 
-    def _choose(self, faces: Faces, picture: tuple[int, int]) -> tuple[Status, np.ndarray]:
+    def _choose(self, faces: Faces, photo_size: tuple[int, int]) -> tuple[Status, np.ndarray]:
         """Return the status and the indices of the faces to cut out."""
         least = self.settings.min_score
         sure = np.flatnonzero(faces.scores >= least) if least is not None else np.arange(len(faces))
@@ -93,7 +93,7 @@ class PhotoAligner:
         large = sure[sides >= self.settings.min_size_px]
         if len(large) == 0:
             return "too_small", large
-        chosen = large[choose_faces(faces.select(large), self.settings.policy, picture)]
+        chosen = large[choose_faces(faces.select(large), self.settings.policy, photo_size)]
         return ("ok" if len(chosen) else "several"), chosen
 
     def _write(self, name: str, content: bytes) -> None:

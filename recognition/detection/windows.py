@@ -1,4 +1,4 @@
-"""Windows of a picture: the pyramid on one canvas, and squares cut out at fractions of a pixel. Torch-free."""
+"""Windows of a photo: the pyramid on one canvas, and squares cut out at fractions of a pixel. Torch-free."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _LEVEL_STEP = 0.709  # from one pyramid level to the next: half the area
 _SMALLEST_OCTAVE = 48
 
 
-def level_sizes(picture: tuple[int, int], first_scale: float, window: int) -> list[tuple[int, int]]:
+def level_sizes(photo_size: tuple[int, int], first_scale: float, window: int) -> list[tuple[int, int]]:
     """Return the even sizes (height, width) of a pyramid's levels, the largest first, down to one `window`."""
     sizes: list[tuple[int, int]] = []
     scale = first_scale
     while True:
-        height, width = (2 * round(side * scale / 2) for side in picture)
+        height, width = (2 * round(side * scale / 2) for side in photo_size)
         if min(height, width) < window:
             return sizes
         sizes.append((height, width))
@@ -44,7 +44,7 @@ def pack_tiles(sizes: Sequence[tuple[int, int]]) -> tuple[list[tuple[int, int]],
 
 
 def octaves(rgb: np.ndarray) -> list[np.ndarray]:
-    """Return the picture at 1, 1/2, 1/4 ... of its size, what `cut_windows` samples from."""
+    """Return the photo at 1, 1/2, 1/4 ... of its size, what `cut_windows` samples from."""
     levels = [rgb]
     while min(levels[-1].shape[:2]) >= 2 * _SMALLEST_OCTAVE:
         height, width = levels[-1].shape[:2]
@@ -53,7 +53,7 @@ def octaves(rgb: np.ndarray) -> list[np.ndarray]:
 
 
 def box_matrices(boxes: np.ndarray, side: int) -> np.ndarray:
-    """Return [n, 2, 3]: from the pixel centers of a window of `side` pixels to those of the picture, for each box."""
+    """Return [n, 2, 3]: from the pixel centers of a window of `side` pixels to those of the photo, for each box."""
     scales = (boxes[:, 2:] - boxes[:, :2]) / side
     matrices = np.zeros((len(boxes), 2, 3))
     matrices[:, 0, 0], matrices[:, 1, 1] = scales[:, 0], scales[:, 1]
@@ -62,9 +62,9 @@ def box_matrices(boxes: np.ndarray, side: int) -> np.ndarray:
 
 
 def cut_windows(levels: Sequence[np.ndarray], matrices: np.ndarray, side: int, *, cubic: bool = False) -> np.ndarray:
-    """Return uint8 [n, side, side, 3]: what each of `matrices` [n, 2, 3] shows, black outside the picture.
+    """Return uint8 [n, side, side, 3]: what each of `matrices` [n, 2, 3] shows, black outside the photo.
 
-    `levels` are the picture's octaves: a window is sampled from the one in which its pixels are less than two apart,
+    `levels` are the photo's octaves: a window is sampled from the one in which its pixels are less than two apart,
     so that bilinear sampling skips none. `cubic` samples more sharply, in twice the time.
     """
     method = cv2.INTER_CUBIC if cubic else cv2.INTER_LINEAR

@@ -1,1 +1,1 @@
-"""The only room in which torch.distributed is spelled."""
+"""The only room that uses torch.distributed."""

@@ -71,7 +71,7 @@ def latest_checkpoint(folder: Path) -> Path | None:
 
 
 def choose_checkpoint(folder: Path, world: World) -> Checkpoint | None:
-    """Return the newest checkpoint below `folder` that is whole, the same on all ranks; None when there is none at all.
+    """Return the newest checkpoint below `folder` that is complete, equal on all ranks; None when there is none.
 
     A torn or altered one is refused by name in a warning and set aside under another name, and the one before is
     taken. Raises CheckpointError when none is left. Every file is read by one rank at least. Collectives: one gather of
@@ -87,7 +87,7 @@ def choose_checkpoint(folder: Path, world: World) -> Checkpoint | None:
             if world.is_main:
                 _set_aside(folder / name, err)
     if problem is not None:
-        raise CheckpointError(f"{folder}: none of {len(names)} checkpoints is whole; the last: {problem}")
+        raise CheckpointError(f"{folder}: none of {len(names)} checkpoints is complete; the last: {problem}")
     return None
 
 

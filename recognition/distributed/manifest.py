@@ -87,7 +87,7 @@ def read_manifest(path: Path) -> Manifest:
     if first is None and '"format": 1,' in text[:40]:
         raise CheckpointError(f"{path}: format 1; expected {FORMAT}; use the version that wrote it")
     if first is None or first[1] != _digest(text[first.end() :]):
-        raise CheckpointError(f"{path}: its checksum differs from its content; it was altered")
+        raise CheckpointError(f"{path}: its checksum differs from its content; it was changed")
     try:
         values = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as err:
@@ -112,7 +112,7 @@ def _read_text(path: Path) -> str:
     except OSError as err:
         raise CheckpointError(f"{path}: cannot be read ({err.strerror or err}); expected a manifest") from err
     except UnicodeDecodeError as err:
-        raise CheckpointError(f"{path}: its checksum differs from its content; it was altered") from err
+        raise CheckpointError(f"{path}: its checksum differs from its content; it was changed") from err
 
 
 def _parse(path: Path, values: Any) -> Manifest:

@@ -1,4 +1,4 @@
-"""How a checkpoint appears: parts aside, all of it synced, one rename, then the pointers and what is no longer kept."""
+"""How a checkpoint is published: written aside, synced, renamed; then the pointers, and old ones are removed."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def best_checkpoint(folder: Path) -> Path | None:
 
 
 def remove_leftovers(folder: Path, *, but: Path | None = None) -> None:
-    """Remove what killed saves left behind."""
+    """Remove what killed saves left."""
     for stale in folder.glob(".step_*"):
         if stale != but:
             shutil.rmtree(stale, ignore_errors=True)

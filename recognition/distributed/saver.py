@@ -142,7 +142,7 @@ class Saver:
         self.failures = 0
         self.saved_step = self._snapshot.step
         path = self.folder / folder_name(self._snapshot.step)
-        logger.info("saved %s, %s in %.1fs beside the training", path, size(num_bytes), self._watch.seconds)
+        logger.info("saved %s, %s in %.1fs during training", path, size(num_bytes), self._watch.seconds)
 
     def _fail(self, problem: str) -> None:
         self._turn = _Turn.IDLE
@@ -152,11 +152,11 @@ class Saver:
         text = f"step {self._snapshot.step}: no checkpoint: {problem}"
         if self.failures >= self._max_failures:
             raise CheckpointError(
-                f"{text}; {self.failures} in a row failed, and checkpoint.max_failures is {self._max_failures}; mend "
+                f"{text}; {self.failures} in a row failed, and checkpoint.max_failures is {self._max_failures}; fix "
                 "that and resume from the newest"
             )
         logger.warning(
-            "%s; training goes on, the checkpoints before it are untouched (%d of %d in a row)",
+            "%s; training continues, the checkpoints before it are unchanged (%d of %d in a row)",
             text,
             self.failures,
             self._max_failures,

@@ -1,4 +1,4 @@
-"""Copies of a rank's tensors that stay still while training goes on and a thread writes them to disk."""
+"""Copies of a rank's tensors that stay still while training continues and a thread writes them to disk."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ def stage_tensors(staging: Staging, files: Files) -> torch.cuda.Event | None:
 
 
 def refuse_broken(files: Files) -> None:
-    """Raise CheckpointError when a staged tensor holds a NaN or an infinity: a run could never go on from it."""
+    """Raise CheckpointError when a staged tensor holds a NaN or an infinity: a run could never continue from it."""
     for tensors in files.values():
         for name, tensor in tensors.items():
             if tensor.is_floating_point() and tensor.numel() and not _is_finite(tensor):
-                raise CheckpointError(f"{name!r} is not finite; expected numbers to go on from")
+                raise CheckpointError(f"{name!r} is not finite; expected numbers to continue from")
 
 
 def _is_finite(tensor: Tensor) -> bool:

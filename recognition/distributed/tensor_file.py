@@ -84,14 +84,14 @@ def check_tensor_file(path: Path, facts: FileFacts) -> None:
         if not stat.S_ISREG(status.st_mode):
             raise CheckpointError(f"{path}: is no plain file; expected one of {size(facts.num_bytes)}")
         if status.st_size != facts.num_bytes:
-            raise CheckpointError(f"{path}: {status.st_size} bytes; expected {facts.num_bytes}; it is torn")
+            raise CheckpointError(f"{path}: {status.st_size} bytes; expected {facts.num_bytes}; it is incomplete")
         with open(path, "rb", buffering=0) as handle:
             while chunk := handle.read(_CHUNK):
                 crc = zlib.crc32(chunk, crc)
     except OSError as err:
-        raise CheckpointError(f"{path}: cannot be read ({err.strerror or err}); expected a whole file") from err
+        raise CheckpointError(f"{path}: cannot be read ({err.strerror or err}); expected a complete file") from err
     if crc != facts.crc32:
-        raise CheckpointError(f"{path}: its checksum differs from the manifest's; it was altered")
+        raise CheckpointError(f"{path}: its checksum differs from the manifest's; it was changed")
 
 
 @contextmanager

@@ -15,7 +15,7 @@ T = TypeVar("T")
 def together(work: Callable[[], T], world: World) -> list[T]:
     """Run `work` on every rank and return what each returned, on every rank; an error on one is raised on all.
 
-    Results are small and picklable. An error that the user can mend is the same on all ranks, and names the first that
+    Results are small and picklable. An error that the user can fix is the same on all ranks, and names the first that
     failed when not all did. Any other is a mistake of ours: it keeps its traceback on its own rank and reaches the
     others as a DataError. Collective: one gather, after the work.
     """

@@ -140,7 +140,7 @@ def choose_device(device: str, local_rank: int = 0) -> torch.device:
     if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise ConfigError("device: 'cuda' was asked for and no CUDA device is visible; set device=cpu or device=auto")
+        raise ConfigError("device: found 'cuda', but no CUDA device is visible; set device=cpu or device=auto")
     if local_rank >= torch.cuda.device_count():
         raise ConfigError(
             f"device: local rank {local_rank} has no GPU of its own, {torch.cuda.device_count()} are visible; "

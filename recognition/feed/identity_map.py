@@ -86,7 +86,7 @@ class _Listed:
 
 
 def offset_identities(num_classes: Sequence[int]) -> IdentityMap:
-    """Number the people of each set behind those of the sets before it."""
+    """Number the people of each set after those of the sets before it."""
     starts = [sum(num_classes[:number]) for number in range(len(num_classes) + 1)]
     return IdentityMap([_Shifted(start) for start in starts[:-1]], starts[-1])
 
@@ -132,11 +132,11 @@ def _enter(
 ) -> None:
     fields = line.split()
     if len(fields) != 3 or not all(field.isascii() and field.isdigit() and len(field) < 11 for field in fields):
-        raise DataError(f"{place}: {line.strip()!r}; expected 'set TAB class id TAB new class id'; mend the line")
+        raise DataError(f"{place}: {line.strip()!r}; expected 'set TAB class id TAB new class id'; fix the line")
     set_number, label, new = map(int, fields)
     if set_number >= len(rows) or label >= num_classes[set_number]:
         known = f"class {label} of set {set_number}"
-        raise DataError(f"{place}: there is no {known}; expected sets below {len(rows)} and their classes; mend it")
+        raise DataError(f"{place}: there is no {known}; expected sets below {len(rows)} and their classes; fix it")
     if new >= MAX_CLASSES:
         raise DataError(f"{place}: new class id {new}; expected one below {MAX_CLASSES}")
     for column, value in zip(rows[set_number], (label, new, number)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 
-# One core decodes about this many 112x112 JPEGs of quality 95 in a second (docs/results.md).
+# One core decodes about this many 112x112 JPEGs of quality 95 in a second (docs/measurements/data.md).
 IMAGES_PER_CORE_S = 7000
 _MAX_WORKERS = 8
 STARVING_SHARE = 0.1

@@ -146,7 +146,7 @@ def parse_lst_line(line: bytes, place: str) -> tuple[int, str]:
         raise DataError(f"{place}: has {len(fields) - 2} labels; expected one class id per image")
     found = os.fsdecode(line[:80].rstrip())
     expected = "'index TAB label TAB path' or '1 TAB path TAB label'"
-    raise DataError(f"{place}: {found!r}; expected {expected}; mend the line")
+    raise DataError(f"{place}: {found!r}; expected {expected}; fix the line")
 
 
 def _whole_number(text: str) -> int | None:

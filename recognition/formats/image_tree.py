@@ -260,7 +260,7 @@ def _suffix(name: str) -> str:
 
 def _unreadable(folder: str | Path, err: OSError) -> DataError:
     reason = err.strerror or err
-    return DataError(f"{folder}: cannot be read ({reason}); expected a readable folder; mend its permissions")
+    return DataError(f"{folder}: cannot be read ({reason}); expected a readable folder; fix its permissions")
 
 
 def _shortened(names: list[str]) -> str:

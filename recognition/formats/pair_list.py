@@ -75,7 +75,7 @@ def _read_lfw(
     if len(numbered) != 2 * num_folds * each:
         raise DataError(
             f"{path}: {len(numbered):,} pairs; expected 2 x {each} in each of {num_folds} folds, as its first line "
-            "says; fetch the file anew"
+            "says; fetch the file again"
         )
     wanted = set(range(1, num_folds + 1)) if folds is None else set(folds)
     if not wanted or not wanted <= set(range(1, num_folds + 1)):
@@ -99,7 +99,7 @@ def _lfw_pair(path: Path, line: int, fields: list[str], fold: int) -> PicturePai
     if len(fields) == 4 and _is_number(fields[1]) and _is_number(fields[3]):
         name, first, other, second = fields
         return PicturePair(_lfw_picture(name, first), _lfw_picture(other, second), False, fold)
-    raise DataError(f"{path}:{line}: found {' '.join(fields)!r}; expected `name i j` or `name1 i name2 j`; mend it")
+    raise DataError(f"{path}:{line}: found {' '.join(fields)!r}; expected `name i j` or `name1 i name2 j`; fix it")
 
 
 def _lfw_picture(name: str, number: str) -> str:
@@ -108,7 +108,7 @@ def _lfw_picture(name: str, number: str) -> str:
 
 def _labeled(path: Path, line: int, fields: list[str]) -> PicturePair:
     if len(fields) != 3 or fields[2] not in ("0", "1"):
-        raise DataError(f"{path}:{line}: found {' '.join(fields)[:100]!r}; expected `path path 0|1`; mend the line")
+        raise DataError(f"{path}:{line}: found {' '.join(fields)[:100]!r}; expected `path path 0|1`; fix the line")
     return PicturePair(fields[0], fields[1], fields[2] == "1")
 
 

@@ -256,4 +256,4 @@ def _image(image: object, index: int, path: Path) -> bytes:
 
 
 def _not_a_pack(path: Path, what: str) -> DataError:
-    return DataError(f"{path}: {what}; expected a verification .bin with two images and one flag a pair; make it anew")
+    return DataError(f"{path}: {what}; expected a verification .bin with two images and one flag per pair; pack again")

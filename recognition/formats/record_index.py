@@ -49,7 +49,7 @@ class RecordIndex:
         if not 0 <= start < stop <= num_bytes:
             raise DataError(
                 f"its entry [{start}, {stop}) is no place in a file of {num_bytes} bytes; expected one inside; remove "
-                "the .idx.cache to have it made anew"
+                "the .idx.cache to have it rebuilt"
             )
         return start, stop
 
@@ -211,4 +211,4 @@ def _refuse_repeats(idx: Path, values: npt.NDArray[np.int64], kind: str) -> None
     ordered = np.sort(values)
     repeated = ordered[1:][np.diff(ordered) == 0]
     if len(repeated):
-        raise DataError(f"{idx}: {kind} {repeated[0]} stands more than once; remove the file to have it rebuilt")
+        raise DataError(f"{idx}: {kind} {repeated[0]} occurs more than once; remove the file to have it rebuilt")

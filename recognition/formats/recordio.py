@@ -74,7 +74,7 @@ def frame(payload: bytes) -> bytes:
 
 
 def read_record(descriptor: int, start: int, limit: int) -> tuple[bytes, int]:
-    """Return the payload of the record at byte `start`, and the byte behind its padding; it must end before `limit`.
+    """Return the payload of the record at byte `start`, and the byte after its padding; it must end before `limit`.
 
     Uses pread only, so any number of threads may share the descriptor. Nothing is allocated beyond `limit - start`.
     """
@@ -90,7 +90,7 @@ def read_record(descriptor: int, start: int, limit: int) -> tuple[bytes, int]:
 
 
 def pack_payload(labels: float | tuple[float, ...], image: bytes, *, record_id: int = 0, id2: int = 0) -> bytes:
-    """Return header and image as one payload; a tuple of labels is stored behind the header, a number inside it."""
+    """Return header and image as one payload; a tuple of labels is stored after the header, a number inside it."""
     if isinstance(labels, tuple):
         extra = np.asarray(labels, dtype="<f4").tobytes()
         return _HEADER.pack(len(labels), 0.0, record_id, id2) + extra + image

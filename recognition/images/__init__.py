@@ -1,1 +1,1 @@
-"""Pixels: decoding, photos, operations, augmentation, and what a network is fed."""
+"""Pixels: decoding, photos, operations, augmentation, and the input of a network."""

@@ -113,7 +113,7 @@ def check_shards(shards: Sequence[ArcfaceShard], num_classes: int | None) -> int
     for shard in shards:
         if (shard.epoch, shard.global_step) != (first.epoch, first.global_step):
             raise CheckpointError(
-                f"{shard.path}: stands at step {shard.global_step}, {first.path.name} at step {first.global_step}; "
+                f"{shard.path}: is of step {shard.global_step}, {first.path.name} at step {first.global_step}; "
                 "expected one save; the run was stopped while it wrote, and its older checkpoint is overwritten: "
                 "start from its model.pt with init_from"
             )

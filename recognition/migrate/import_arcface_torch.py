@@ -122,7 +122,7 @@ def _notes(shards: Sequence[ArcfaceShard], config: Config) -> list[str]:
         "schedule: the rate is a function of the step here, so the step alone carries over and state_lr_scheduler is "
         "not read",
         f"ranks: keep the global batch of {images:,} on any other number of ranks, and a step stays a step",
-        "order: the images of an epoch are shuffled anew; BatchNorm's statistics are those of the old rank 0",
+        "order: the images of an epoch are shuffled differently; BatchNorm's statistics are those of the old rank 0",
     ]
     if any(shard.centers_state is None for shard in shards):
         notes.append("momentum: the files hold none for all centers (sampling of an older version), theirs starts at 0")

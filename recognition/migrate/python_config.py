@@ -160,7 +160,7 @@ class _Reader:
     def _error(self, node: ast.stmt | ast.expr, expected: str) -> ConfigError:
         found = (ast.get_source_segment(self._source, node) or "").split("\n")[0][:60]
         place = self._place(node)
-        return ConfigError(f"{place}: found {found!r}, expected {expected}; nothing was executed; mend the line")
+        return ConfigError(f"{place}: found {found!r}, expected {expected}; nothing was executed; fix the line")
 
     def _place(self, node: ast.stmt | ast.expr) -> str:
         return f"{self._path}:{node.lineno}"

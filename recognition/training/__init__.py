@@ -1,1 +1,1 @@
-"""The training loop and what it is built of."""
+"""The training loop and its parts."""

@@ -33,14 +33,14 @@ class Interrupts:
         self._num_answered = 0
 
     def take_save_request(self) -> bool:
-        """Tell whether a checkpoint was asked for since the last call; one that comes meanwhile is not lost."""
+        """Return whether a checkpoint was requested since the last call; one that comes meanwhile is not lost."""
         seen, answered = self._num_asked, self._num_answered
         self._num_answered = seen
         return seen > answered
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Note SIGTERM and SIGINT (save, then stop) and SIGUSR1 (save and go on) instead of ending by them."""
+        """Note SIGTERM and SIGINT (save, then stop) and SIGUSR1 (save and continue) instead of ending by them."""
         if threading.current_thread() is not threading.main_thread():
             yield  # Python delivers signals to the main thread alone
             return

@@ -1,4 +1,4 @@
-"""What a run tells about itself: a log line, a JSON line, TensorBoard scalars and histograms per report."""
+"""What a run reports about itself: a log line, a JSON line, TensorBoard scalars and histograms per report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run has to tell between two reports: means over its steps, its speed, and how many of them were refused."""
+"""What a run reports: means over its steps, its speed, and how many of them were refused."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 class Reports:
-    """Collects the steps' results without waiting for the device, and tells of them every `log.every_steps`."""
+    """Collects the steps' results without waiting for the device, and reports them every `log.every_steps`."""
 
     def __init__(
         self,

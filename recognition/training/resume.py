@@ -95,7 +95,8 @@ def _check_order(checkpoint: Checkpoint, order: Mapping[str, Any]) -> None:
         if was.get(name) != value:
             raise CheckpointError(
                 f"{checkpoint.path}: {name} was {was.get(name)!r} and is {value!r}; expected no change, since images "
-                "of the epoch would be seen twice or never; resume as the run was begun, or start anew with init_from"
+                "of the epoch would be seen twice or never; resume with the original settings, or start a new "
+                "run with init_from"
             )
 
 
@@ -151,6 +152,6 @@ def _matching(checkpoint: Checkpoint, tensors: Mapping[str, Tensor], name: str, 
         held = "absent" if found is None else f"{found.dtype} {list(found.shape)}"
         raise CheckpointError(
             f"{checkpoint.path}: {name!r} is {held}; expected {like.dtype} {list(like.shape)}; resume with the run's "
-            "own config.yaml, or start anew with init_from"
+            "own config.yaml, or start a new run with init_from"
         )
     return found

@@ -1,4 +1,4 @@
-"""Memory that is not there: the error of an allocator, told as a line about the run."""
+"""Missing memory: the error of an allocator as one line about the run."""
 
 from __future__ import annotations
 

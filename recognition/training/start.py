@@ -1,4 +1,4 @@
-"""Where a run begins: anew, or from the newest whole checkpoint of its folder; decided on all ranks alike."""
+"""Where a run begins: at step 0, or at the newest complete checkpoint of its folder; the same on all ranks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LAUNCHER = ".launcher"
 
 
 def resumes(folder: Path, config: Config, world: World) -> bool:
-    """Tell whether the run goes on in `folder`: told to by `resume`, or started again by torchrun after a failure.
+    """Return whether the run continues in `folder`: because of `resume`, or started again by torchrun after a failure.
 
     Raises ConfigError on every rank when the folder holds a run that this one does not continue. Collective: one
     gather.
@@ -50,9 +50,9 @@ def tidy(folder: Path) -> None:
 
 
 def find_start(folder: Path, config: Config, world: World) -> tuple[Config, Checkpoint | None]:
-    """Return the checkpoint to go on from, if there is one, and the config with the global batch it was trained with.
+    """Return the checkpoint to continue from, if any, and the config with the global batch it was trained with.
 
-    Raises CheckpointError when there are checkpoints and none is whole.
+    Raises CheckpointError when there are checkpoints and none is complete.
     """
     checkpoint = choose_checkpoint(folder / CHECKPOINTS, world)
     if checkpoint is None:

@@ -1,4 +1,4 @@
-"""Where a run stands."""
+"""The state of a run: step, counts, best results."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class TrainState:
     def of(cls, values: Any, place: str) -> TrainState:
         """Return the state that a checkpoint's JSON holds; CheckpointError when it is none."""
         if not isinstance(values, Mapping):
-            raise CheckpointError(f"{place}: 'state' is missing from its meta; expected where the run stands")
+            raise CheckpointError(f"{place}: 'state' is missing from its meta; expected the state of the run")
         for name, value in values.items():
             if name not in _FIELDS or not _FIELDS[name](value):
                 raise CheckpointError(f"{place}: state {name!r:.40} is {value!r:.40}; expected that of a run")

@@ -127,7 +127,7 @@ class Trainer:
         started = time.perf_counter()
         self.saver.begin(self._snapshot())
         logger.info(
-            "step %s  checkpoint begun, training stood still for %.3fs",
+            "step %s  checkpoint begun, training paused for %.3fs",
             f"{self.state.step:,}",
             time.perf_counter() - started,
         )
@@ -192,7 +192,7 @@ class Trainer:
             self.save()
 
     def agree(self, problem: Exception | None) -> None:
-        """Learn what any rank has to tell before all of them enter a step, and act on it alike.
+        """Learn what any rank has to report before all of them enter a step, and act on it in the same way.
 
         A rank whose next batch failed must not leave the others in the step's collectives. Collective: one gather of
         four numbers between the hosts.
@@ -217,12 +217,12 @@ class Trainer:
         together(fail, self.world)
 
     def _save_last(self) -> None:
-        """Save where the run stands and wait until it is on the disk."""
+        """Save the present step and wait until it is on the disk."""
         self.save()
         self.saver.finish()
 
     def _is_refusing(self) -> bool:
-        """Tell whether the last step was refused: good checkpoints do not give way to such ones. One host sync."""
+        """Return whether the last step was refused: such a step must not replace good checkpoints. One host sync."""
         return self.reports.count_refusals() > 0
 
     def _publish_model(self) -> None:

@@ -1,4 +1,4 @@
-"""Verification during training: the model as it stands, looked at without touching the training's own state."""
+"""Verification during training: the present model, measured without a change of the training's own state."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def require_wandb(config: Config, environment: Mapping[str, str]) -> None:
 
 
 class WandbRun:
-    """An open W&B run; a resumed training goes on in the one that its folder names."""
+    """An open W&B run; a resumed training continues in the one that its folder names."""
 
     def __init__(self, config: Config, folder: Path) -> None:
         self._wandb: Any = importlib.import_module("wandb")

@@ -207,7 +207,7 @@ def _split(scores: Floats, is_same: Bools) -> tuple[Floats, Floats]:
 
 def _check_folds(num_pairs: int, folds: int) -> None:
     if folds < 2:
-        raise DataError(f"{folds} fold asked for; expected at least 2: one to test on, one to choose the threshold on")
+        raise DataError(f"{folds} fold requested; expected at least 2: one to test on, one to choose the threshold on")
     if num_pairs < folds:
         raise DataError(f"{num_pairs} pairs; expected at least one per fold; add pairs or lower the {folds} folds")
 

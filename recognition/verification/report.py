@@ -52,7 +52,7 @@ def result_mapping(result: VerificationResult) -> dict[str, Any]:
 
 
 def require_matplotlib() -> None:
-    """Raise ConfigError when plots were asked for and cannot be drawn."""
+    """Raise ConfigError when plots were requested and cannot be drawn."""
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError as err:

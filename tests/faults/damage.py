@@ -200,7 +200,7 @@ def _none_left(lab: Lab, place: Path) -> Found:
         _flip_a_bit(path / "manifest.json")
     with Job(place, [*lab.settings(ranks=2), "resume=true"], ranks=2) as job:
         ended = job.end()
-        return Found(ended, stops_alike(job, ended, "none of ", "checkpoints is whole", "manifest.json"))
+        return Found(ended, stops_alike(job, ended, "none of ", "checkpoints is complete", "manifest.json"))
 
 
 def _stopped_run(lab: Lab, place: Path) -> None:

@@ -60,7 +60,7 @@ class Case:
         except Exception as err:  # the case's own mistake, or a job that is not there any more: the others go on
             ended, fault, note, runs = Ended(-1, 0.0, ()), f"{type(err).__name__}: {err}", "", 1
         if ended.left_behind:
-            fault = f"left behind: {'; '.join(ended.left_behind)}" + (f"; {fault}" if fault else "")
+            fault = f"processes left: {'; '.join(ended.left_behind)}" + (f"; {fault}" if fault else "")
         if ended.status is None:
             fault = f"did not end within its timeout; {fault}"
         is_hang, left = ended.status is None, len(ended.left_behind)
@@ -75,7 +75,7 @@ def table(outcomes: Iterable[Mapping[str, Any]]) -> str:
     rows = [_row(name, own) for name, own in groups.items()]
     if rows:
         rows.append(_row("**all**", [outcome for own in groups.values() for outcome in own]))
-    head = "| what is done | runs | bit-equal | refused | ended in order | wrong | hangs | left behind | median |"
+    head = "| what is done | runs | bit-equal | refused | ended in order | wrong | hangs | processes left | median |"
     return "\n".join([head, "|---|---:|---:|---:|---:|---:|---:|---:|---:|", *rows])
 
 

@@ -2,7 +2,8 @@
 
     python tests/faults/run.py [--kills 80 20] [--jobs 2] [--only 'kill/*'] [--json faults.json]
 
-A run that is broken off goes on where it was; --overwrite begins anew. Exit status 1 when anything was wrong.
+A run that is interrupted continues where it was; --overwrite starts from the beginning. Exit status 1 when anything
+was wrong.
 """
 
 from __future__ import annotations

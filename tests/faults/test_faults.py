@@ -167,4 +167,4 @@ def test_a_case_that_leaves_something_behind_is_wrong_whatever_else_it_found(lab
     hang = Case("a", "g", "ended", lambda *_: Found(Ended(None, 1.0, ()), "")).outcome(lab)
     left = Case("b", "g", "ended", lambda *_: Found(Ended(0, 1.0, ("python x",)), "")).outcome(lab)
     assert "did not end within its timeout" in hang.fault
-    assert left.fault == "left behind: python x"
+    assert left.fault == "processes left: python x"

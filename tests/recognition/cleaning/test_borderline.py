@@ -89,8 +89,8 @@ def test_names_that_are_not_utf8_are_read_as_python_names_them(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ("{", r"decisions\.jsonl:2: is no JSON"),
-        ("[" * 100_000, r"decisions\.jsonl:2: is no JSON"),
+        ("{", r"decisions\.jsonl:2: is not JSON"),
+        ("[" * 100_000, r"decisions\.jsonl:2: is not JSON"),
         ("[]", r"decisions\.jsonl:2: '\[\]'; expected an object with picture, identity, decision"),
         ({"picture": "a/1.jpg"}, "expected an object with picture"),
         (line("a/1.jpg", doubt=None), "doubt is None; expected a number"),
@@ -122,7 +122,7 @@ def test_a_file_that_is_missing_empty_or_binary(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"cannot be read .* expected the decisions of clean_faces.py"):
         survey(tmp_path / "decisions.jsonl", limit=1, min_doubt=0)
     path = write(tmp_path, [])
-    with pytest.raises(DataError, match=r"none of its 0 decisions .*; let clean_faces.py write it anew"):
+    with pytest.raises(DataError, match=r"none of its 0 decisions .*; let clean_faces.py write it again"):
         survey(path, limit=1, min_doubt=0)
     path.write_bytes(b"\xff\xfe\0")
     with pytest.raises(DataError, match="cannot be read"):

@@ -89,7 +89,7 @@ def test_pictures_and_identities_that_are_not_there_are_refused(decisions: Path)
         ("[]", "holds no decisions; expected what the review page saves"),
         ('{"version": 1, "decisions": []}', "holds no decisions"),
         ('{"version": 2, "decisions": {}}', "version 2; expected 1"),
-        ('{"version": 1, "decisions": {"a": "keep"}}', "'a': keep; expected a decision of keep, drop, move; mend"),
+        ('{"version": 1, "decisions": {"a": "keep"}}', "'a': keep; expected a decision of keep, drop, move; fix"),
         ('{"version": 1, "decisions": {"a": {"decision": "burn"}}}', "expected a decision of keep, drop, move"),
         ('{"version": 1, "decisions": {"a": {"decision": "move"}}}', "'a': move to None; expected an identity"),
         ('{"version": 1, "decisions": {"a": {"decision": "keep", "to": "b"}}}', "'a': keep to 'b'; expected"),

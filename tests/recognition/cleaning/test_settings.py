@@ -19,7 +19,7 @@ def test_all_steps_that_apply_run_by_default_and_named_ones_in_their_order() -> 
     [
         ("within,furthest", False, "--steps: 'furthest'; expected some of within, far, merge"),
         (",", False, "--steps: names none"),
-        ("far,within,far", False, "far stands there twice; expected each step once"),
+        ("far,within,far", False, "far occurs twice; expected each step once"),
         ("within", True, "tests is not among --steps; expected both or neither"),
         ("tests", False, "neither --against nor --against-names is given"),
     ],

@@ -90,11 +90,11 @@ def test_json_prints_one_object(tmp_path, images, capsys):
     assert (found["num_pairs"], found["num_same"], found["num_pictures"]) == (4, 2, 5)
 
 
-def test_missing_pictures_are_named_and_counted_and_nothing_is_written(tmp_path, images, capsys):
+def test_missing_images_are_named_and_counted_and_nothing_is_written(tmp_path, images, capsys):
     lines = "".join(f"ann/none_{i}.jpg cid/cid_0001.jpg 0\n" for i in range(12))
     assert pack(tmp_path, images, lines) == 1
     error = capsys.readouterr().err
-    assert "12 of 13 pictures are missing: ann/none_0.jpg, ann/none_1.jpg" in error
+    assert "12 of 13 images are missing: ann/none_0.jpg, ann/none_1.jpg" in error
     assert "ann/none_9.jpg, ...; expected" in error
     assert error.count("\n") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "pairs.txt"]

@@ -77,17 +77,17 @@ def test_unpack_takes_chosen_keys_and_names_missing_ones(packed: Path, tmp_path:
     names = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.*g"))
     assert names == ["0/2.png", "2/8.jpg", "3/9.jpg"]
     assert unpack([str(packed), str(tmp_path / "other"), "--keys", "5,11"]) == 1
-    message = "key 11 is no image; 1 of the 2 keys asked for are not there; images have keys from 1 to 10"
+    message = "key 11 is not an image; 1 of the 2 requested keys are not there; images have keys from 1 to 10"
     assert message in _error(capsys)
     with pytest.raises(DataError, match="--keys: 'x'; expected a key such as 5 or a range such as 10-19"):
         parse_keys("1,x", most=9)
 
 
-def test_unpack_goes_on_where_it_was_interrupted(packed: Path, tmp_path: Path, capsys) -> None:
+def test_unpack_continues_where_it_was_interrupted(packed: Path, tmp_path: Path, capsys) -> None:
     out = tmp_path / "out"
     assert unpack([str(packed), str(out)]) == 0
     assert unpack([str(packed), str(out)]) == 1
-    assert "is not empty; expected a new folder; pass --resume to go on or --overwrite" in _error(capsys)
+    assert "is not empty; expected a new folder; pass --resume to continue or --overwrite" in _error(capsys)
     (out / "0" / "1.jpg").write_bytes(b"cut")
     (out / "3" / "9.jpg").unlink()
     assert unpack([str(packed), str(out), "--resume", "--json"]) == 0

@@ -147,7 +147,7 @@ def test_every_bad_request_is_one_line(folder, capsys, tmp_path):
         ((model, tmp_path / "text.bin"), "text.bin"),
         ((model, tmp_path / "few.bin"), "few.bin: 4 pairs; expected at least one per fold"),
         ((model, tmp_path / "broken.bin"), "broken.bin: image 23: not an image"),
-        ((model, good, "--folds", "1"), "1 fold asked for; expected at least 2"),
+        ((model, good, "--folds", "1"), "1 fold requested; expected at least 2"),
         ((model, good, good), "a set is named twice"),
         ((model, good, "--image-size", "64"), "tiny does not take images of 64 x 64 pixels"),
     ]

@@ -201,7 +201,7 @@ def test_a_refusal_names_the_file(
 def test_a_run_whose_checkpoints_are_all_damaged_says_so(tmp_path: Path) -> None:
     for step in (1, 2):
         _flip(save(ALONE, tmp_path, step) / "rows_0.safetensors")
-    with pytest.raises(CheckpointError, match=r"none of 2 checkpoints is whole; the last: .*step_00000001/rows_0"):
+    with pytest.raises(CheckpointError, match=r"none of 2 checkpoints is complete; the last: .*step_00000001/rows_0"):
         choose_checkpoint(tmp_path, ALONE)
 
 

@@ -40,7 +40,7 @@ def test_what_is_saved_is_the_state_when_the_save_began(gate: threading.Event, t
     snapshot = make_snapshot(ALONE, 4)
     saver.begin(snapshot)
     for tensor in [*snapshot.rows.values(), *snapshot.replicated.values()]:
-        tensor.fill_(-7)  # training goes on in place
+        tensor.fill_(-7)  # training continues in place
     assert saver.is_working
     saver.advance(is_anyone_working=True)
     assert not list_checkpoints(tmp_path)
@@ -122,10 +122,10 @@ def test_a_full_disk_costs_a_warning_and_in_the_end_the_run_on_all_ranks_alike(t
     for (warning, error), name, rank in zip(first, ("write_files", "publish_checkpoint"), (1, 0)):
         folder, found = tmp_path / name, f"rank {rank} cannot write (No space left on device; "
         assert warning.startswith(f"step 2: no checkpoint: {folder}/.step_00000002.part: {found}")
-        assert warning.endswith("; training goes on, the checkpoints before it are untouched (1 of 2 in a row)")
+        assert warning.endswith("; training continues, the checkpoints before it are unchanged (1 of 2 in a row)")
         assert error.startswith(f"step 3: no checkpoint: {folder}/.step_00000003.part: {found}")
         assert error.endswith(
-            "2 in a row failed, and checkpoint.max_failures is 2; mend that and resume from the newest"
+            "2 in a row failed, and checkpoint.max_failures is 2; fix that and resume from the newest"
         )
         assert sorted(path.name for path in folder.iterdir()) == ["latest", "step_00000001"]
 
@@ -139,7 +139,7 @@ def test_a_state_that_is_not_finite_is_never_published(
     snapshot.rows[name].flatten()[3] = value
     ours.begin(snapshot)
     ours.finish()
-    assert f"rank 0: {name!r} is not finite; expected numbers to go on from; training goes on" in caplog.text
+    assert f"rank 0: {name!r} is not finite; expected numbers to continue from; training continues" in caplog.text
     assert not list(tmp_path.iterdir())
 
 

@@ -150,7 +150,7 @@ def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path: Path, monkeyp
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refusing)
-    words = r"locked/: cannot be read \(Permission denied\); expected a readable folder; mend its permissions"
+    words = r"locked/: cannot be read \(Permission denied\); expected a readable folder; fix its permissions"
     with pytest.raises(DataError, match=words):
         ImageTree(tmp_path)
     with pytest.raises(DataError, match="nothing: is not a folder; expected a folder of images"):

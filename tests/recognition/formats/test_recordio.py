@@ -273,9 +273,9 @@ def test_index_is_parsed_in_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (b"1" * 70_000, r"x\.idx:1: over 65536 bytes"),
         (b"1\t0\n2\t1000000\n", "key 2: offset 1000000 is no place for a record in x.rec of 1000000 bytes"),
         (b"1\t0\n2\t42\n", "key 2: offset 42 is no place"),
-        (b"1\t0\n1\t40\n", "key 1 stands more than once"),
-        (b"1\t0\n2\t40\n3\t80\n2\t120\n", "key 2 stands more than once"),
-        (b"1\t0\n2\t40\n3\t40\n", "offset 40 stands more than once"),
+        (b"1\t0\n1\t40\n", "key 1 occurs more than once"),
+        (b"1\t0\n2\t40\n3\t80\n2\t120\n", "key 2 occurs more than once"),
+        (b"1\t0\n2\t40\n3\t40\n", "offset 40 occurs more than once"),
     ],
 )
 def test_refuses_a_damaged_index(tmp_path: Path, text: bytes, words: str) -> None:

@@ -188,7 +188,7 @@ def _set(*keys: Any, value: Any) -> Callable[[dict[str, Any]], None]:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (_set("global_step", value=5), r"gpu_1.pt: stands at step 5, checkpoint_gpu_0.pt at step 4; expected one save"),
+        (_set("global_step", value=5), r"gpu_1.pt: is of step 5, checkpoint_gpu_0.pt at step 4; expected one save"),
         (_set("global_step", value="4"), r"gpu_1.pt: 'global_step' is missing or no int"),
         (_set("epoch", value=-1), r"gpu_1.pt: 'epoch' is -1; expected a count"),
         (_set("state_dict_softmax_fc", "weight", value=torch.zeros(3, 16)), r"its 2 shards hold 9 classes; ex"),

@@ -251,7 +251,7 @@ def test_fewer_pairs_than_folds_is_an_error():
         fold_accuracy(np.zeros(4), np.array([True, False] * 2))
     with pytest.raises(DataError, match="4 pairs; expected at least one per fold"):
         check_pairs(np.array([True, False] * 2), 10)
-    with pytest.raises(DataError, match="1 fold asked for; expected at least 2"):
+    with pytest.raises(DataError, match="1 fold requested; expected at least 2"):
         fold_accuracy(np.zeros(4), np.array([True, False] * 2), folds=1)
 
 
