@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup align browser demo demo-short test test-quick test-long faults fuzz lint bench
+.PHONY: help setup align browser demo demo-short test test-quick test-long faults fuzz lint bench docs
 
 help:
 	@echo "make demo        render faces, train on two processes, verify on people never seen"
@@ -12,6 +12,7 @@ help:
 	@echo "make test-long   the tests that only .ci/run runs: many seconds for what the others show in a smaller way"
 	@echo "make faults      kill, stop, starve and damage real jobs; a table of what came of it (20 minutes on 2 cores)"
 	@echo "make lint        ruff and mypy"
+	@echo "make docs        write configs/base.yaml and the table of docs/configs.md from the schema of the config"
 	@echo "make bench       the benchmarks at sizes that fit a laptop"
 	@echo "make fuzz        a million hostile inputs over every reader of untrusted files (RUNS=...)"
 	@echo "make setup       only create .venv"
@@ -55,6 +56,10 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# What people read about the keys of a config; a test compares the files with what this writes.
+docs: setup
+	$(BIN)/python -m recognition.config.generate
 
 # The demo's people: the `people` are learned, the `strangers` are only ever compared.
 DEMO := work_dirs/demo_data

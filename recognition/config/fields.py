@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from recognition.config.arcface_keys import COUNTERPARTS
+from recognition.config.keys import Key, stated
 from recognition.config.schema import Config
 from recognition.config.yaml_nodes import CONTROL, ListValue, MappingValue, ScalarValue, Value
 from recognition.errors import ConfigError
@@ -35,7 +36,20 @@ def field_types(cls: Any) -> Mapping[str, Any]:
 @functools.cache
 def all_keys() -> tuple[str, ...]:
     """Return every dotted key of the schema, in order: seed, ..., data.rec, ..., log.tensorboard."""
-    return tuple(flatten(Config()))
+    return tuple(schema_keys())
+
+
+@functools.cache
+def schema_keys() -> Mapping[str, Key]:
+    """Return what the schema states of every dotted key, in order."""
+    found: dict[str, Key] = {}
+    for field in dataclasses.fields(Config):
+        section = getattr(Config(), field.name)
+        if dataclasses.is_dataclass(section):
+            found |= {f"{field.name}.{inner.name}": stated(inner) for inner in dataclasses.fields(section)}
+        else:
+            found[field.name] = stated(field)
+    return found
 
 
 def flatten(config: Config) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import yaml
 
 from recognition.config.checks import check_config
 from recognition.config.fields import all_keys, build, field_types, flatten, suggest
+from recognition.config.old_keys import old_keys, renew
 from recognition.config.schema import Config
 from recognition.config.yaml_nodes import MAX_BYTES, MappingValue, ScalarValue, Value, merge, parse_yaml
 from recognition.errors import ConfigError
@@ -119,7 +120,7 @@ def _load_file(path: Path) -> MappingValue:
         return MappingValue({}, {}, tree.place)
     if not isinstance(tree, MappingValue):
         raise ConfigError(f"{tree.place}: found no keys, expected lines such as 'seed: 1'")
-    return tree
+    return renew(tree)
 
 
 def _shown(path: Path) -> str:
@@ -140,9 +141,10 @@ def _split_overrides(overrides: Sequence[str]) -> list[MappingValue]:
             raise ConfigError(f"{place}: expected key=value, such as optim.lr=0.2")
         if key == "base":
             raise ConfigError(f"{place}: base belongs in a file; name that file as the config instead")
-        if key in seen:
-            raise ConfigError(f"{place}: {key} is given twice, first by {seen[key]}; keep one")
-        seen[key] = place
+        new_key = old_keys().get(key, key)
+        if new_key in seen:
+            raise ConfigError(f"{place}: {key} is given twice, first by {seen[new_key]}; keep one")
+        seen[new_key] = place
         trees.append(_override_tree(key, text.strip(), place))
     return trees
 
@@ -159,12 +161,12 @@ def _override_tree(key: str, text: str, place: str) -> MappingValue:
     tree = MappingValue({name: value}, {name: place}, place)
     for section in reversed(sections):
         tree = MappingValue({section: tree}, {section: place}, place)
-    return tree
+    return renew(tree)
 
 
 def _refuse_unknown(key: str, place: str) -> None:
     """Catch `optim.lr.x=1`, whose merge would replace optim.lr by a section."""
-    if key not in all_keys() and key not in field_types(Config):
+    if key not in all_keys() and key not in old_keys() and key not in field_types(Config):
         raise ConfigError(f"{place}: {key}: unknown key{suggest(key)}")
 
 

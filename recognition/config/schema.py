@@ -1,200 +1,359 @@
-"""Every key a run's YAML may hold, with its default. `configs/base.yaml` spells the same keys for people.
+"""Every key a run's YAML may hold, stated once: type, default, meaning, range, and the keys it does not go with.
 
-Rank, world size and step counts are not config: they live in `World` and in the `Plan`.
+`make docs` writes configs/base.yaml and the table of docs/configs.md from here. Rank, world size and step counts are
+not config: they live in `World` and in the `Plan`.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from recognition.config.keys import BELOW_ONE, SEED, SHARE, Range, Rule, above, at_least, each, key, within
+
 Precision = Literal["bf16", "fp16", "off"]
+
+
+def _margins(values: tuple[float, float, float]) -> bool:
+    m1, m2, m3 = values
+    return m1 > 0 and 0 <= m2 < math.pi and 0 <= m3 <= 2
 
 
 @dataclass(frozen=True)
 class DataConfig:
     """What is read, and how batches are made of it."""
 
-    rec: str | None = None
-    """A folder with train.rec, a .rec file, a folder of identity folders, a pattern such as "sets/*.rec", or
-    "synthetic"."""
-    more_rec: tuple[str, ...] = ()
-    """Further sets that are trained on together with `rec`."""
-    identities: str = "offset"
-    """Class ids of several sets: "offset" numbers each behind those before it, "same" takes them as they are, and any
-    other value is a file of lines `set TAB class id TAB new class id`."""
-    num_classes: int | None = None
-    """Comes from the data; when stated it is checked (and needed for "synthetic")."""
-    num_image: int | None = None
-    """Comes from the data; when stated it is checked (and needed for "synthetic")."""
-    image_size: int = 112
-    """Side of the square images in pixels; images of another size are an error."""
-    num_workers: int | None = None
-    """Loader processes per rank; 0 decodes in the training process. Chosen from the machine when absent."""
-    num_threads: int = 1
-    """Threads of each loader process; decoding runs outside the GIL."""
-    shuffle_block: int = 1
-    """Neighboring images that are shuffled as one block, for disks and network file systems; 1 shuffles images."""
-    images_per_identity: int | None = None
-    """Images of one person that stand together in a batch, for losses on pairs; absent: images are independent."""
-    flip: float = 0.5
-    """Probability of a horizontal flip, drawn per image from f(seed, epoch, image)."""
-    on_bad_record: Literal["raise", "skip"] = "raise"
-    """What a record that cannot be read does: end the run, or be replaced by another image and listed in the run
-    folder's bad_records.jsonl."""
-    max_bad_records: int = 100
-    """With "skip": records of the whole run, over all ranks, that may be listed before it ends all the same."""
+    rec: str | None = key(
+        None,
+        'folder with train.rec, a .rec file, a folder of identity folders, a pattern such as "sets/*.rec", or '
+        '"synthetic"',
+        clash=Rule(
+            lambda c: c.data.rec == "synthetic" and (c.data.num_classes is None or c.data.num_image is None),
+            "'synthetic' has no sizes of its own; state data.num_classes and data.num_image",
+        ),
+    )
+    more_rec: tuple[str, ...] = key(
+        (),
+        "further sets, trained on together with rec",
+        void=Rule(lambda c: c.data.rec == "synthetic", "with data.rec 'synthetic'; remove this key"),
+    )
+    identities: str = key(
+        "offset",
+        "class ids of several sets: offset numbers each set after those before it, same takes the ids as they are, "
+        "anything else is a file of lines: set TAB class id TAB new class id",
+    )
+    num_classes: int | None = key(
+        None,
+        'comes from the data; checked when stated, needed for "synthetic" and for a plan without data',
+        within(2, 2**32),
+    )
+    num_image: int | None = key(None, "likewise", within(1, 2**48))
+    image_size: int = key(112, "side in pixels; images of another size are an error", within(16, 4096))
+    num_workers: int | None = key(
+        None,
+        "loader processes per rank; 0 decodes in the training process; null: from the machine",
+        within(0, 512),
+    )
+    num_threads: int = key(1, "threads of each loader process; decoding runs outside the GIL", within(1, 512))
+    shuffle_block: int = key(
+        1,
+        "neighbors shuffled as one block, for slow disks; 1 shuffles images (docs/data.md)",
+        at_least(1),
+        void=Rule(
+            lambda c: c.data.images_per_identity is not None,
+            "with data.images_per_identity, which draws images by person; remove this key",
+        ),
+    )
+    images_per_identity: int | None = key(
+        None,
+        "K of batches of P x K images, for losses on pairs; null: images are independent",
+        at_least(2),
+        clash=Rule(
+            lambda c: c.data.images_per_identity is not None and c.train.batch_size % c.data.images_per_identity != 0,
+            "{data.images_per_identity} does not divide train.batch_size {train.batch_size}; expected whole groups in "
+            "the batch of each rank",
+        ),
+    )
+    flip: float = key(0.5, "probability of a horizontal flip, drawn per image from f(seed, epoch, image)", SHARE)
+    on_bad_record: Literal["raise", "skip"] = key(
+        "raise", "a record that cannot be read ends the run (raise), or another image takes its place (skip)"
+    )
+    max_bad_records: int = key(
+        100,
+        "with skip: so many in the whole run may be replaced; they are listed in bad_records.jsonl",
+        at_least(1),
+        void=Rule(
+            lambda c: c.data.on_bad_record == "raise",
+            "with data.on_bad_record raise; set data.on_bad_record: skip or remove this key",
+        ),
+    )
 
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """What happens to images on the device, drawn per image from f(seed, epoch, image); data.flip comes on top.
+    """On the device, drawn per image and epoch; a probability in place of null replaces the preset's."""
 
-    A probability in place of null replaces the preset's.
-    """
-
-    preset: Literal["none", "arcface_dali", "adaface"] = "none"
-    crop: float | None = None
-    """All but a random window becomes black."""
-    misalign: float | None = None
-    shift: float | None = None
-    low_resolution: float | None = None
-    blur: float | None = None
-    color: float | None = None
-    """Brightness, contrast, saturation, hue."""
-    gray: float | None = None
-    occlusion: float | None = None
-    """A gray rectangle."""
-    mask: float | None = None
-    """A synthetic face mask; needs faces on the ArcFace template."""
-    jpeg: float | None = None
+    preset: Literal["none", "arcface_dali", "adaface"] = key(
+        "none", "what happens to images on the device: none, arcface_dali or adaface (docs/data.md)"
+    )
+    crop: float | None = key(
+        None, "probability that all but a random window becomes black; null, here and below: the preset's", SHARE
+    )
+    misalign: float | None = key(
+        None, "of a turn by up to 9 degrees, a zoom of 0.9 to 1.1 and a shift by up to 6 pixels", SHARE
+    )
+    shift: float | None = key(None, "of a shift by up to 4 pixels", SHARE)
+    low_resolution: float | None = key(None, "of scaling down and up again", SHARE)
+    blur: float | None = key(None, "of a Gaussian blur", SHARE)
+    color: float | None = key(None, "of a change of brightness, contrast, saturation and hue", SHARE)
+    gray: float | None = key(None, "of losing the color", SHARE, was=("augment.grey",))
+    occlusion: float | None = key(None, "of a gray rectangle", SHARE)
+    mask: float | None = key(None, "of a synthetic face mask; needs faces on the ArcFace template", SHARE)
+    jpeg: float | None = key(None, "of JPEG artifacts of quality 20 to 80", SHARE)
 
 
 @dataclass(frozen=True)
 class BackboneConfig:
     """The network between pixels and embeddings."""
 
-    network: str = "r50"
-    embedding_size: int = 512
-    dropout: float = 0.0
-    sync_bn: bool = False
-    """BatchNorm statistics over the global batch; makes results independent of the number of ranks."""
+    network: str = key("r50", "r50, mbf, tiny and others; backbone.network=? answers with all names")
+    embedding_size: int = key(512, "length of an embedding", within(1, 2**16))
+    dropout: float = key(0.0, "before the last dense layer", BELOW_ONE)
+    sync_bn: bool = key(
+        False, "BatchNorm statistics over the global batch: results no longer depend on the number of ranks"
+    )
 
 
 @dataclass(frozen=True)
 class HeadConfig:
     """The sharded margin-softmax."""
 
-    margins: tuple[float, float, float] = (1.0, 0.5, 0.0)
-    """m1, m2, m3 of cos(m1 * theta + m2) - m3."""
-    scale: float = 64.0
-    margin_gradient: Literal["straight_through", "exact"] = "straight_through"
-    update: Literal["fused", "deferred", "autograd"] = "fused"
-    """Where the centers' step is taken: inside the block loop, after the backbone's backward, or by an optimizer."""
-    products: Literal["float32", "bf16"] = "float32"
-    """Precision of the matrix products; accumulation and reductions are float32 in both."""
-    block_size: int | None = None
-    """Classes per block; chosen from batch, embedding size and device when absent."""
-    sample_rate: float = 1.0
-    """Share of the classes used in a step (PartialFC); positives are always used, and 0 means positives only."""
-    negatives: Literal["random", "nearest"] = "random"
-    lr_factor: float = 1.0
-    """The centers' learning rate as a multiple of optim.lr. Without momentum a step is 1 / (1 - optim.momentum) times
-    shorter in the long run; this is where to make up for it."""
-    centers_format: Literal["float32", "bf16"] = "float32"
-    momentum_format: Literal["float32", "bf16", "int8", "none"] = "float32"
-    sub_centers: int = 1
-    init: Literal["random", "class_means"] = "random"
-    """Where the centers start; "class_means", of the embeddings of the network that `init_from` names."""
-    init_images: int = 10
-    """With "class_means": at most so many images of a class are embedded."""
-    interclass_filtering_threshold: float = 0.0
-    """Negatives with a cosine above this are left out of the sum; 0 keeps all."""
+    margins: tuple[float, float, float] = key(
+        (1.0, 0.5, 0.0),
+        "m1, m2, m3 of cos(m1 * theta + m2) - m3: ArcFace [1, 0.5, 0], CosFace [1, 0, 0.4]",
+        Range(_margins, "m1 above 0, m2 at least 0 and below pi, m3 between 0 and 2"),
+    )
+    scale: float = key(64.0, "factor s before the softmax", above(0))
+    margin_gradient: Literal["straight_through", "exact"] = key(
+        "straight_through",
+        "straight_through: what arcface_torch's results come from; or exact",
+        void=Rule(
+            lambda c: c.head.margins[:2] == (1.0, 0.0),
+            "with m1 = 1 and m2 = 0, whose derivative is 1 either way; remove this key",
+        ),
+    )
+    update: Literal["fused", "deferred", "autograd"] = key(
+        "fused",
+        "centers move inside the block loop (fused), after the backbone's backward (deferred), or by the optimizer "
+        "(autograd; the only one that goes with gradient accumulation)",
+    )
+    products: Literal["float32", "bf16"] = key(
+        "float32", "precision of the matrix products, float32 or bf16; sums are float32 in both"
+    )
+    block_size: int | None = key(
+        None, "classes per block; null: chosen from batch, embedding size and device", at_least(1)
+    )
+    sample_rate: float = key(
+        1.0, "share of the classes used in a step (PartialFC); 0: the batch's own classes only", SHARE
+    )
+    negatives: Literal["random", "nearest"] = key(
+        "random",
+        "random, or nearest: the classes closest to the batch",
+        void=Rule(
+            lambda c: c.head.sample_rate == 1,
+            "with head.sample_rate 1, where every class is used; lower the rate or remove this key",
+        ),
+    )
+    lr_factor: float = key(
+        1.0,
+        "the centers' learning rate as a multiple of optim.lr; without momentum a step is 1 / (1 - optim.momentum) "
+        "times shorter in the long run, which is made up for here",
+        above(0),
+    )
+    centers_format: Literal["float32", "bf16"] = key(
+        "float32",
+        "float32 or bf16 (stochastic rounding)",
+        void=Rule(
+            lambda c: c.head.update == "autograd",
+            "with head.update autograd, whose state is float32; set head.update: fused or remove this key",
+        ),
+    )
+    momentum_format: Literal["float32", "bf16", "int8", "none"] = key(
+        "float32",
+        "float32, bf16, int8 or none",
+        void=Rule(
+            lambda c: c.head.update == "autograd",
+            "with head.update autograd, whose state is float32; set head.update: fused or remove this key",
+        ),
+    )
+    sub_centers: int = key(1, "centers per class; the nearest counts", at_least(1))
+    init: Literal["random", "class_means"] = key(
+        "random",
+        "random, or with init_from class_means: of the embeddings of some images of each class",
+        clash=Rule(
+            lambda c: c.head.init == "class_means" and c.init_from is None,
+            "class_means needs a network that knows faces; set init_from, or head.init: random",
+        ),
+    )
+    init_images: int = key(
+        10,
+        "with class_means: at most so many images of a class",
+        at_least(1),
+        void=Rule(
+            lambda c: c.head.init == "random", "with head.init random; set head.init: class_means or remove this key"
+        ),
+    )
+    interclass_filtering_threshold: float = key(
+        0.0, "negatives with a cosine above this are left out; 0 keeps all", SHARE
+    )
 
 
 @dataclass(frozen=True)
 class OptimConfig:
     """The optimizer of backbone and centers, and its schedule."""
 
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    lr: float = 0.1
-    """At `reference_batch`; used as it stands, whatever the global batch."""
-    reference_batch: int | None = None
-    """Global batch `lr` was chosen for; a run whose global batch differs is told the linear-scaling value."""
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    schedule: Literal["poly", "cosine"] = "poly"
-    poly_power: float = 1.0
-    warmup_epoch: float = 0.0
-    clip_norm: float = 5.0
-    """Largest norm of the backbone's gradient; 0 turns clipping off."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    """AdamW's."""
+    optimizer: Literal["sgd", "adamw"] = key("sgd", "sgd or adamw")
+    lr: float = key(0.1, "used as it is, whatever the global batch", above(0))
+    reference_batch: int | None = key(
+        None,
+        "global batch that lr was chosen for; the plan of a run with another states the linear-scaling value",
+        at_least(1),
+    )
+    momentum: float = key(
+        0.9,
+        "SGD's, of backbone and centers",
+        BELOW_ONE,
+        void=Rule(
+            lambda c: c.optim.optimizer == "adamw" and c.head.update == "autograd",
+            "with optim.optimizer adamw and head.update autograd: nothing runs SGD; remove this key",
+        ),
+    )
+    weight_decay: float = key(0.0005, "of backbone and centers", at_least(0))
+    schedule: Literal["poly", "cosine"] = key("poly", "poly or cosine, after a linear warm-up")
+    poly_power: float = key(
+        1.0,
+        "exponent of poly",
+        above(0),
+        void=Rule(
+            lambda c: c.optim.schedule == "cosine",
+            "with optim.schedule cosine; set optim.schedule: poly or remove this key",
+        ),
+    )
+    warmup_epoch: float = key(
+        0.0,
+        "epochs of warm-up, may be a fraction",
+        at_least(0),
+        clash=Rule(
+            lambda c: c.optim.warmup_epoch >= c.train.num_epoch,
+            "found {optim.warmup_epoch}, expected less than train.num_epoch, which is {train.num_epoch}",
+        ),
+    )
+    clip_norm: float = key(5.0, "largest norm of the backbone's gradient; 0: no clipping", at_least(0))
+    betas: tuple[float, float] = key(
+        (0.9, 0.999),
+        "AdamW's",
+        each(BELOW_ONE, "two numbers, each at least 0 and below 1"),
+        void=Rule(
+            lambda c: c.optim.optimizer == "sgd",
+            "with optim.optimizer sgd; set optim.optimizer: adamw or remove this key",
+        ),
+    )
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """How long and in which portions."""
 
-    batch_size: int = 128
-    """Images per rank and micro-batch."""
-    num_epoch: int = 20
-    gradient_accumulation: int = 1
-    precision: Precision = "bf16"
-    """Autocast of the backbone; on a CPU "bf16" pays where the hardware has it."""
-    channels_last: bool = True
-    compile: bool = False
-    max_refused_steps: int = 20
-    """Stop after this many refused steps in a row."""
-    timeout_s: float = 600.0
-    """How long a rank waits for the others before the run ends with an error."""
+    batch_size: int = key(128, "images per rank and micro-batch", within(1, 2**20))
+    num_epoch: int = key(20, "passes over the data", at_least(1))
+    gradient_accumulation: int = key(
+        1,
+        "micro-batches per step, averaged",
+        at_least(1),
+        clash=Rule(
+            lambda c: c.train.gradient_accumulation > 1 and c.head.update != "autograd",
+            "cannot be {train.gradient_accumulation} with head.update {head.update}, which moves the centers in every "
+            "micro-batch; set head.update: autograd",
+        ),
+    )
+    precision: Precision = key("bf16", "autocast of the backbone: bf16 (on a CPU, where it has it), fp16 or off")
+    channels_last: bool = key(True, "memory layout of the convolutions")
+    compile: bool = key(False, "torch.compile of the backbone")
+    max_refused_steps: int = key(20, "stop after this many refused (non-finite) steps in a row", at_least(1))
+    timeout_s: float = key(600.0, "seconds a rank waits for the others before the run ends with an error", above(0))
+
+
+_WITHOUT_TARGETS = Rule(
+    lambda c: not c.validation.val_targets, "without validation.val_targets; name them or remove this key"
+)
+
+
+def _has_repeated_targets(config: Config) -> bool:
+    targets = config.validation.val_targets
+    return any(not target for target in targets) or len(set(targets)) != len(targets)
 
 
 @dataclass(frozen=True)
 class ValidationConfig:
     """Verification during training."""
 
-    val_dir: str | None = None
-    """Folder with the .bin files; defaults to the data folder, as in arcface_torch."""
-    val_targets: tuple[str, ...] = ()
-    every_steps: int = 2000
-    batch_size: int = 64
+    val_dir: str | None = key(None, "folder with the .bin files; null: the data folder", void=_WITHOUT_TARGETS)
+    val_targets: tuple[str, ...] = key(
+        (),
+        "names of .bin files without the suffix, such as [lfw, cfp_fp, agedb_30], or their paths",
+        clash=Rule(_has_repeated_targets, "found {validation.val_targets}, expected distinct names"),
+    )
+    every_steps: int = key(
+        2000,
+        "steps between two validations; also before step 1 and at the end",
+        at_least(1),
+        void=_WITHOUT_TARGETS,
+    )
+    batch_size: int = key(64, "images per rank", at_least(1), void=_WITHOUT_TARGETS)
 
 
 @dataclass(frozen=True)
 class CheckpointConfig:
     """When a checkpoint is written, beside those that signals ask for, and which are kept."""
 
-    every_epochs: int = 1
-    every_steps: int | None = 2000
-    """On top of `every_epochs`, whose end may be hours away."""
-    keep: int = 3
-    """The newest; the one with the best mean validation accuracy stays as well."""
-    max_failures: int = 3
-    """Saves in a row that may fail, on a full disk for example, before the run ends."""
+    every_epochs: int = key(1, "a checkpoint at every so many epoch ends, and at the end", at_least(1))
+    every_steps: int | None = key(
+        2000,
+        "as well at every so many steps, written while training goes on; null: at epochs alone (docs/checkpoints.md)",
+        at_least(1),
+    )
+    keep: int = key(3, "newest checkpoints kept; the one with the best mean validation score stays too", at_least(1))
+    max_failures: int = key(3, "saves in a row that may fail (a full disk) before the run ends", at_least(1))
 
 
 @dataclass(frozen=True)
 class LogConfig:
-    """What is told while it runs."""
+    """What is reported while it runs."""
 
-    every_steps: int = 10
-    tensorboard: bool = True
-    wandb: str | None = None
-    """Project of Weights & Biases to write to as well; its key comes from WANDB_API_KEY and is never in a config."""
+    every_steps: int = key(10, "steps between two lines of the log", at_least(1))
+    tensorboard: bool = key(True, "write event files")
+    wandb: str | None = key(
+        None,
+        "project of Weights & Biases to write to as well, from rank 0; its access comes from WANDB_API_KEY and is "
+        "never in a config",
+        Range(lambda name: bool(name.strip()), "the name of a project, or null"),
+    )
 
 
 @dataclass(frozen=True)
 class Config:
     """One run."""
 
-    seed: int = 2048
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    output: str | None = None
-    """Run folder; work_dirs/<config name> when absent."""
-    resume: bool = False
-    init_from: str | None = None
-    """A weight file under insightface's names to start the backbone from."""
+    seed: int = key(
+        2048,
+        "of centers, sampling, order and augmentation; every stream is f(seed, epoch, rank or image)",
+        SEED,
+    )
+    device: Literal["auto", "cpu", "cuda"] = key("auto", "auto: CUDA where there is some; cpu; cuda")
+    output: str | None = key(None, "run folder; null: work_dirs/<config name>")
+    resume: bool = key(False, "continue from the newest checkpoint of the run folder")
+    init_from: str | None = key(None, "weight file under insightface's names to start the backbone from")
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     backbone: BackboneConfig = field(default_factory=BackboneConfig)

@@ -11,7 +11,7 @@ from recognition.feed.bad_records import LIST_NAME, BadRecordList
 from recognition.feed.datasets import Dataset
 from recognition.feed.loader import BatchLoader
 from recognition.feed.loader_size import choose_workers, num_cores
-from recognition.feed.orders import IdentityOrder, ImageOrder, Order, check_identity_batches
+from recognition.feed.orders import IdentityOrder, ImageOrder, Order
 
 logger = logging.getLogger(__name__)
 
@@ -49,5 +49,4 @@ def build_order(config: Config, dataset: Dataset) -> Order:
     """Return the order of images that the config asks for."""
     if config.data.images_per_identity is None:
         return ImageOrder(len(dataset), config.seed, block=config.data.shuffle_block)
-    check_identity_batches(config.train.batch_size, config.data.images_per_identity)
     return IdentityOrder(dataset.labels(), config.seed, per_identity=config.data.images_per_identity)

@@ -9,7 +9,6 @@ import numpy.typing as npt
 
 from recognition.draws.hashing import derive_key
 from recognition.draws.permutation import IntArray, Permutation
-from recognition.errors import ConfigError
 
 WINDOW_BLOCKS = 64
 """How many blocks are mixed with each other when blocks are shuffled instead of images."""
@@ -147,12 +146,3 @@ class _IdentityEpoch:
 
     def about_to_read(self, position: int) -> list[range]:
         return []
-
-
-def check_identity_batches(batch_size: int, per_identity: int) -> None:
-    """Raise ConfigError unless a rank's batch is made of whole runs."""
-    if batch_size % per_identity:
-        raise ConfigError(
-            f"data.images_per_identity: {per_identity} does not divide train.batch_size {batch_size}; expected whole "
-            "groups in the batch of each rank"
-        )

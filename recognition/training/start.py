@@ -7,6 +7,7 @@ import dataclasses
 import logging
 from pathlib import Path
 
+from recognition.config.checks import check_config
 from recognition.config.schema import Config
 from recognition.distributed.checkpoint import Checkpoint, choose_checkpoint, list_checkpoints
 from recognition.distributed.together import together
@@ -87,7 +88,9 @@ def hold_global_batch(config: Config, checkpoint: Checkpoint, world: World) -> C
         f"{images:,}",
         world.size,
     )
-    return dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=each))
+    held = dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=each))
+    check_config(held)
+    return held
 
 
 def _is_restart_of(folder: Path) -> bool:

@@ -46,19 +46,6 @@ def test_base_yaml_holds_every_key_of_the_schema_at_its_default():
     assert load_config("configs/base") == Config()
 
 
-def test_every_key_of_base_yaml_that_takes_a_choice_names_the_choices_in_its_comment():
-    lines = (ROOT / "configs" / "base.yaml").read_text().splitlines()
-    for name, choices in {
-        "update": ("fused", "deferred", "autograd"),
-        "precision": ("bf16", "fp16", "off"),
-        "schedule": ("poly", "cosine"),
-        "optimizer": ("sgd", "adamw"),
-    }.items():
-        (at,) = (i for i, line in enumerate(lines) if line.strip().startswith(f"{name}:"))
-        for choice in choices:
-            assert choice in lines[at] + lines[at + 1], (name, choice)
-
-
 def test_a_path_is_found_with_or_without_suffix_here_or_in_the_checkout(write, tmp_path):
     write("seed: 7\n", "mine.yaml")
     assert load_config("mine").seed == 7
@@ -295,6 +282,45 @@ def test_a_combination_that_cannot_be_or_would_be_ignored_is_refused(write, text
 
 def test_a_combination_at_its_default_is_not_a_complaint(write):
     load_config(write("optim: {optimizer: sgd, betas: [0.9, 0.999]}\nvalidation: {every_steps: 2000}\n"))
+
+
+def test_one_line_names_every_key_that_another_has_made_void(write):
+    found = failure(
+        write("optim:\n  betas: [0.8, 0.9]\nvalidation:\n  val_dir: x\n  every_steps: 5\n  batch_size: 3\n"),
+        "head.negatives=nearest",
+    )
+    assert found == (
+        "override 'head.negatives=nearest': head.negatives: would be ignored with head.sample_rate 1, where every class "
+        "is used; lower the rate or remove this key; also run.yaml:2: optim.betas: would be ignored with "
+        "optim.optimizer sgd; set optim.optimizer: adamw or remove this key; also run.yaml:4: validation.val_dir, "
+        "run.yaml:5: validation.every_steps, run.yaml:6: validation.batch_size: would be ignored without "
+        "validation.val_targets; name them or remove these keys"
+    )
+
+
+def test_groups_must_fill_the_batch_of_a_rank(write):
+    load_config(write("data: {images_per_identity: 4}\ntrain: {batch_size: 12}\n"))
+    found = failure(write("data: {images_per_identity: 4}\ntrain: {batch_size: 10}\n"))
+    assert found.startswith(
+        "run.yaml:1: data.images_per_identity: 4 does not divide train.batch_size 10; expected whole"
+    )
+
+
+def test_a_key_under_its_old_name_loads_and_a_line_names_the_new(write, caplog):
+    write("augment: {gray: 0.1}\n", "below.yaml")
+    config = load_config(write("base: below\naugment:\n  blur: 0.5\n  grey: 0.3\n"))
+    assert (config.augment.gray, config.augment.blur) == (0.3, 0.5)
+    assert caplog.messages == ["run.yaml:4: augment.grey is now augment.gray; it is read as that"]
+    assert load_config("run.yaml", ["augment.grey=0.2"]).augment.gray == 0.2
+    assert "override 'augment.grey=0.2': augment.grey is now augment.gray; it is read as that" in caplog.messages
+
+
+def test_a_key_under_both_its_names_is_refused(write):
+    assert failure(write("augment:\n  grey: 0.3\n  gray: 0.2\n")) == (
+        "run.yaml:2: augment.grey: is augment.gray now, and that is given too, at run.yaml:3; keep augment.gray"
+    )
+    found = failure(write(""), "augment.grey=0.3", "augment.gray=0.2")
+    assert "augment.gray is given twice, first by override 'augment.grey=0.3'" in found
 
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12)

@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from recognition.errors import ConfigError
-from recognition.feed.orders import WINDOW_BLOCKS, IdentityOrder, ImageOrder, check_identity_batches
+from recognition.feed.orders import WINDOW_BLOCKS, IdentityOrder, ImageOrder
 from recognition.feed.sampler import GlobalBatchSampler
 
 
@@ -104,9 +103,3 @@ def test_identity_order_is_a_function_of_seed_and_epoch_and_can_start_anywhere()
         assert (one == whole(IdentityOrder(labels, seed, per_identity=4), epoch, 1200)).mean() < 0.02
     seen = np.concatenate([whole(IdentityOrder(labels, 1, per_identity=4), epoch, 1200) for epoch in range(12)])
     assert len(np.unique(seen)) > 1190
-
-
-def test_batches_of_whole_groups_only():
-    check_identity_batches(12, 4)
-    with pytest.raises(ConfigError, match=r"data\.images_per_identity: 4 does not divide train\.batch_size 10;"):
-        check_identity_batches(10, 4)
