@@ -9,11 +9,9 @@ is one epoch of the same images. --sheet instead shows each operation by itself,
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -21,7 +19,6 @@ import torch
 from torch import Tensor
 
 from recognition.cli import make_parser, non_negative_int, positive_int, run_command
-from recognition.config.checks import AUGMENTATIONS
 from recognition.config.loader import load_config
 from recognition.config.schema import Config
 from recognition.console import count
@@ -29,7 +26,7 @@ from recognition.feed.bad_records import Replacements
 from recognition.feed.batches import BatchFiller, BatchLayout, Request
 from recognition.feed.datasets import open_dataset
 from recognition.feed.sampler import GlobalBatchSampler
-from recognition.images.augment import Augmenter, flip_mask, recipe
+from recognition.images.augment import Augmenter, Chance, flip_mask, recipe
 from recognition.images.codec import encode_jpeg
 from recognition.images.preprocess import to_network
 from recognition.work.files import refuse_existing, write_bytes
@@ -93,11 +90,9 @@ def epoch_rows(config: Config, images: Tensor, indices: Tensor, num_epochs: int)
 
 def operation_rows(config: Config, images: Tensor, indices: Tensor) -> dict[str, Tensor]:
     """Return the images under each operation of the config's preset alone, with probability 1."""
-    base = recipe(config.augment)
     rows = {}
-    for name in AUGMENTATIONS:
-        probabilities: dict[str, Any] = {other: float(other == name) for other in AUGMENTATIONS}
-        alone = dataclasses.replace(base, **probabilities)
+    for name, chance in recipe(config.augment).items():
+        alone = {name: Chance(1.0, chance.operation)}
         rows[name] = to_pixels(to_network(Augmenter(alone, config.seed)(images, indices, 0)))
     return rows
 

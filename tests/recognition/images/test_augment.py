@@ -1,13 +1,15 @@
 import dataclasses
+import itertools
+from typing import get_args, get_type_hints
 
 import cv2
 import numpy as np
 import pytest
 import torch
 
-from recognition.config.checks import AUGMENTATIONS
 from recognition.config.schema import AugmentConfig
-from recognition.images.augment import PRESETS, Augmenter, Recipe, flip_mask, recipe, uniform
+from recognition.images.augment import AUGMENTATIONS, PRESETS, Augmenter, Recipe, flip_mask, recipe
+from recognition.images.operation import STREAMS_EACH, Draws, uniform
 
 
 def test_flips_depend_on_the_image_and_not_on_its_batch():
@@ -44,7 +46,11 @@ def test_streams_are_independent_and_uniform():
     assert one.max() < 1
 
 
-EVERYTHING = Recipe(**dict.fromkeys(AUGMENTATIONS, 0.5))
+def only(**probabilities: float) -> Recipe:
+    return recipe(AugmentConfig(**probabilities))
+
+
+EVERYTHING = only(**dict.fromkeys(AUGMENTATIONS, 0.5))
 
 
 def faces(n, size=32):
@@ -56,16 +62,16 @@ def faces(n, size=32):
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_each_operation_happens_as_often_as_it_is_asked_to(name):
     images, indices = faces(400), torch.arange(400)
-    augmented = Augmenter(Recipe(**{name: 0.3}), seed=1)(images, indices, 0)
+    augmented = Augmenter(only(**{name: 0.3}), seed=1)(images, indices, 0)
     changed = (augmented != images).flatten(1).any(1).float().mean().item()
     assert 0.2 < changed < 0.38
-    assert torch.equal(Augmenter(Recipe(**{name: 0.0}), seed=1)(images, indices, 0), images)
+    assert torch.equal(Augmenter(only(**{name: 0.0}), seed=1)(images, indices, 0), images)
 
 
-@pytest.mark.parametrize("preset", [*PRESETS.values(), EVERYTHING], ids=[*PRESETS, "everything"])
+@pytest.mark.parametrize("preset", [*PRESETS, "everything"])
 def test_augmentation_depends_on_the_image_and_not_on_its_batch(preset):
     images, indices = faces(64), torch.randperm(10_000)[:64]
-    augment = Augmenter(preset, seed=3)
+    augment = Augmenter(EVERYTHING if preset == "everything" else recipe(AugmentConfig(preset=preset)), seed=3)
     before = images.clone()
     whole = augment(images, indices, 5)
     assert torch.equal(images, before)
@@ -86,14 +92,51 @@ def test_augmentation_changes_with_seed_and_epoch():
 
 def test_stated_probabilities_replace_the_presets():
     stated = recipe(AugmentConfig(preset="adaface", crop=0.0, mask=0.1))
-    assert (stated.crop, stated.mask, stated.color) == (0.0, 0.1, 0.2)
-    assert recipe(AugmentConfig()) == Recipe()
+    assert [stated[name].probability for name in ("crop", "mask", "color", "jpeg")] == [0.0, 0.1, 0.2, 0.0]
+    dali = recipe(AugmentConfig(preset="arcface_dali", blur=0.9))["blur"]
+    assert (dali.probability, dali.operation.sigma) == (0.9, (0.8, 1.1))
+    assert not any(chance.probability for chance in recipe(AugmentConfig()).values())
 
 
-def test_config_and_recipe_name_the_same_operations():
-    fields = {field.name for field in dataclasses.fields(AugmentConfig)} - {"preset"}
-    assert fields == set(AUGMENTATIONS)
-    assert set(AUGMENTATIONS) < {field.name for field in dataclasses.fields(Recipe)}
+def test_config_and_registry_name_the_same_operations_and_presets():
+    fields = [field.name for field in dataclasses.fields(AugmentConfig)]
+    assert fields == ["preset", *AUGMENTATIONS]
+    assert set(get_args(get_type_hints(AugmentConfig)["preset"])) == set(PRESETS)
+
+
+def test_no_two_operations_share_a_random_stream():
+    begins = sorted(AUGMENTATIONS[name].stream for name in AUGMENTATIONS)
+    assert begins[0] >= STREAMS_EACH, "those before are the flip's"
+    assert all(later - earlier >= STREAMS_EACH for earlier, later in itertools.pairwise(begins))
+
+
+def test_whether_one_operation_happens_tells_nothing_of_another():
+    images, indices = faces(400), torch.arange(400)
+    happened = [
+        (Augmenter(only(**{name: 0.5}), seed=1)(images, indices, 0) != images).flatten(1).any(1).float()
+        for name in AUGMENTATIONS
+    ]
+    correlations = torch.corrcoef(torch.stack(happened)) - torch.eye(len(happened))
+    assert correlations.abs().max() < 0.2, "four deviations of 1 / sqrt(400)"
+
+
+def test_draws_are_those_that_earlier_runs_were_made_with():
+    """24-bit integers, equal on every machine: a run that is resumed sees the pictures that it would have seen."""
+    expected = {
+        "crop": [1392535, 6931610, 3519824],
+        "misalign": [319101, 7762838, 14889986],
+        "shift": [12538293, 12201593, 13686441],
+        "low_resolution": [1866764, 2870496, 11000411],
+        "blur": [15251650, 15425546, 14560124],
+        "color": [3758938, 9872440, 5552229],
+        "gray": [16460302, 390037, 8670293],
+        "occlusion": [16694230, 1455349, 7244229],
+        "mask": [2370294, 793444, 532921],
+        "jpeg": [651191, 5896963, 15367973],
+    }
+    for name, numbers in expected.items():
+        draws = Draws(7, 3, torch.arange(1000, 1003), AUGMENTATIONS[name].stream)
+        assert [int(value) for value in (draws() * (1 << 24))] == numbers, name
 
 
 @pytest.mark.gpu

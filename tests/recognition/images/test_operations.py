@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from recognition.images import pixel_ops
+from recognition.images.augment_color import jitter_color
+from recognition.images.augment_crop import keep_window
+from recognition.images.augment_gray import gray
+from recognition.images.augment_jpeg import jpeg_artifacts
+from recognition.images.augment_low_resolution import lower_resolution
+from recognition.images.augment_mask import wear_mask
+from recognition.images.augment_misalign import misalign
+from recognition.images.augment_occlusion import occlude
+from recognition.images.augment_shift import shift
+from recognition.images.planes import blur
 
 SIZE = 48
 
@@ -28,7 +37,7 @@ def as_rgb(image):
 def test_blur_is_cv2s():
     images = planes()
     sigmas = torch.tensor([0.5, 0.8, 1.1, 1.5])
-    blurred = pixel_ops.blur(images, sigmas)
+    blurred = blur(images, sigmas)
     for image, sigma, found in zip(images, sigmas.tolist(), blurred, strict=True):
         expected = cv2.GaussianBlur(image.permute(1, 2, 0).numpy(), (9, 9), sigma, borderType=cv2.BORDER_REPLICATE)
         assert np.abs(found.permute(1, 2, 0).numpy() - expected).max() < 0.01
@@ -36,7 +45,7 @@ def test_blur_is_cv2s():
 
 def test_shift_moves_whole_pixels_and_fills_with_black():
     images = planes()
-    moved = pixel_ops.shift(images, torch.tensor([3.0, -2.0, 0.0, 0.4]), torch.tensor([0.0, 5.0, -4.0, 0.0]))
+    moved = shift(images, torch.tensor([3.0, -2.0, 0.0, 0.4]), torch.tensor([0.0, 5.0, -4.0, 0.0]))
     assert torch.equal(moved[0, :, :, 3:], images[0, :, :, :-3])
     assert not moved[0, :, :, :3].any()
     assert torch.equal(moved[1, :, 5:, :-2], images[1, :, :-5, 2:])
@@ -51,7 +60,7 @@ def test_shift_moves_whole_pixels_and_fills_with_black():
 def test_misalign_is_cv2s_similarity_about_the_middle(degrees, zoom, right, down):
     images = planes()
     parameters = (torch.full((len(images),), float(value)) for value in (degrees, zoom, right, down))
-    moved = pixel_ops.misalign(images, *parameters)
+    moved = misalign(images, *parameters)
     middle = (SIZE - 1) / 2
     # cv2 counts degrees against the clock.
     matrix = cv2.getRotationMatrix2D((middle, middle), -degrees, zoom) + np.array([[0, 0, right], [0, 0, down]])
@@ -65,10 +74,10 @@ def test_misalign_is_cv2s_similarity_about_the_middle(degrees, zoom, right, down
 def test_windows_cover_the_share_of_the_side_they_are_given():
     images = torch.full((2, 3, SIZE, SIZE), 100.0)
     quarter, half = torch.tensor([0.25, 0.0]), torch.tensor([0.5, 0.25])
-    kept = pixel_ops.keep_window(images, quarter, quarter, half, half)
+    kept = keep_window(images, quarter, quarter, half, half)
     assert (kept[0, :, 12:36, 12:36] == 100).all()
     assert kept[0].sum() == 3 * 24 * 24 * 100
-    covered = pixel_ops.occlude(images, quarter, quarter, half, half, torch.tensor([0.0, 1.0]))
+    covered = occlude(images, quarter, quarter, half, half, torch.tensor([0.0, 1.0]))
     assert covered[0].sum() == 3 * (SIZE**2 - 24 * 24) * 100
     assert (covered[1, :, :12, :12] == 255).all()
 
@@ -76,7 +85,7 @@ def test_windows_cover_the_share_of_the_side_they_are_given():
 @pytest.mark.parametrize("ratio", [0.25, 0.5, 1.0])
 def test_low_resolution_is_near_cv2s_resize_down_and_up(ratio):
     images = planes()
-    found = pixel_ops.lower_resolution(images, torch.full((4,), ratio))
+    found = lower_resolution(images, torch.full((4,), ratio))
     small = int(SIZE * ratio)
     for image, lowered in zip(images, found, strict=True):
         rgb = image.permute(1, 2, 0).numpy()
@@ -89,7 +98,7 @@ def test_low_resolution_is_near_cv2s_resize_down_and_up(ratio):
 @pytest.mark.parametrize("quality", [10, 30, 50, 75, 95])
 def test_jpeg_is_near_libjpegs(quality):
     images = planes()
-    found = pixel_ops.jpeg_artifacts(images, torch.full((4,), float(quality)))
+    found = jpeg_artifacts(images, torch.full((4,), float(quality)))
     flags = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420]
     for image, damaged in zip(images, found, strict=True):
         encoded = cv2.imencode(".jpg", as_rgb(image)[..., ::-1], flags)[1]
@@ -104,7 +113,7 @@ def test_jpeg_is_near_libjpegs(quality):
 @pytest.mark.parametrize("size", [47, 112])
 def test_jpeg_takes_sides_that_are_no_multiple_of_sixteen(size):
     images = planes(1, size=size)
-    found = pixel_ops.jpeg_artifacts(images, torch.tensor([100.0]))
+    found = jpeg_artifacts(images, torch.tensor([100.0]))
     assert found.shape == images.shape
     assert (found - images).abs().mean() < 4
 
@@ -112,7 +121,7 @@ def test_jpeg_takes_sides_that_are_no_multiple_of_sixteen(size):
 def test_gray_is_the_luma():
     images = planes()
     expected = cv2.cvtColor(as_rgb(images[0]), cv2.COLOR_RGB2GRAY)
-    found = as_rgb(pixel_ops.gray(images)[0])
+    found = as_rgb(gray(images)[0])
     assert np.abs(found - expected[..., None].astype(int)).max() <= 1
 
 
@@ -122,23 +131,23 @@ def ones(value=1.0):
 
 def test_color_jitter_leaves_alone_what_it_is_not_asked_to_change():
     images = planes()
-    same = pixel_ops.jitter_color(images, ones(), ones(), ones(), ones(0.0))
+    same = jitter_color(images, ones(), ones(), ones(), ones(0.0))
     assert (same - images).abs().max() < 0.6  # the YIQ matrices are rounded to four digits
-    dark_and_gray = pixel_ops.jitter_color(images, ones(0.5), ones(), ones(0.0), ones(0.0))
-    assert (dark_and_gray - pixel_ops.gray(images * 0.5)).abs().max() < 0.1
+    dark_and_gray = jitter_color(images, ones(0.5), ones(), ones(0.0), ones(0.0))
+    assert (dark_and_gray - gray(images * 0.5)).abs().max() < 0.1
 
 
 def test_contrast_moves_pixels_away_from_the_mean():
     images = planes() * 0.2 + 100
-    found = pixel_ops.jitter_color(images, ones(), ones(1.5), ones(), ones(0.0))
-    mean = pixel_ops.gray(images)[:, :1].mean((2, 3), keepdim=True)
+    found = jitter_color(images, ones(), ones(1.5), ones(), ones(0.0))
+    mean = gray(images)[:, :1].mean((2, 3), keepdim=True)
     assert (found - (mean + 1.5 * (images - mean))).abs().max() < 0.6
 
 
 def test_hue_turns_towards_yellow_and_keeps_the_luma():
     red = torch.tensor([200.0, 60.0, 60.0])[None, :, None, None].expand(4, 3, SIZE, SIZE)
-    turned = pixel_ops.jitter_color(red, ones(), ones(), ones(), ones(20.0))
-    assert (pixel_ops.gray(turned) - pixel_ops.gray(red)).abs().max() < 1
+    turned = jitter_color(red, ones(), ones(), ones(), ones(20.0))
+    assert (gray(turned) - gray(red)).abs().max() < 1
     hues = [colorsys.rgb_to_hsv(*(image[:, 0, 0] / 255).tolist())[0] * 360 for image in (red[0], turned[0])]
     assert hues[0] == 0
     assert 5 < min(abs(hues[1]), 360 - abs(hues[1])) < 45
@@ -146,7 +155,7 @@ def test_hue_turns_towards_yellow_and_keeps_the_luma():
 
 def test_mask_covers_mouth_and_nose_and_leaves_the_eyes():
     images = torch.zeros(1, 3, 112, 112)
-    masked = pixel_ops.wear_mask(images, torch.tensor([0.55]), *(torch.tensor([0.8]),) * 3)
+    masked = wear_mask(images, torch.tensor([0.55]), *(torch.tensor([0.8]),) * 3)
     for x, y in ((38, 51), (73, 51)):  # the eyes of the ArcFace template
         assert not masked[0, :, y, x].any()
     for x, y in ((56, 72), (42, 92), (71, 92)):  # nose and corners of the mouth
@@ -155,16 +164,16 @@ def test_mask_covers_mouth_and_nose_and_leaves_the_eyes():
 
 
 OPERATIONS = {
-    "misalign": (pixel_ops.misalign, 4, 1.5),
-    "shift": (pixel_ops.shift, 2, 4.0),
-    "keep_window": (pixel_ops.keep_window, 4, 0.5),
-    "occlude": (pixel_ops.occlude, 5, 0.5),
-    "wear_mask": (pixel_ops.wear_mask, 4, 0.5),
-    "lower_resolution": (pixel_ops.lower_resolution, 1, 1.0),
-    "blur": (pixel_ops.blur, 1, 1.0),
-    "gray": (pixel_ops.gray, 0, 1.0),
-    "jitter_color": (pixel_ops.jitter_color, 4, 2.0),
-    "jpeg_artifacts": (pixel_ops.jpeg_artifacts, 1, 100.0),
+    "misalign": (misalign, 4, 1.5),
+    "shift": (shift, 2, 4.0),
+    "keep_window": (keep_window, 4, 0.5),
+    "occlude": (occlude, 5, 0.5),
+    "wear_mask": (wear_mask, 4, 0.5),
+    "lower_resolution": (lower_resolution, 1, 1.0),
+    "blur": (blur, 1, 1.0),
+    "gray": (gray, 0, 1.0),
+    "jitter_color": (jitter_color, 4, 2.0),
+    "jpeg_artifacts": (jpeg_artifacts, 1, 100.0),
 }
 
 
