@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line, measure, and return the exit status."""
     parser = make_parser("detection", __doc__)
     parser.add_argument("data", type=Path, metavar="DATA")
-    parser.add_argument("--detector", choices=DETECTORS, action="append", help="default: mtcnn and dlib")
+    parser.add_argument("--detector", choices=tuple(DETECTORS), action="append", help="default: mtcnn and dlib")
     parser.add_argument("--model", type=Path)
     parser.add_argument("--every", type=positive_int, default=10, metavar="N", help="take every N-th LFW photo")
     parser.add_argument("--looks", action="store_true", help="measure how far one look of mtcnn errs, and nothing else")

@@ -12,11 +12,11 @@ Where photos show bystanders, `--faces center` takes the person in the middle, a
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import math
 import os
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("photos", type=Path, metavar="PHOTOS", help="folder of photos, one subfolder per identity or flat")
     add("output", type=Path, metavar="OUT", help="folder for the aligned faces and align.jsonl")
-    add("--detector", choices=DETECTORS, default="mtcnn", help="default: mtcnn")
+    add("--detector", choices=tuple(DETECTORS), default="mtcnn", help="default: mtcnn")
     add("--model", type=Path, help="scrfd: the ONNX file; mtcnn, dlib: folder of their weights")
     add("--min-face", type=float, metavar="PX", help="smallest face the detector looks for (mtcnn 20, dlib 37)")
     add("--max-side", type=positive_int, default=1600, metavar="PX", help="larger photos are scaled to this first")
@@ -159,8 +159,8 @@ def prepare_aligner(
     """Load the detector, one thread for each process, and return what aligns a photo."""
     cv2.setNumThreads(1)
     built = build_detector(detector, min_face_px=min_face_px, model=model)
-    if detector == "mtcnn":
-        importlib.import_module("torch").set_num_threads(1)  # here, as the others do without its long import
+    if "torch" in sys.modules:  # a detector that does without it is spared its long import
+        sys.modules["torch"].set_num_threads(1)
     return PhotoAligner(photos, folder.output, folder.staging, settings, built)
 
 

@@ -3,38 +3,37 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Protocol
 
 import cv2
 import numpy as np
 
-from recognition.detection.dlib_detector import DlibDetector
 from recognition.detection.faces import Detector, Faces
-from recognition.detection.scrfd import Scrfd
-from recognition.detection.weights import find_mtcnn
-from recognition.errors import ConfigError
+from recognition.registry import Registry
 
-DETECTORS = ("mtcnn", "dlib", "scrfd")
+
+class BuildDetector(Protocol):
+    """What is registered: it loads a detector, and refuses what that detector cannot use."""
+
+    def __call__(self, *, min_face_px: float | None, model: Path | None) -> Detector:
+        """Return the detector; `min_face_px` None is its own default, `model` None the installed weights."""
+
+
+DETECTORS: Registry[BuildDetector] = Registry("detector")
+"""Name on the command line -> its builder. One is imported when it is chosen: torch and onnxruntime take seconds."""
+
+DETECTORS.register_at("mtcnn", "recognition.detection.mtcnn:build")
+DETECTORS.register_at("dlib", "recognition.detection.dlib_detector:build")
+DETECTORS.register_at("scrfd", "recognition.detection.scrfd:build")
 
 
 def build_detector(name: str, *, min_face_px: float | None = None, model: Path | None = None) -> Detector:
-    """Load a detector. `min_face_px` None: 20 for mtcnn, 37 for dlib.
+    """Load the detector of that name.
 
     `model` is the folder of MTCNN's weights or of dlib's model files instead of the installed ones, and for scrfd the
     ONNX file, which it needs. ConfigError or CheckpointError says what is missing and how to get it.
     """
-    if name == "mtcnn":
-        from recognition.detection.mtcnn import Mtcnn  # torch, which takes longer to import than dlib a photo
-
-        return Mtcnn(find_mtcnn(model), min_face_px=min_face_px or 20.0)
-    if name == "dlib":
-        return DlibDetector(models=model, min_face_px=min_face_px or 37.0)
-    if name == "scrfd":
-        if model is None:
-            raise ConfigError("scrfd: needs an ONNX file, such as insightface's det_10g.onnx; give it with --model")
-        if min_face_px is not None:
-            raise ConfigError("scrfd: its network fixes the least face; leave --min-face out")
-        return Scrfd(model)
-    raise ConfigError(f"unknown detector {name!r}; expected one of {', '.join(DETECTORS)}")
+    return DETECTORS[name](min_face_px=min_face_px, model=model)
 
 
 def detect_within(detector: Detector, rgb: np.ndarray, max_side_px: int) -> Faces:

@@ -19,6 +19,11 @@ _NOSE, _MOUTH_LEFT, _MOUTH_RIGHT = 30, 48, 54
 _POINTS_FILE = "shape_predictor_68_face_landmarks.dat"
 
 
+def build(*, min_face_px: float | None, model: Path | None) -> DlibDetector:
+    """Load dlib's detector with the model files in the folder `model`, or the installed ones; least face 37 pixels."""
+    return DlibDetector(models=model, min_face_px=min_face_px or 37.0)
+
+
 class DlibDetector:
     """HOG over the picture enlarged until a face of `min_face_px` fills dlib's window, then 68 points -> 5.
 

@@ -12,6 +12,7 @@ import torch
 
 from recognition.detection.faces import Faces, no_faces, suppress
 from recognition.detection.mtcnn_networks import OUTPUT, PROPOSAL, REFINE, Stage, StageNet, load_stage
+from recognition.detection.weights import find_mtcnn
 from recognition.detection.windows import (
     box_matrices,
     cut_windows,
@@ -32,6 +33,11 @@ _MIRRORED = [1, 0, 2, 4, 3]  # the landmarks' order in a mirrored picture
 # nothing more.
 _VIEW_SIDE, _VIEW_RISE = 3.9, 0.08
 _VIEWS = tuple(product((-0.02, 0.02), (-0.02, 0.02), (0.95, 1.05)))  # right, down, size
+
+
+def build(*, min_face_px: float | None, model: Path | None) -> Mtcnn:
+    """Load MTCNN with the weights in the folder `model`, or the installed ones; faces of at least 20 pixels."""
+    return Mtcnn(find_mtcnn(model), min_face_px=min_face_px or 20.0)
 
 
 class Mtcnn:

@@ -9,12 +9,21 @@ import cv2
 import numpy as np
 
 from recognition.detection.faces import Faces, no_faces, suppress
-from recognition.errors import CheckpointError
+from recognition.errors import CheckpointError, ConfigError
 from recognition.work.onnx_session import open_onnx
 
 # Scores, boxes and landmarks for each stride; their number tells the strides, and the anchors a place.
 _LAYOUTS = {9: ((8, 16, 32), 2), 15: ((8, 16, 32, 64, 128), 1)}
 _OVERLAP = 0.4
+
+
+def build(*, min_face_px: float | None, model: Path | None) -> Scrfd:
+    """Load the network in the ONNX file `model`; ConfigError without one, or with a least face."""
+    if model is None:
+        raise ConfigError("scrfd: needs an ONNX file, such as insightface's det_10g.onnx; give it with --model")
+    if min_face_px is not None:
+        raise ConfigError("scrfd: its network fixes the least face; leave --min-face out")
+    return Scrfd(model)
 
 
 class Scrfd:
