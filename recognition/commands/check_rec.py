@@ -26,8 +26,9 @@ import numpy.typing as npt
 from recognition.cli import make_parser, positive_int, run_command
 from recognition.console import Stopwatch, count, duration, progress, size
 from recognition.errors import DataError
+from recognition.formats.layouts import LAYOUTS
 from recognition.formats.record_index import write_index
-from recognition.formats.recordio import is_marker, parse_header
+from recognition.formats.recordio import parse_header
 from recognition.formats.records import ImageRecords, read_property
 from recognition.images.codec import decode_rgb
 from recognition.images.duplicates import image_hash, near_duplicates
@@ -107,8 +108,9 @@ def check_record(records: ImageRecords, slot: int, *, is_image: bool, with_hash:
     if unlisted > 0:
         problems.append(f"{records.path}: {unlisted} bytes from {end} on are in no record of the index")
     if not is_image:
-        if not is_marker(payload):
-            problems.append(f"{records.place_of(slot)}: expected an identity record (flag 2, no image)")
+        problem = LAYOUTS[records.layout]().problem_of(payload)
+        if problem is not None:
+            problems.append(f"{records.place_of(slot)}: {problem}")
         return Checked(slot, problems=tuple(problems))
     try:
         image = records.parse(slot, payload)
@@ -208,7 +210,7 @@ def _check_records(
 
 def _check_identities(records: ImageRecords, labels: npt.NDArray[np.int64], findings: Findings) -> None:
     """Check that insightface's identity records cut the images, in the order of their keys, where the labels change."""
-    if records.layout != "insightface":
+    if not LAYOUTS[records.layout].has_identity_records:
         return
     images = np.asarray(records.parts.images)
     images = images[np.argsort(records.index.keys[images], kind="stable")]

@@ -23,11 +23,10 @@ from recognition.cli import make_parser, positive_int, run_command
 from recognition.console import Stopwatch, count, duration, progress
 from recognition.errors import DataError
 from recognition.formats.image_streams import ImageStream, RecStream, StreamedImage, open_stream, suffix_of
+from recognition.formats.layouts import LAYOUTS
 from recognition.formats.set_writer import ImageSetWriter, output_paths, property_text
 from recognition.images.codec import image_size
 from recognition.work.files import refuse_existing, staged
-
-LAYOUTS = ("insightface", "sequential", "multilabel")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,7 +46,7 @@ def convert(args: argparse.Namespace) -> None:
     """Run the command."""
     watch = Stopwatch()
     stream = open_stream(args.source)
-    if args.to == "insightface" and isinstance(stream, RecStream):
+    if args.to in LAYOUTS and LAYOUTS[args.to].is_sorted and isinstance(stream, RecStream):
         stream = stream.sorted_by_label()
     images = progress(stream, total=len(stream), unit="img", label="converting", quiet=args.quiet)
     if args.to in LAYOUTS:
@@ -75,7 +74,7 @@ def write_set(
     size: tuple[int, int] | None = None
     with staged(*targets) as (rec, idx, lst, prop):
         with open(rec, "wb", buffering=2**20) as rec_file, open(idx, "wb") as idx_file, open(lst, "wb") as lst_file:
-            writer = ImageSetWriter(rec_file, idx_file, lst_file, layout=layout)  # type: ignore[arg-type]
+            writer = ImageSetWriter(rec_file, idx_file, lst_file, layout=layout)
             for image in images:
                 size = size or image_size(image.image, place=image.place)
                 writer.add(image.label, image.image, image.name, image.extra)

@@ -16,10 +16,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from recognition.cli import make_parser, run_command
-from recognition.commands.convert_rec import LAYOUTS, write_set
+from recognition.commands.convert_rec import write_set
 from recognition.console import Stopwatch, count, duration, progress
 from recognition.feed.identity_map import IdentityMap, offset_identities, read_identity_map, same_identities
 from recognition.formats.image_streams import RecStream, StreamedImage
+from recognition.formats.layouts import LAYOUTS
 from recognition.formats.records import ImageRecords
 from recognition.formats.set_writer import output_paths
 
@@ -33,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     identities = parser.add_mutually_exclusive_group()
     identities.add_argument("--same-identities", action="store_true", help="a class id means the same in every set")
     identities.add_argument("--map", type=Path, metavar="FILE", help="lines `set TAB class id TAB new class id`")
-    add("--layout", choices=LAYOUTS, help="default: insightface, or sequential where labels would not rise")
+    add("--layout", choices=tuple(LAYOUTS), help="default: insightface, or sequential where labels would not rise")
     add("--overwrite", action="store_true", help="replace existing output files")
     add("--json", action="store_true", help="print the counts as one JSON object")
     return run_command(parser, merge, argv)
@@ -47,7 +48,7 @@ def merge(args: argparse.Namespace) -> None:
     rising = not (args.same_identities or args.map)
     layout = args.layout or ("insightface" if rising else "sequential")
     streams = [RecStream(records) for records in sets]
-    if layout == "insightface" and rising:
+    if LAYOUTS[layout].is_sorted and rising:
         streams = [stream.sorted_by_label() for stream in streams]
     total = sum(map(len, sets))
     images = progress(relabeled(streams, identities), total=total, unit="img", label="merging", quiet=args.quiet)

@@ -28,6 +28,7 @@ from recognition.cli import make_parser, non_negative_int, positive_int, run_com
 from recognition.console import Stopwatch, count, duration, progress
 from recognition.errors import DataError
 from recognition.formats.image_list import FolderList, ImageList, ListedImage, LstFile
+from recognition.formats.layouts import LAYOUTS
 from recognition.formats.set_writer import ImageSetWriter, output_paths, property_text
 from recognition.formats.sources import find_source
 from recognition.images.codec import decode_rgb, encode_jpeg, read_image_file
@@ -71,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--root", type=Path, help="where the paths of a .lst start (default: the folder of the .lst)")
     add(
         "--layout",
-        choices=("insightface", "sequential"),
+        choices=[name for name in LAYOUTS if not LAYOUTS[name].keeps_lists],
         default="insightface",
         help="insightface: sorted by identity, with identity records; sequential: keys 0..N-1, images only",
     )
@@ -116,7 +117,7 @@ def open_source(source: Path, root: Path | None, *, layout: str, skip_bad: bool)
     if find_source(source, ("identities", "list")).kind == "identities":
         return FolderList(source, allow_empty=skip_bad)
     try:
-        return LstFile(source, root or source.parent, by_label=layout == "insightface")
+        return LstFile(source, root or source.parent, by_label=LAYOUTS[layout].is_sorted)
     except OSError as err:
         raise DataError(f"{err.filename}: cannot be read ({err.strerror}); check its permissions") from err
 
@@ -147,8 +148,8 @@ def _refuse_second_set(outputs: tuple[Path, Path, Path, Path]) -> None:
 
 
 def _check_flags(args: argparse.Namespace) -> None:
-    if args.shuffle and args.layout != "sequential":
-        raise DataError("--shuffle: the insightface layout is sorted; expected the other; add --layout sequential")
+    if args.shuffle and LAYOUTS[args.layout].is_sorted:
+        raise DataError(f"--shuffle: the {args.layout} layout is sorted; expected the other; add --layout sequential")
     if args.quality is not None and args.quality > 100:
         raise DataError(f"--quality {args.quality}: expected 1 to 100; choose one of them")
     if args.root is not None and args.source.is_dir():

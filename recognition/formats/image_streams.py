@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from recognition.errors import DataError
 from recognition.formats.image_list import FolderList
+from recognition.formats.layouts import LAYOUTS
 from recognition.formats.records import ImageRecords
 from recognition.formats.sources import find_source
 from recognition.images.codec import IMAGE_SUFFIXES, read_image_file
@@ -58,9 +59,10 @@ class RecStream:
 
     def __iter__(self) -> Iterator[StreamedImage]:
         records = self.records
+        keeps_lists = LAYOUTS[records.layout].keeps_lists
         for i in range(len(records)) if self._order is None else map(int, self._order):
             record = records.read(i)
-            extra = records.header(i).labels[1:] if records.layout == "multilabel" else ()
+            extra = records.header(i).labels[1:] if keeps_lists else ()
             name = f"{record.label}/{record.key}{suffix_of(record.image)}"
             yield StreamedImage(record.label, record.image, name, extra, records.place(i))
 

@@ -12,13 +12,13 @@ import mmap
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from recognition.console import Stopwatch, count, duration, size
-from recognition.formats.layouts import Layout, LayoutName
+from recognition.formats.layouts import LAYOUTS, Parts
 from recognition.formats.record_index import RecordIndex, check_rows, load_index, parse_index_blocks, recover_index
 from recognition.work.files import staged
 
@@ -30,14 +30,14 @@ MIN_IDX_BYTES = 16 * 2**20
 _HEAD_BYTES = 4096
 _FORMAT = 1
 
-FindLayout = Callable[[RecordIndex], Layout]
+FindLayout = Callable[[RecordIndex], Parts]
 
 
 class _Unwritable(Exception):
     """The cache cannot be written; the set can be read without it."""
 
 
-def open_index(rec: Path, idx: Path, find_layout: FindLayout) -> tuple[RecordIndex, Layout]:
+def open_index(rec: Path, idx: Path, find_layout: FindLayout) -> tuple[RecordIndex, Parts]:
     """Return the index of `rec` and what `find_layout` says of it, from the cache where that is up to date.
 
     A stale or missing cache is rebuilt; where its folder is read-only every process holds the index by itself, which is
@@ -59,7 +59,7 @@ def open_index(rec: Path, idx: Path, find_layout: FindLayout) -> tuple[RecordInd
     return index, find_layout(index)
 
 
-def _build(path: Path, rec: Path, idx: Path, find_layout: FindLayout) -> tuple[RecordIndex, Layout]:
+def _build(path: Path, rec: Path, idx: Path, find_layout: FindLayout) -> tuple[RecordIndex, Parts]:
     if not os.access(path.parent, os.W_OK):
         raise _Unwritable("the folder is read-only")
     watch = Stopwatch()
@@ -94,7 +94,7 @@ def _write_head(temporary: Path, head: dict[str, Any]) -> None:
         handle.write(json.dumps(head).encode().ljust(_HEAD_BYTES))
 
 
-def _read(path: Path, stamp: list[int], find_layout: FindLayout) -> tuple[RecordIndex, Layout] | None:
+def _read(path: Path, stamp: list[int], find_layout: FindLayout) -> tuple[RecordIndex, Parts] | None:
     """Return what the cache holds, None when it is missing, damaged or made for other files."""
     try:
         if not path.is_file():
@@ -124,7 +124,7 @@ def _stamp(rec: Path, idx: Path) -> list[int]:
     return [status.st_size, status.st_mtime_ns, rec.stat().st_size]
 
 
-def _describe(layout: Layout) -> dict[str, Any] | None:
+def _describe(layout: Parts) -> dict[str, Any] | None:
     """Return the layout as JSON; None when images and others are mingled, so that it is found anew each time."""
     if not (isinstance(layout.images, range) and isinstance(layout.identities, range)):
         return None
@@ -132,14 +132,14 @@ def _describe(layout: Layout) -> dict[str, Any] | None:
     return {"name": layout.name, "images": spans[0], "identities": spans[1], "header": layout.header}
 
 
-def _parse_layout(description: dict[str, Any], num_records: int) -> Layout:
+def _parse_layout(description: dict[str, Any], num_records: int) -> Parts:
     images, identities = (_parse_slots(description[kind], num_records) for kind in ("images", "identities"))
     name, header = description["name"], description["header"]
-    if not images or name not in get_args(LayoutName):
+    if not images or name not in LAYOUTS:
         raise ValueError("no layout of images")
     if header is not None and not (type(header) is int and 0 <= header < num_records):
         raise ValueError("the header is no record")
-    return Layout(name, images, identities, header)
+    return Parts(name, images, identities, header)
 
 
 def _parse_slots(span: Any, num_records: int) -> range:

@@ -1,58 +1,63 @@
-"""Tell the layouts of packed image sets apart by content, and images from insightface's identity records.
+"""insightface's layout: images sorted by identity, and after them a record for each identity.
 
-insightface   key 0 holds (N + 1, N + K + 1); keys 1..N are images; keys N + 1..N + K each hold an identity's key range
-sequential    every record is an image with its label in the header
-multilabel    every record is an image with a list of labels, the first of which is the class id
+Key 0 holds (N + 1, N + K + 1); keys 1..N are images, of which those of an identity lie together, with rising labels;
+keys N + 1..N + K each hold an identity's range of keys. The bytes are those of insightface's RecBuilder.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from recognition.errors import DataError
+from recognition.formats.layouts import Layout, Parts, ReadPayload, Slots
 from recognition.formats.record_index import BLOCK, RecordIndex, is_increasing
-from recognition.formats.recordio import MARKER_BYTES, is_marker, parse_header
-
-LayoutName = Literal["insightface", "sequential", "multilabel"]
-Slots = range | npt.NDArray[np.int64]  # positions in the index; the usual case, a range, costs no memory
+from recognition.formats.recordio import MARKER_BYTES, is_marker, pack_payload, parse_header
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Which records are images (in the order of the file), identities (in the order of their keys), and the header."""
+class Insightface(Layout):
+    """Sorted by identity, with identity records."""
 
-    name: LayoutName
-    images: Slots
-    identities: Slots
-    header: int | None
+    is_sorted = True
+    has_identity_records = True
+    first_key = 1
+
+    def find(self, index: RecordIndex, read_payload: ReadPayload) -> Parts | None:
+        """Return the parts when there is a record of key 0 that is no image, or an identity record.
+
+        The identity records are those of the highest keys that have an identity record's size: what key 0 says about
+        them is float32, so it is only compared, and it may be missing. Raises DataError when both are there and
+        disagree.
+        """
+        header = _find_header(index.keys, read_payload)
+        by_key = _slots_by_key(index.keys, header)
+        first = _first_identity(index, by_key, read_payload)
+        identities, images = _as_range(by_key[first:]), by_key[:first]
+        if header is not None:
+            _compare_with_header(parse_header(read_payload(header)).labels, index.keys, identities)
+        elif not len(identities):
+            return None
+        if isinstance(images, np.ndarray):
+            images = _as_range(np.sort(images))
+        return Parts("insightface", images, identities, header)
+
+    def problem_of(self, payload: bytes) -> str | None:
+        """Return what to say of a record that is no range of keys."""
+        return None if is_marker(payload) else "expected an identity record (flag 2, no image)"
+
+    def after_images(self, starts: Sequence[int], stop: int) -> Iterator[tuple[int, bytes]]:
+        """Yield a record for each identity, and then that of key 0."""
+        for key, span in enumerate(zip(starts, [*starts[1:], stop]), stop):
+            yield key, _marker(key, span, id2=0)
+        yield 0, _marker(0, (stop, stop + len(starts)), id2=1)
 
 
-def find_layout(index: RecordIndex, read_payload: Callable[[int], bytes]) -> Layout:
-    """Sort the records of `index` into kinds; `read_payload(slot)` is called a few dozen times at most.
-
-    The identity records are those of the highest keys that have an identity record's size: what key 0 says about them
-    is float32, so it is only compared, and it may be missing. Raises DataError when both are there and disagree.
-    """
-    header = _find_header(index.keys, read_payload)
-    by_key = _slots_by_key(index.keys, header)
-    first = _first_identity(index, by_key, read_payload)
-    identities, images = _as_range(by_key[first:]), by_key[:first]
-    if header is not None:
-        _compare_with_header(parse_header(read_payload(header)).labels, index.keys, identities)
-    if isinstance(images, np.ndarray):
-        images = _as_range(np.sort(images))
-    if len(images) == 0:
-        raise DataError(f"has {len(index)} records and no image; expected at least one")
-    if header is not None or len(identities):
-        return Layout("insightface", images, identities, header)
-    has_list = parse_header(read_payload(images[0])).flag > 0
-    return Layout("multilabel" if has_list else "sequential", images, identities, None)
+def _marker(key: int, span: tuple[int, int], *, id2: int) -> bytes:
+    # float32, as every reader expects: above 2^24 the ends are rounded, so ours takes them from the index.
+    return pack_payload((float(span[0]), float(span[1])), b"", record_id=key, id2=id2)
 
 
 def _as_range(slots: Slots) -> Slots:
@@ -63,11 +68,10 @@ def _as_range(slots: Slots) -> Slots:
     return range(start, start + len(slots)) if is_range else slots
 
 
-def _find_header(keys: npt.NDArray[np.int64], read_payload: Callable[[int], bytes]) -> int | None:
-    slots: list[int] = np.flatnonzero(keys == 0).tolist()
-    for slot in slots:
+def _find_header(keys: npt.NDArray[np.int64], read_payload: ReadPayload) -> int | None:
+    for slot in np.flatnonzero(keys == 0).tolist():
         if is_marker(read_payload(slot)):
-            return slot
+            return int(slot)
     return None
 
 
@@ -81,7 +85,7 @@ def _slots_by_key(keys: npt.NDArray[np.int64], header: int | None) -> Slots:
     return order if header is None else order[1:]
 
 
-def _first_identity(index: RecordIndex, by_key: Slots, read_payload: Callable[[int], bytes]) -> int:
+def _first_identity(index: RecordIndex, by_key: Slots, read_payload: ReadPayload) -> int:
     """Return from which position in `by_key` on the records are identities; its length when there are none."""
     if len(by_key) == 0 or not is_marker(read_payload(by_key[-1])):
         return len(by_key)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from recognition.console import Stopwatch, count, duration
 from recognition.errors import DataError
 from recognition.formats.index_cache import open_index
-from recognition.formats.layouts import Layout, find_layout
+from recognition.formats.layouts import Parts, find_layout
 from recognition.formats.record_index import RecordIndex
 from recognition.formats.recordio import EXACT_FLOAT, EXACT_MARK, Header, class_id, parse_header, read_record
 from recognition.formats.sources import find_rec
@@ -146,7 +146,7 @@ class ImageRecords:
         self.index, self.parts = open_index(self.path, self.path.with_suffix(".idx"), self._find_layout)
         self._slots = self.parts.images
 
-    def _find_layout(self, index: RecordIndex) -> Layout:
+    def _find_layout(self, index: RecordIndex) -> Parts:
         self.index = index
         try:
             return find_layout(index, lambda slot: self.read_extent(slot)[0])

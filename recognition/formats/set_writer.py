@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 from recognition.errors import DataError
-from recognition.formats.recordio import RecordWriter, pack_image, pack_payload
-
-WrittenLayout = Literal["insightface", "sequential", "multilabel"]
+from recognition.formats.layouts import LAYOUTS
+from recognition.formats.recordio import RecordWriter, pack_image
 
 
 class ImageSetWriter:
     """Append images to the open files of a set; `finish` must be called after the last one.
 
-    insightface: keys 1..N, images of an identity together and labels rising, then an identity record each, then key 0;
-    the bytes are those of insightface's RecBuilder. sequential: keys 0..N-1 in any order. multilabel: the same, with
-    the class id as the first of a list of labels.
+    `layout` is a name of LAYOUTS, which says how keys are counted, what the images need, and what follows them.
     """
 
-    def __init__(self, rec: BinaryIO, idx: BinaryIO, lst: BinaryIO, *, layout: WrittenLayout) -> None:
+    def __init__(self, rec: BinaryIO, idx: BinaryIO, lst: BinaryIO, *, layout: str) -> None:
         self._records = RecordWriter(rec, idx)
         self._lst = lst
-        self._has_identities = layout == "insightface"
-        self._has_lists = layout == "multilabel"
-        self._first_key = self._next_key = 1 if self._has_identities else 0
-        self._starts: list[int] = []  # insightface: the first key of each identity
+        self._layout = LAYOUTS[layout]()
+        self._first_key = self._next_key = self._layout.first_key
+        self._starts: list[int] = []  # the key of each identity's first image
         self._labels: set[int] = set()
         self._last_label = -1
 
@@ -43,19 +39,20 @@ class ImageSetWriter:
         return self._last_label + 1
 
     def add(self, label: int, image: bytes, name: str, extra: tuple[float, ...] = ()) -> None:
-        """Append one image; `name` is its path in the .lst, `extra` (multilabel only) the labels behind the first.
+        """Append one image; `name` is its path in the .lst, `extra` the labels after the first, if the layout keeps
+        them.
 
-        Raises DataError when insightface's order is broken, and for a name that no .lst can hold.
+        Raises DataError when the order of a sorted layout is broken, and for a name that no .lst can hold.
         """
         if "\t" in name or "\n" in name or "\r" in name:
             raise DataError(f"{name!r}: has a tab or a line break, which no .lst can name; expected none; rename it")
         key = self._next_key
         if label not in self._labels:
-            if self._has_identities and label < self._last_label:
+            if self._layout.is_sorted and label < self._last_label:
                 raise DataError(f"{name}: label {label} after {self._last_label}; this layout needs rising labels")
             self._labels.add(label)
             self._starts.append(key)
-        elif self._has_identities and label != self._last_label:
+        elif self._layout.is_sorted and label != self._last_label:
             raise DataError(f"{name}: label {label} again after {self._last_label}; keep its images together")
         self._last_label = max(label, self._last_label)
         self._records.write(key, self._payload(label, image, key, extra))
@@ -63,22 +60,12 @@ class ImageSetWriter:
         self._next_key += 1
 
     def _payload(self, label: int, image: bytes, key: int, extra: tuple[float, ...]) -> bytes:
-        return pack_image(label, image, record_id=key, extra=extra if self._has_lists else None)
+        return pack_image(label, image, record_id=key, extra=extra if self._layout.keeps_lists else None)
 
     def finish(self) -> None:
         """Append what follows the images."""
-        if not self._has_identities:
-            return
-        first = self._next_key
-        for start, stop in zip(self._starts, self._starts[1:] + [first]):
-            self._write_marker(self._next_key, (start, stop), id2=0)
-            self._next_key += 1
-        self._write_marker(0, (first, self._next_key), id2=1)
-        self._next_key = first
-
-    def _write_marker(self, key: int, span: tuple[int, int], *, id2: int) -> None:
-        # float32, as every reader expects: above 2^24 the ends are rounded, so ours takes them from the index.
-        self._records.write(key, pack_payload((float(span[0]), float(span[1])), b"", record_id=key, id2=id2))
+        for key, payload in self._layout.after_images(self._starts, self._next_key):
+            self._records.write(key, payload)
 
 
 def output_paths(text: str) -> tuple[Path, Path, Path, Path]:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from recognition.errors import DataError
-from recognition.formats import index_cache, layouts, record_index
+from recognition.formats import index_cache, layout_insightface, record_index
 from recognition.formats.records import ImageRecords
 from tests.helpers.places import MXNET_GOLDEN
 
@@ -162,7 +162,7 @@ def test_blocks_do_not_show_in_what_is_found(tmp_path: Path, monkeypatch: pytest
     expected = _uncached("insightface")
     for block in (1, 2, 3, 7):
         monkeypatch.setattr(record_index, "BLOCK", block)
-        monkeypatch.setattr(layouts, "BLOCK", block)
+        monkeypatch.setattr(layout_insightface, "BLOCK", block)
         assert _uncached("insightface") == expected
         for n in range(6):
             assert record_index.is_increasing(np.arange(n))
