@@ -38,7 +38,7 @@ from recognition.training.shortage import shortages_told
 from recognition.training.start import find_start, mark_launcher, resumes, tidy
 from recognition.training.trainer import Trainer
 from recognition.training.wandb_run import require_wandb
-from recognition.verification.validation import build_validators
+from recognition.verification.validators import build_validators
 from recognition.work.files import write_text
 from recognition.work.revision import find_revision
 

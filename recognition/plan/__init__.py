@@ -1,7 +1,7 @@
 """What a run will do and need, worked out before its first step."""
 
-from recognition.plan.inputs import Inputs, find_inputs, validation_paths
+from recognition.plan.inputs import Inputs, find_inputs
 from recognition.plan.run import Plan, make_plan
 from recognition.plan.text import render_plan
 
-__all__ = ["Inputs", "Plan", "find_inputs", "make_plan", "render_plan", "validation_paths"]
+__all__ = ["Inputs", "Plan", "find_inputs", "make_plan", "render_plan"]

@@ -111,7 +111,7 @@ class RunLog:
 
             self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
-    def write(self, step: int, kind: str, values: dict[str, float]) -> None:
+    def write(self, step: int, kind: str, values: Mapping[str, float]) -> None:
         """Record `values` at `step` under `kind` ("train" or the name of a validation set)."""
         if self._jsonl is not None:
             # JSON has no NaN, and the mean over a refused step is one.

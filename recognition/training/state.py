@@ -22,9 +22,9 @@ class TrainState:
     validated_step: int = -1
     """The step of the last validation, -1 before the first."""
     accuracy: float | None = None
-    """The mean over the validation sets then."""
+    """The mean of the validators' scores then."""
     best: dict[str, float] = field(default_factory=dict)
-    """The best accuracy per validation set."""
+    """The best score per validation set."""
     unreported_steps: int = 0
     unreported_sums: dict[str, str] = field(default_factory=dict)
     """Of the values of the steps since the last report; as text, since JSON has no NaN."""

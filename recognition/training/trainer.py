@@ -28,7 +28,8 @@ from recognition.training.resume import global_batch, load_run, order_settings, 
 from recognition.training.start import CHECKPOINTS
 from recognition.training.state import TrainState
 from recognition.training.stepper import Stepper, StepResult
-from recognition.training.validating import Validator, validate
+from recognition.training.validating import validate
+from recognition.verification.validators import Report, Validator
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +116,7 @@ class Trainer:
         self.reports.add(result)
         return result
 
-    def validate(self) -> dict[str, dict[str, float]]:
+    def validate(self) -> dict[str, Report]:
         """Run every validator on all ranks and log the results; the training's own state keeps every bit."""
         return validate(self.validators, self.parts, self.state, self.reports, self.config, self.world)
 

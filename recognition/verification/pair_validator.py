@@ -1,4 +1,4 @@
-"""Verification during training, shared out over the ranks.
+"""Verification on packed pairs during training, shared out over the ranks.
 
 Each rank keeps the encoded images of its own share, embeds them with the model in training, and all ranks exchange the
 embeddings and compute the same numbers.
@@ -7,8 +7,9 @@ embeddings and compute the same numbers.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import os
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +19,6 @@ from recognition.console import progress
 from recognition.distributed.shards import class_range
 from recognition.distributed.together import together
 from recognition.distributed.world import World
-from recognition.errors import ConfigError, DataError
-from recognition.plan import validation_paths
 from recognition.verification.protocols import (
     Embed,
     Indices,
@@ -33,6 +32,7 @@ from recognition.verification.protocols import (
     order_warning,
     verify_embeddings,
 )
+from recognition.verification.validators import Report, Setting, validation_folder
 
 logger = logging.getLogger(__name__)
 
@@ -40,40 +40,30 @@ FOLDS = 10
 """What the field reports; `verify.py` takes other numbers."""
 
 
-def build_validators(
-    config: Config, world: World, *, quiet: bool = False
-) -> dict[str, Callable[[Embed], dict[str, float]]]:
-    """Open every set of `validation.val_targets` and return its validator by name; all ranks call this together.
+class Pairs:
+    """The form of targets such as `lfw` or `sets/lfw.bin`: a .bin of pairs."""
 
-    Rank 0 shows how far it is with its own share, unless `quiet`.
-    Raises ConfigError for a missing .bin and DataError for a damaged one, on all ranks, before training begins.
-    """
-    paths = validation_paths(config)
-    sets: dict[str, PairSet] = {}
+    def locate(self, where: str, config: Config) -> tuple[str, Path]:
+        """Return a path that ends in .bin as it is, else `<folder>/<where>.bin`; the name is the file's."""
+        is_file = where.endswith(".bin")
+        path = Path(os.path.expanduser(where)) if is_file else validation_folder(config) / f"{where}.bin"
+        return path.stem, path
 
-    def open_all() -> dict[str, str]:
-        for name, path in paths.items():
-            if not path.is_file():
-                raise ConfigError(
-                    f"validation.val_targets: {path}: missing; expected the verification set {name!r}; "
-                    "correct validation.val_dir or remove the target"
-                )
-            sets[name] = open_pair_set(path, name=name, folds=FOLDS)
-        return {name: pair_set.sha256 for name, pair_set in sets.items()}
-
-    for rank, digests in enumerate(together(open_all, world)):
-        for name, digest in digests.items():
-            if digest != sets[name].sha256:
-                raise DataError(
-                    f"{paths[name]}: ranks {rank} and {world.rank} see different files; expected one and the same; "
-                    "copy it to every node"
-                )
-    for pair_set in sets.values():
-        warning = order_warning(pair_set, FOLDS)
-        if warning and world.is_main:
-            logger.warning("%s", warning)
-    quiet = quiet or not world.is_main
-    return {name: _validator(pair_set, config, world, quiet=quiet) for name, pair_set in sets.items()}
+    def open(self, setting: Setting) -> PairValidator:
+        """Read the set and keep this rank's share of its distinct pictures."""
+        pair_set = open_pair_set(setting.path, name=setting.name, folds=FOLDS)
+        firsts, members = distinct_images(pair_set.images)
+        share = class_range(len(firsts), setting.world.rank, setting.world.size)  # the same even split, of pictures
+        numbers = firsts[share.start : share.stop]
+        return PairValidator(
+            pair_set=replace(pair_set, images=[pair_set.images[number] for number in numbers]),
+            numbers=numbers,
+            members=members,
+            image_size=setting.image_size,
+            batch_size=setting.batch_size,
+            world=setting.world,
+            quiet=setting.quiet,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,8 +81,17 @@ class PairValidator:
     world: World
     quiet: bool = True
 
-    def __call__(self, embed: Embed) -> dict[str, float]:
-        """Return accuracy, std, thresholds, TAR at FAR, AUC, EER and the mean length of the embeddings.
+    @property
+    def fingerprint(self) -> str:
+        """The checksum of the .bin."""
+        return self.pair_set.sha256
+
+    def advice(self) -> str | None:
+        """Return what to do when folds hold one kind of pairs only."""
+        return order_warning(self.pair_set, FOLDS)
+
+    def run(self, embed: Embed) -> Report:
+        """Report accuracy, std, thresholds, TAR at FAR, AUC, EER and the mean length of the embeddings.
 
         `embed` is given at most `batch_size` images at a time, and is not called on a rank without images. An error on
         one rank is raised on all.
@@ -108,7 +107,11 @@ class PairValidator:
         warning = chance_warning(result)
         if warning:
             self._warn(warning)
-        return result_values(result)
+        return Report(
+            score=result.accuracy,
+            values=result_values(result),
+            line=f"accuracy {result.accuracy:.4f} ± {result.std:.4f}",
+        )
 
     def _embed_share(self, embed: Embed) -> npt.NDArray[np.float32]:
         rows = embedded_rows(
@@ -146,18 +149,3 @@ def result_values(result: VerificationResult) -> dict[str, float]:
 def far_label(target: float) -> str:
     """Spell a target the field's way: tar@far1e-3."""
     return f"tar@far{target:.0e}".replace("e-0", "e-")
-
-
-def _validator(pair_set: PairSet, config: Config, world: World, *, quiet: bool) -> PairValidator:
-    firsts, members = distinct_images(pair_set.images)
-    share = class_range(len(firsts), world.rank, world.size)  # the same even split, of pictures
-    numbers = firsts[share.start : share.stop]
-    return PairValidator(
-        pair_set=replace(pair_set, images=[pair_set.images[number] for number in numbers]),
-        numbers=numbers,
-        members=members,
-        image_size=config.data.image_size,
-        batch_size=config.validation.batch_size,
-        world=world,
-        quiet=quiet,
-    )

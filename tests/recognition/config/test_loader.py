@@ -290,8 +290,8 @@ def test_one_line_names_every_key_that_another_has_made_void(write):
         "head.negatives=nearest",
     )
     assert found == (
-        "override 'head.negatives=nearest': head.negatives: would be ignored with head.sample_rate 1, where every class "
-        "is used; lower the rate or remove this key; also run.yaml:2: optim.betas: would be ignored with "
+        "override 'head.negatives=nearest': head.negatives: would be ignored with head.sample_rate 1, where every "
+        "class is used; lower the rate or remove this key; also run.yaml:2: optim.betas: would be ignored with "
         "optim.optimizer sgd; set optim.optimizer: adamw or remove this key; also run.yaml:4: validation.val_dir, "
         "run.yaml:5: validation.every_steps, run.yaml:6: validation.batch_size: would be ignored without "
         "validation.val_targets; name them or remove these keys"

@@ -32,7 +32,8 @@ from recognition.config.loader import dump_config, load_config
 from recognition.errors import ConfigError
 logging.basicConfig(stream=sys.stdout, format="%(message)s")
 page = sys.argv[1]
-for overrides in (["optim.optimizer=adamw", "optim.heat=0.5"], ["optim.warmth=2"], ["optim.warmth=0.5"], ["optim.warmt=1"]):
+adamw = ["optim.optimizer=adamw", "optim.heat=0.5"]
+for overrides in (adamw, ["optim.warmth=2"], ["optim.warmth=0.5"], ["optim.warmt=1"]):
     try:
         config = load_config("mine", overrides)
         print("loaded", config.optim.warmth, "warmth: 0.5" in dump_config(config))

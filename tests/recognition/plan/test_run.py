@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from recognition.config.schema import BackboneConfig, Config, DataConfig, HeadConfig, OptimConfig, TrainConfig
 from recognition.config.schema import ValidationConfig as Validation
 from recognition.errors import ConfigError
-from recognition.plan import find_inputs, make_plan, render_plan, validation_paths
+from recognition.plan import find_inputs, make_plan, render_plan
 
 TINY = Config(backbone=BackboneConfig(network="tiny", embedding_size=64), train=TrainConfig(batch_size=12, num_epoch=4))
 
@@ -120,24 +119,3 @@ def test_the_plan_tells_which_inputs_are_there(tmp_path):
     (tmp_path / "faces").mkdir()
     with pytest.raises(ConfigError, match=r"validation.val_targets: 'cfp' has no file; expected .*cfp.bin; set valid"):
         find_inputs(config)
-
-
-@pytest.mark.parametrize("rec", ["faces", "faces/train.rec", "faces/train"])
-def test_verification_sets_lie_in_the_data_folder_by_default(tmp_path, rec):
-    (tmp_path / "faces").mkdir()
-    (tmp_path / "faces" / "train.rec").touch()
-    config = replace(TINY, data=DataConfig(rec=str(tmp_path / rec)), validation=Validation(val_targets=("lfw",)))
-    assert validation_paths(config) == {"lfw": tmp_path / "faces" / "lfw.bin"}
-
-
-def test_a_target_that_ends_in_bin_is_a_path(tmp_path):
-    config = replace(TINY, validation=Validation(val_dir="v", val_targets=(str(tmp_path / "a.bin"), "b")))
-    assert validation_paths(config) == {"a": tmp_path / "a.bin", "b": Path("v/b.bin")}
-    with pytest.raises(ConfigError, match="are both named 'a'; expected distinct names"):
-        validation_paths(replace(config, validation=Validation(val_dir="v", val_targets=("x/a.bin", "a"))))
-
-
-def test_synthetic_data_have_no_folder_for_verification_sets():
-    config = replace(TINY, data=DataConfig(rec="synthetic"), validation=Validation(val_targets=("lfw",)))
-    with pytest.raises(ConfigError, match=r"validation.val_dir: not stated, and data.rec is 'synthetic'"):
-        validation_paths(config)

@@ -12,6 +12,7 @@ import torch
 
 from recognition.distributed.world import World
 from recognition.training.refusals import TrainingError
+from recognition.verification.validators import Report
 from tests.helpers.runs import fit, losses, make_trainer, snapshot
 from tests.helpers.worlds import run_world
 
@@ -113,12 +114,13 @@ def test_fp16_lowers_its_scale_after_an_overflow(tmp_path: Path) -> None:
 def test_validators_run_before_the_first_step_and_at_the_end(tmp_path: Path) -> None:
     calls: list[Any] = []
 
-    def validator(embed: Any) -> dict[str, float]:
-        calls.append(embed(np.zeros((3, 32, 32, 3), np.uint8)).shape)
-        return {"accuracy": 0.5 + 0.1 * len(calls), "std": 0.0}
+    class Counting:
+        def run(self, embed: Any) -> Report:
+            calls.append(embed(np.zeros((3, 32, 32, 3), np.uint8)).shape)
+            return Report(score=-3.0 / len(calls), values={"spread": 2.5}, line="spread 2.5")
 
-    trainer = make_trainer(ALONE, str(tmp_path), [_batch(1), "train.num_epoch=1"], {"lfw": validator})
+    trainer = make_trainer(ALONE, str(tmp_path), [_batch(1), "train.num_epoch=1"], {"lfw": Counting()})
     trainer.fit()
     assert calls == [(3, 16), (3, 16)]
-    assert trainer.state.best == {"lfw": pytest.approx(0.7)}
+    assert (trainer.state.best, trainer.state.accuracy) == ({"lfw": -1.5}, -1.5), "the score, whatever it measures"
     assert trainer.parts.backbone.training

@@ -17,8 +17,9 @@ from recognition.distributed.world import World
 from recognition.errors import ConfigError
 from recognition.formats.pairs_bin import write_pairs
 from recognition.images.codec import encode_jpeg
+from recognition.verification.pair_validator import far_label, result_values
 from recognition.verification.protocols import embedded_rows, open_pair_set, verify_embeddings
-from recognition.verification.validation import build_validators, far_label, result_values
+from recognition.verification.validators import build_validators
 from tests.helpers.worlds import run_world
 
 ALONE = World(0, 1, 0, torch.device("cpu"))
@@ -55,7 +56,7 @@ def embed(pixels):
 
 def _validate(world: World, folder: Path, targets: Sequence[str]) -> dict[str, dict[str, float]]:
     validators = build_validators(config_for(folder, targets), world)
-    return {name: validator(embed) for name, validator in validators.items()}
+    return {name: validator.run(embed).values for name, validator in validators.items()}
 
 
 def _error(world: World, folder: Path, target: str, *, failing_rank: int | None = None) -> str:
@@ -66,7 +67,7 @@ def _error(world: World, folder: Path, target: str, *, failing_rank: int | None 
 
     try:
         for validator in build_validators(config_for(folder, [target]), world).values():
-            validator(failing)
+            validator.run(failing)
     except Exception as err:
         return f"{type(err).__name__}: {err}"
     return "none"
@@ -190,17 +191,13 @@ def test_two_targets_of_one_name_are_refused(folder):
         build_validators(config_for(folder, ["toy", str(folder / "toy.bin")]), ALONE)
 
 
-def test_no_targets_means_no_validators():
-    assert build_validators(Config(), ALONE) == {}
-
-
 def test_embeddings_that_overflow_warn_and_do_not_end_the_run(folder, caplog):
     def overflowing(pixels):
         return np.full((len(pixels), 4), np.inf, dtype=np.float32)
 
     (validator,) = build_validators(config_for(folder, ["other"]), ALONE).values()
     with caplog.at_level(logging.WARNING):
-        values = validator(overflowing)
+        values = validator.run(overflowing).values
     assert values["accuracy"] == 0.5
     assert "other: 39 of 39 embeddings are not finite; taken as zeros" in caplog.text
     assert "hardly better than guessing" in caplog.text
@@ -209,7 +206,7 @@ def test_embeddings_that_overflow_warn_and_do_not_end_the_run(folder, caplog):
 def test_only_the_main_rank_warns(folder, caplog):
     (validator,) = build_validators(config_for(folder, ["other"]), ALONE).values()
     with caplog.at_level(logging.WARNING):
-        dataclasses.replace(validator, world=World(1, 1, 1, torch.device("cpu")))(_constant)
+        dataclasses.replace(validator, world=World(1, 1, 1, torch.device("cpu"))).run(_constant)
     assert caplog.text == ""
 
 
