@@ -37,6 +37,7 @@ from recognition.distributed.shards import class_range
 from recognition.distributed.world import World
 from recognition.feed.build import build_loader
 from recognition.feed.datasets import open_dataset
+from recognition.plan import make_plan
 from recognition.training.build import build_parts
 from recognition.training.trainer import Trainer
 
@@ -116,7 +117,7 @@ def _demo_trainer(world: World, folder: str) -> Trainer:
     config = load_config("configs/demo", DEMO)
     dataset = open_dataset(config.data)
     return Trainer(
-        config,
+        make_plan(config, world_size=world.size, num_images=len(dataset), num_classes=dataset.num_classes),
         build_parts(config, dataset.num_classes, world),
         build_loader(config, dataset, world, Path(folder)),
         world=world,

@@ -178,7 +178,7 @@ def _floor_lines(cost: Cost, args: argparse.Namespace) -> Iterator[str]:
         return
     yield from _table("floors of a step", known)
     if floors.step_s:
-        images = args.batch_size * args.gradient_accumulation * cost.world_size / floors.step_s
+        images = cost.global_batch / floors.step_s
         yield f"  {'at best':<40}{f'{floors.step_s * 1e3:.2f} ms':>12}, {images:,.0f} images/s over all ranks"
 
 

@@ -95,7 +95,8 @@ def _train(config: Config, world: World, folder: Path, args: argparse.Namespace)
         mark_launcher(folder)
     inputs = find_inputs(config)
     dataset = preflight(config, world)
-    logger.info("%s", render_plan(_plan(config, dataset, world.size), inputs))
+    plan = _plan(config, dataset, world.size)
+    logger.info("%s", render_plan(plan, inputs))
     validators = build_validators(config, world, quiet=args.quiet)
     parts = build_parts(config, dataset.num_classes, world)
     if config.head.init == "class_means" and checkpoint is None:
@@ -103,7 +104,7 @@ def _train(config: Config, world: World, folder: Path, args: argparse.Namespace)
     loader = build_loader(config, dataset, world, folder)
     if world.is_main:
         write_text(folder / "config.yaml", _provenance() + dump_config(config))
-    trainer = Trainer(config, parts, loader, world=world, folder=folder, validators=validators, start=checkpoint)
+    trainer = Trainer(plan, parts, loader, world=world, folder=folder, validators=validators, start=checkpoint)
     trainer.fit()
 
 

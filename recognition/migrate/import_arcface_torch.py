@@ -18,6 +18,7 @@ from recognition.distributed.shards import class_range
 from recognition.errors import CheckpointError, ConfigError
 from recognition.heads.state import CenterState
 from recognition.migrate.arcface_checkpoint import ArcfaceShard, check_bytes, check_shards, find_shards, read_shard
+from recognition.plan.run import global_batch_of
 from recognition.training.scaler import LossScaler
 from recognition.training.state import TrainState
 
@@ -71,7 +72,7 @@ def _snapshots(shards: Sequence[ArcfaceShard], num_classes: int, config: Config)
                 "state": state.as_dict(),
                 "scaler": scaler.state(),
                 "network": config.backbone.network,
-                "global_batch": config.train.batch_size * config.train.gradient_accumulation * len(shards),
+                "global_batch": global_batch_of(config, len(shards)),
             },
         )
 
@@ -117,7 +118,7 @@ def _rows(shard: ArcfaceShard, classes: range, config: Config, step: int) -> dic
 
 def _notes(shards: Sequence[ArcfaceShard], config: Config) -> list[str]:
     """Return what a reader would otherwise assume wrongly."""
-    images = config.train.batch_size * config.train.gradient_accumulation * len(shards)
+    images = global_batch_of(config, len(shards))
     notes = [
         "schedule: the rate is a function of the step here, so the step alone carries over and state_lr_scheduler is "
         "not read",

@@ -8,6 +8,7 @@ from recognition.config.schema import Config
 from recognition.distributed.shards import class_range
 from recognition.plan.memory import Memory, backbone_cost, rank_memory
 from recognition.plan.rates import Rates
+from recognition.plan.run import global_batch_of
 
 _MOMENTUM_BYTES = {"float32": 4.0, "bf16": 2.0, "int8": 1.0, "none": 0.0}
 
@@ -45,6 +46,8 @@ class Cost:
 
     num_classes: int
     world_size: int
+    global_batch: int
+    """Images of an optimizer step."""
     memory: Memory
     collectives: tuple[Collective, ...]
     floors: Floors
@@ -55,6 +58,7 @@ def cost_of(config: Config, *, world_size: int, num_classes: int, rates: Rates) 
     return Cost(
         num_classes=num_classes,
         world_size=world_size,
+        global_batch=global_batch_of(config, world_size),
         memory=rank_memory(config, world_size=world_size, num_classes=num_classes),
         collectives=(wire := _collectives(config, world_size)),
         floors=_floors(config, world_size, num_classes, rates, sum(collective.num_bytes for collective in wire)),

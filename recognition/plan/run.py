@@ -1,9 +1,13 @@
-"""Config and data sizes -> the numbers of a run. A run that cannot work stops here."""
+"""Config and data sizes -> the numbers of a run, by which the trainer runs. A run that cannot work stops here.
+
+Global batch, steps and epochs are worked out in this module and nowhere else.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from recognition.config.checks import check_config
 from recognition.config.schema import Config
 from recognition.distributed.shards import class_range
 from recognition.errors import ConfigError
@@ -16,7 +20,11 @@ _SAMPLING_PAYS_FROM = 1_000_000
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything about a run that follows from its config, its data's sizes and its number of ranks."""
+    """Everything about a run that follows from its config, its data's sizes and its number of ranks.
+
+    An epoch has `steps_per_epoch` optimizer steps of `micro_batches` batches each, and step s is the step
+    s % steps_per_epoch of epoch s // steps_per_epoch.
+    """
 
     config: Config
     world_size: int
@@ -24,9 +32,10 @@ class Plan:
     num_classes: int
     global_batch: int
     """Images per optimizer step, over ranks and micro-batches."""
+    micro_batches: int
+    """Batches of a rank in one optimizer step."""
     steps_per_epoch: int
-    total_steps: int
-    warmup_steps: int
+    schedule: Schedule
     images_left_out: int
     """Images of an epoch that do not fill a global batch; other ones each epoch."""
     scaled_lr: float | None
@@ -40,6 +49,44 @@ class Plan:
     """Of rank 0."""
     warnings: tuple[str, ...]
 
+    @property
+    def num_epoch(self) -> int:
+        """Passes over the data."""
+        return self.config.train.num_epoch
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.schedule.total_steps
+
+    @property
+    def warmup_steps(self) -> int:
+        """Optimizer steps before the full learning rate."""
+        return self.schedule.warmup_steps
+
+
+def global_batch_of(config: Config, world_size: int) -> int:
+    """Return the images of an optimizer step, over ranks and micro-batches."""
+    return config.train.batch_size * config.train.gradient_accumulation * world_size
+
+
+def hold_global_batch(config: Config, world_size: int, global_batch: int) -> Config:
+    """Return `config` with the images per rank that make `global_batch` on so many ranks.
+
+    Raises ConfigError when it does not divide, or when the number that comes out does not go with another key.
+    """
+    accumulation = config.train.gradient_accumulation
+    each, rest = divmod(global_batch, world_size * accumulation)
+    if rest or not each:
+        micro = f" x {accumulation} micro-batches" if accumulation > 1 else ""
+        raise ConfigError(
+            f"was trained with a global batch of {global_batch:,}, which does not divide by {world_size} "
+            f"ranks{micro}; resume on a number of ranks that divides it"
+        )
+    held = replace(config, train=replace(config.train, batch_size=each))
+    check_config(held)
+    return held
+
 
 def make_plan(config: Config, *, world_size: int, num_images: int, num_classes: int) -> Plan:
     """Work out the run. Pure: it reads no file and no environment.
@@ -48,7 +95,7 @@ def make_plan(config: Config, *, world_size: int, num_images: int, num_classes: 
     sample of classes too small for the batch's own.
     """
     train = config.train
-    global_batch = train.batch_size * train.gradient_accumulation * world_size
+    global_batch = global_batch_of(config, world_size)
     steps_per_epoch = num_images // global_batch
     if not steps_per_epoch:
         raise ConfigError(
@@ -69,9 +116,9 @@ def make_plan(config: Config, *, world_size: int, num_images: int, num_classes: 
         num_images=num_images,
         num_classes=num_classes,
         global_batch=global_batch,
+        micro_batches=train.gradient_accumulation,
         steps_per_epoch=steps_per_epoch,
-        total_steps=schedule.total_steps,
-        warmup_steps=schedule.warmup_steps,
+        schedule=schedule,
         images_left_out=num_images - steps_per_epoch * global_batch,
         scaled_lr=_scaled_lr(config, global_batch),
         first_classes=first,

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from recognition.config.schema import Config
 from recognition.distributed.checkpoint import Checkpoint, Snapshot
-from recognition.distributed.world import World
 from recognition.errors import CheckpointError
 from recognition.training.build import Parts
 from recognition.training.scaler import LossScaler
@@ -38,11 +37,6 @@ def snapshot_run(parts: Parts, state: TrainState, meta: Mapping[str, Any], *, ha
         meta={"state": state.as_dict(), **meta},
         score=state.accuracy,
     )
-
-
-def global_batch(config: Config, world: World) -> int:
-    """Return the images of an optimizer step."""
-    return config.train.batch_size * config.train.gradient_accumulation * world.size
 
 
 def order_settings(config: Config, num_images: int) -> dict[str, Any]:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 from pathlib import Path
 
-from recognition.config.checks import check_config
 from recognition.config.schema import Config
 from recognition.distributed.checkpoint import Checkpoint, choose_checkpoint, list_checkpoints
 from recognition.distributed.together import together
 from recognition.distributed.world import World, declared_restart, launcher_name
 from recognition.errors import CheckpointError, ConfigError
+from recognition.plan.run import hold_global_batch
 from recognition.work.files import remove_parts, write_text
 
 logger = logging.getLogger(__name__)
@@ -63,33 +62,26 @@ def find_start(folder: Path, config: Config, world: World) -> tuple[Config, Chec
             )
         logger.info("resume: no checkpoint below %s yet, starting at step 0", folder)
         return config, None
-    return hold_global_batch(config, checkpoint, world), checkpoint
+    return with_global_batch_of(config, checkpoint, world), checkpoint
 
 
-def hold_global_batch(config: Config, checkpoint: Checkpoint, world: World) -> Config:
+def with_global_batch_of(config: Config, checkpoint: Checkpoint, world: World) -> Config:
     """Return `config` with the images per rank that keep the checkpoint's global batch; refuse what does not divide."""
     images = checkpoint.meta.get("global_batch")
     if type(images) is not int or not 1 <= images < 1 << 40:
         raise CheckpointError(f"{checkpoint.path}: its global batch is {images!r:.40}; expected a whole number")
-    accumulation = config.train.gradient_accumulation
-    each, rest = divmod(images, world.size * accumulation)
-    if rest or not each:
-        micro = f" x {accumulation} micro-batches" if accumulation > 1 else ""
-        raise ConfigError(
-            f"{checkpoint.path}: was trained with a global batch of {images:,}, which does not divide by {world.size} "
-            f"ranks{micro}; resume on a number of ranks that divides it"
+    try:
+        held = hold_global_batch(config, world.size, images)
+    except ConfigError as err:
+        raise ConfigError(f"{checkpoint.path}: {err}") from err
+    if held.train.batch_size != config.train.batch_size:
+        logger.info(
+            "resume: train.batch_size is %d and not %d, to keep the global batch of %s on %d ranks",
+            held.train.batch_size,
+            config.train.batch_size,
+            f"{images:,}",
+            world.size,
         )
-    if each == config.train.batch_size:
-        return config
-    logger.info(
-        "resume: train.batch_size is %d and not %d, to keep the global batch of %s on %d ranks",
-        each,
-        config.train.batch_size,
-        f"{images:,}",
-        world.size,
-    )
-    held = dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=each))
-    check_config(held)
     return held
 
 

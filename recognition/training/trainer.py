@@ -9,7 +9,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from recognition.config.schema import Config
 from recognition.distributed.checkpoint import Checkpoint, Snapshot
 from recognition.distributed.collectives import barrier, gather_numbers
 from recognition.distributed.replicate import average_buffers_, averaged_buffers
@@ -18,13 +17,13 @@ from recognition.distributed.together import together
 from recognition.distributed.world import World, naming_lost_ranks
 from recognition.errors import ConfigError
 from recognition.feed.loader import Batch, BatchLoader
-from recognition.optim.schedule import Schedule
+from recognition.plan.run import Plan
 from recognition.training.build import Parts
 from recognition.training.interrupts import Interrupts, Stopped
 from recognition.training.publish import publish_model
 from recognition.training.refusals import stop_refusing
 from recognition.training.reports import Reports
-from recognition.training.resume import global_batch, load_run, order_settings, snapshot_run
+from recognition.training.resume import load_run, order_settings, snapshot_run
 from recognition.training.start import CHECKPOINTS
 from recognition.training.state import TrainState
 from recognition.training.stepper import Stepper, StepResult
@@ -39,7 +38,7 @@ class Trainer:
 
     def __init__(
         self,
-        config: Config,
+        plan: Plan,
         parts: Parts,
         loader: BatchLoader,
         *,
@@ -48,17 +47,14 @@ class Trainer:
         validators: Mapping[str, Validator],
         start: Checkpoint | None = None,
     ) -> None:
-        self.config = config
+        self.plan = plan
+        self.config = config = plan.config
         self.parts = parts
         self.loader = loader
         self.world = world
         self.folder = folder
         self.validators = validators
-        self.accumulation = config.train.gradient_accumulation
-        self.steps_per_epoch = loader.steps_per_epoch // self.accumulation
-        self.schedule = Schedule.of(
-            config.optim, steps_per_epoch=self.steps_per_epoch, num_epoch=config.train.num_epoch
-        )
+        assert loader.steps_per_epoch // plan.micro_batches == plan.steps_per_epoch, "the plan is of other data"
         self.stepper = Stepper(config, parts, world)
         self.state = TrainState() if start is None else self._resumed(start)
         self.reports = Reports(
@@ -82,11 +78,6 @@ class Trainer:
         self._is_save_due = False
         self._met = time.perf_counter()
 
-    @property
-    def total_steps(self) -> int:
-        """Optimizer steps of the whole run."""
-        return self.schedule.total_steps
-
     def fit(self) -> None:
         """Train from where the run stands to its end: step, report, validate, save; then publish the model.
 
@@ -96,8 +87,8 @@ class Trainer:
             with self.interrupts.listening(), naming_lost_ranks(self.world, self._where):
                 if self.state.validated_step < 0:
                     self.validate()
-                start_epoch, start_step = divmod(self.state.step, self.steps_per_epoch)
-                for epoch in range(start_epoch, self.config.train.num_epoch):
+                start_epoch, start_step = divmod(self.state.step, self.plan.steps_per_epoch)
+                for epoch in range(start_epoch, self.plan.num_epoch):
                     self._train_epoch(epoch, start_step if epoch == start_epoch else 0)
                 if self.state.validated_step < self.state.step:
                     self.validate()
@@ -109,10 +100,10 @@ class Trainer:
 
     def train_step(self, batches: list[Batch], epoch: int) -> StepResult:
         """Take one optimizer step and account for it."""
-        lr = self.schedule.lr_at(self.state.step)
+        lr = self.plan.schedule.lr_at(self.state.step)
         result = self.stepper.step(batches, step=self.state.step, epoch=epoch, lr=lr)
         self.state.step += 1
-        self.state.images_seen += sum(len(batch.labels) for batch in batches) * self.world.size
+        self.state.images_seen += self.plan.global_batch
         self.reports.add(result)
         return result
 
@@ -140,12 +131,12 @@ class Trainer:
         state = together(load, self.world)[0]
         if self.config.backbone.sync_bn:
             average_buffers_(self.parts.backbone, self.world)  # those of a run without it may differ
-        if state.step > self.total_steps:
+        if state.step > self.plan.total_steps:
             raise ConfigError(
-                f"{start.path}: stands at step {state.step:,}; expected at most the {self.total_steps:,} steps of "
-                f"train.num_epoch={self.config.train.num_epoch}; raise it"
+                f"{start.path}: stands at step {state.step:,}; expected at most the {self.plan.total_steps:,} steps of "
+                f"train.num_epoch={self.plan.num_epoch}; raise it"
             )
-        lr = self.schedule.lr_at(state.step)
+        lr = self.plan.schedule.lr_at(state.step)
         logger.info("resumed %s at step %s, lr %.6f", start.path, f"{state.step:,}", lr)
         return state
 
@@ -157,7 +148,7 @@ class Trainer:
         meta = {
             "scaler": self.stepper.scaler.state(),
             "network": self.config.backbone.network,
-            "global_batch": global_batch(self.config, self.world),
+            "global_batch": self.plan.global_batch,
             "order": self._order(),
         }
         return snapshot_run(self.parts, self.state, meta, has_own_buffers=not self.config.backbone.sync_bn)
@@ -165,28 +156,28 @@ class Trainer:
     def _train_epoch(self, epoch: int, start_step: int) -> None:
         self.parts.backbone.train()
         self.reports.throughput.restart()
-        batches = self.loader.epoch(epoch, start_step * self.accumulation)
-        for _ in range(start_step, self.steps_per_epoch):
+        batches = self.loader.epoch(epoch, start_step * self.plan.micro_batches)
+        for _ in range(start_step, self.plan.steps_per_epoch):
             waiting = time.perf_counter()
-            micro_batches, problem = _fetch(batches, self.accumulation)
+            micro_batches, problem = _fetch(batches, self.plan.micro_batches)
             waited_s = time.perf_counter() - waiting
             self.agree(problem)
             self.train_step(micro_batches, epoch)
-            self.reports.throughput.add(len(micro_batches[0].labels) * len(micro_batches) * self.world.size, waited_s)
+            self.reports.throughput.add(self.plan.global_batch, waited_s)
             self._after_step(epoch)
 
     def _after_step(self, epoch: int) -> None:
         step, checkpoint = self.state.step, self.config.checkpoint
-        if step % self.config.log.every_steps == 0 or step == self.total_steps:
-            self.reports.report(epoch, lr=self.schedule.lr_at(step - 1), total_steps=self.total_steps)
+        if step % self.config.log.every_steps == 0 or step == self.plan.total_steps:
+            self.reports.report(epoch, lr=self.plan.schedule.lr_at(step - 1), total_steps=self.plan.total_steps)
             limit = self.config.train.max_refused_steps
             if self.state.refused_in_a_row >= limit:
                 stop_refusing(self.stepper, self.state, limit=limit, world=self.world)
-        if step == self.total_steps:
+        if step == self.plan.total_steps:
             return  # what comes last is not done twice
         if step % self.config.validation.every_steps == 0:
             self.validate()
-        by_epochs = step % (checkpoint.every_epochs * self.steps_per_epoch) == 0
+        by_epochs = step % (checkpoint.every_epochs * self.plan.steps_per_epoch) == 0
         by_steps = checkpoint.every_steps is not None and step % checkpoint.every_steps == 0
         self._is_save_due |= by_epochs or by_steps
         if self._is_save_due and not self._is_refusing():

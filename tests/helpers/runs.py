@@ -13,6 +13,7 @@ from recognition.config.loader import load_config
 from recognition.distributed.world import World
 from recognition.feed.datasets import open_dataset
 from recognition.feed.loader import BatchLoader
+from recognition.plan import make_plan
 from recognition.training.build import build_parts
 from recognition.training.start import find_start
 from recognition.training.trainer import Trainer
@@ -56,7 +57,8 @@ def make_trainer(world: World, folder: str, overrides: list[str], validators: An
         device=world.device,
     )
     Path(folder).mkdir(parents=True, exist_ok=True)
-    return Trainer(config, parts, loader, world=world, folder=Path(folder), validators=validators or {}, start=start)
+    plan = make_plan(config, world_size=world.size, num_images=len(dataset), num_classes=dataset.num_classes)
+    return Trainer(plan, parts, loader, world=world, folder=Path(folder), validators=validators or {}, start=start)
 
 
 def fit(world: World, folder: str, overrides: list[str]) -> tuple[list[float], dict[str, torch.Tensor]]:

@@ -15,7 +15,7 @@ from recognition.distributed.checkpoint import Checkpoint
 from recognition.distributed.world import World
 from recognition.errors import CheckpointError, ConfigError
 from recognition.training import start
-from recognition.training.start import find_start, hold_global_batch, mark_launcher, resumes, tidy
+from recognition.training.start import find_start, mark_launcher, resumes, tidy, with_global_batch_of
 from tests.helpers.snapshots import ALONE, save
 
 
@@ -81,7 +81,7 @@ class _Trained:
 
 def _held(global_batch: object, ranks: int, *overrides: str) -> Config:
     checkpoint: Checkpoint = _Trained(global_batch)  # type: ignore[assignment]
-    return hold_global_batch(_config(*overrides), checkpoint, World(0, ranks, 0, torch.device("cpu")))
+    return with_global_batch_of(_config(*overrides), checkpoint, World(0, ranks, 0, torch.device("cpu")))
 
 
 @pytest.mark.parametrize(("ranks", "accumulation", "each"), [(1, 1, 24), (2, 1, 12), (3, 2, 4), (8, 3, 1)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 
 from recognition.distributed.world import World
 from recognition.training.refusals import TrainingError
+from recognition.training.trainer import Trainer
 from recognition.verification.validators import Report
 from tests.helpers.runs import fit, losses, make_trainer, snapshot
 from tests.helpers.worlds import run_world
@@ -109,6 +111,19 @@ def test_fp16_lowers_its_scale_after_an_overflow(tmp_path: Path) -> None:
     assert trainer.stepper.scaler.scale.item() == 2.0**59
     after = snapshot(trainer)
     assert all(torch.equal(before[name], after[name]) for name in before if name.startswith(("backbone", "optimizer")))
+
+
+def test_the_run_is_the_plan_s(tmp_path: Path) -> None:
+    trainer = make_trainer(
+        ALONE, str(tmp_path), ["train.batch_size=10", "head.update=autograd", "train.gradient_accumulation=3"]
+    )
+    plan = trainer.plan
+    assert (plan.global_batch, plan.steps_per_epoch, plan.total_steps) == (30, 132 // 30, 2 * (132 // 30))
+    trainer.fit()
+    assert (trainer.state.step, trainer.state.images_seen) == (plan.total_steps, plan.total_steps * plan.global_batch)
+    other = dataclasses.replace(plan, steps_per_epoch=plan.steps_per_epoch + 1)
+    with pytest.raises(AssertionError, match="the plan is of other data"):
+        Trainer(other, trainer.parts, trainer.loader, world=ALONE, folder=tmp_path, validators={})
 
 
 def test_validators_run_before_the_first_step_and_at_the_end(tmp_path: Path) -> None:

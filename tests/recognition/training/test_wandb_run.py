@@ -76,7 +76,7 @@ def test_the_other_ranks_open_nothing(wandb: Any, tmp_path: Path) -> None:
     trainer = make_trainer(ALONE, str(tmp_path / "zero"), RUN)
     other = World(1, 1, 0, torch.device("cpu"))
     type(trainer)(
-        trainer.config, trainer.parts, trainer.loader, world=other, folder=tmp_path / "zero", validators={}
+        trainer.plan, trainer.parts, trainer.loader, world=other, folder=tmp_path / "zero", validators={}
     ).reports.log.close()
     assert len(wandb.runs) == 1
 
