@@ -114,9 +114,8 @@ def test_fp16_lowers_its_scale_after_an_overflow(tmp_path: Path) -> None:
 
 
 def test_the_run_is_the_plan_s(tmp_path: Path) -> None:
-    trainer = make_trainer(
-        ALONE, str(tmp_path), ["train.batch_size=10", "head.update=autograd", "train.gradient_accumulation=3"]
-    )
+    overrides = ["train.batch_size=10", "head.update=autograd", "train.gradient_accumulation=3"]
+    trainer = make_trainer(ALONE, str(tmp_path), overrides)
     plan = trainer.plan
     assert (plan.global_batch, plan.steps_per_epoch, plan.total_steps) == (30, 132 // 30, 2 * (132 // 30))
     trainer.fit()
