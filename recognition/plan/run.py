@@ -70,7 +70,7 @@ def global_batch_of(config: Config, world_size: int) -> int:
     return config.train.batch_size * config.train.gradient_accumulation * world_size
 
 
-def hold_global_batch(config: Config, world_size: int, global_batch: int) -> Config:
+def with_global_batch(config: Config, world_size: int, global_batch: int) -> Config:
     """Return `config` with the images per rank that make `global_batch` on so many ranks.
 
     Raises ConfigError when it does not divide, or when the number that comes out does not go with another key.

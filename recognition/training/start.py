@@ -11,7 +11,7 @@ from recognition.distributed.checkpoint import Checkpoint, choose_checkpoint, li
 from recognition.distributed.together import together
 from recognition.distributed.world import World, declared_restart, launcher_name
 from recognition.errors import CheckpointError, ConfigError
-from recognition.plan.run import hold_global_batch
+from recognition.plan.run import with_global_batch
 from recognition.work.files import remove_parts, write_text
 
 logger = logging.getLogger(__name__)
@@ -62,16 +62,16 @@ def find_start(folder: Path, config: Config, world: World) -> tuple[Config, Chec
             )
         logger.info("resume: no checkpoint below %s yet, starting at step 0", folder)
         return config, None
-    return with_global_batch_of(config, checkpoint, world), checkpoint
+    return hold_global_batch(config, checkpoint, world), checkpoint
 
 
-def with_global_batch_of(config: Config, checkpoint: Checkpoint, world: World) -> Config:
+def hold_global_batch(config: Config, checkpoint: Checkpoint, world: World) -> Config:
     """Return `config` with the images per rank that keep the checkpoint's global batch; refuse what does not divide."""
     images = checkpoint.meta.get("global_batch")
     if type(images) is not int or not 1 <= images < 1 << 40:
         raise CheckpointError(f"{checkpoint.path}: its global batch is {images!r:.40}; expected a whole number")
     try:
-        held = hold_global_batch(config, world.size, images)
+        held = with_global_batch(config, world.size, images)
     except ConfigError as err:
         raise ConfigError(f"{checkpoint.path}: {err}") from err
     if held.train.batch_size != config.train.batch_size:

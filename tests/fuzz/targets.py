@@ -388,7 +388,7 @@ def read_checkpoint(data: bytes, folder: Path) -> None:
     from recognition.distributed.checkpoint import Checkpoint
     from recognition.distributed.world import World
     from recognition.training.resume import load_run
-    from recognition.training.start import with_global_batch_of
+    from recognition.training.start import hold_global_batch
 
     path = folder / "step_00000007"
     path.mkdir(exist_ok=True)
@@ -403,7 +403,7 @@ def read_checkpoint(data: bytes, folder: Path) -> None:
         world = World(0, size, 0, torch.device("cpu"))
         checkpoint.verify(world)
         with only_ours():
-            with_global_batch_of(Config(), checkpoint, world)
+            hold_global_batch(Config(), checkpoint, world)
         with only_ours():
             checkpoint.local(world)
     with only_ours():

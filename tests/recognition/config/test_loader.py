@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recognition.config.loader import dump_config, find_config, flatten, load_config
-from recognition.config.schema import Config, DataConfig, OptimConfig, ValidationConfig
+from recognition.config.schema import AugmentConfig, Config, DataConfig, OptimConfig, ValidationConfig
 from recognition.errors import ConfigError
 from tests.helpers.places import ROOT
 
@@ -313,6 +313,13 @@ def test_a_key_under_its_old_name_loads_and_a_line_names_the_new(write, caplog):
     assert caplog.messages == ["run.yaml:4: augment.grey is now augment.gray; it is read as that"]
     assert load_config("run.yaml", ["augment.grey=0.2"]).augment.gray == 0.2
     assert "override 'augment.grey=0.2': augment.grey is now augment.gray; it is read as that" in caplog.messages
+
+
+def test_the_config_of_an_old_run_loads(write, caplog):
+    now = dataclasses.replace(Config(), augment=AugmentConfig(gray=0.15, blur=0.1))
+    config = load_config(write(dump_config(now).replace("gray:", "grey:")))
+    assert config == now
+    assert "augment.grey is now augment.gray" in caplog.text
 
 
 def test_a_key_under_both_its_names_is_refused(write):

@@ -15,7 +15,7 @@ from recognition.distributed.checkpoint import Checkpoint
 from recognition.distributed.world import World
 from recognition.errors import CheckpointError, ConfigError
 from recognition.training import start
-from recognition.training.start import find_start, mark_launcher, resumes, tidy, with_global_batch_of
+from recognition.training.start import find_start, hold_global_batch, mark_launcher, resumes, tidy
 from tests.helpers.snapshots import ALONE, save
 
 
@@ -81,7 +81,7 @@ class _Trained:
 
 def _held(global_batch: object, ranks: int, *overrides: str) -> Config:
     checkpoint: Checkpoint = _Trained(global_batch)  # type: ignore[assignment]
-    return with_global_batch_of(_config(*overrides), checkpoint, World(0, ranks, 0, torch.device("cpu")))
+    return hold_global_batch(_config(*overrides), checkpoint, World(0, ranks, 0, torch.device("cpu")))
 
 
 @pytest.mark.parametrize(("ranks", "accumulation", "each"), [(1, 1, 24), (2, 1, 12), (3, 2, 4), (8, 3, 1)])
@@ -98,6 +98,13 @@ def test_a_global_batch_that_does_not_divide_is_refused_with_the_numbers() -> No
         _held(1024, 3)
     with pytest.raises(ConfigError, match="global batch of 4, which does not divide by 2 ranks x 4 micro-batches"):
         _held(4, 2, "train.gradient_accumulation=4", "head.update=autograd")
+
+
+def test_a_number_of_images_that_does_not_go_with_another_key_is_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"step_00000007: data.images_per_identity: 4 does not divide train.batch_size 6;"
+    ):
+        _held(24, 4, "data.images_per_identity=4", "train.batch_size=12")
 
 
 @pytest.mark.parametrize("value", [None, 0, -8, 8.0, True, "8", 1 << 50])

@@ -81,6 +81,7 @@ def run_of(tmp_path: Path, *overrides: str) -> list[str]:
     return [str(tmp_path / "mine"), *(word for word in SMALL if "num_epoch" not in word), *steps, *overrides]
 
 
+@pytest.mark.slow
 def test_a_validator_added_in_one_file_judges_a_run(
     contrast: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
