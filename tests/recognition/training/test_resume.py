@@ -29,7 +29,7 @@ CASES: dict[str, list[str]] = {
     "adamw": ["head.update=autograd", "optim.optimizer=adamw", "optim.lr=0.001"],
     "accumulated": ACCUMULATED,
     "small formats": ["head.centers_format=bf16", "head.momentum_format=int8", "train.precision=bf16"],
-    "sampled": ["head.sample_rate=0.6", "head.sub_centers=2", "backbone.dropout=0.3"],
+    "sampled": ["head.sample_rate=0.7", "head.sub_centers=2", "backbone.dropout=0.3"],
 }
 MID_EPOCH, CRASH = 3, 9
 """Of 12 steps, 6 an epoch; the crash comes after the checkpoint of step 8."""
