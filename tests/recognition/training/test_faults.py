@@ -14,6 +14,7 @@ import torch
 from recognition.distributed.checkpoint import list_checkpoints
 from recognition.distributed.world import World
 from recognition.errors import ArcShardError, DataError
+from recognition.verification.validators import Report
 from tests.helpers.runs import make_trainer, snapshot
 from tests.helpers.worlds import run_world
 
@@ -65,8 +66,10 @@ def plant_nan(trainer: Any) -> None:
     trainer.parts.head.state_rows()["centers"][1, 3] = float("nan")
 
 
-def look_at_everything(embed: Any) -> dict[str, float]:
-    return {"accuracy": float(np.abs(embed(np.full((3, 32, 32, 3), 99, np.uint8))).mean()), "std": 0.0}
+class LookAtEverything:
+    def run(self, embed: Any) -> Report:
+        size = float(np.abs(embed(np.full((3, 32, 32, 3), 99, np.uint8))).mean())
+        return Report(score=size, values={"size": size}, line=f"size {size:.4f}")
 
 
 def watched_and_not(world: World, folder: str) -> dict[str, Any]:
@@ -74,7 +77,7 @@ def watched_and_not(world: World, folder: str) -> dict[str, Any]:
     plain = make_trainer(world, f"{folder}/plain", BASE)
     plain.fit()
     watched = make_trainer(
-        world, f"{folder}/watched", [*BASE, "checkpoint.every_steps=1", "train.num_epoch=2"], {"a": look_at_everything}
+        world, f"{folder}/watched", [*BASE, "checkpoint.every_steps=1", "train.num_epoch=2"], {"a": LookAtEverything()}
     )
     object.__setattr__(watched.config.validation, "every_steps", 1)  # a config without .bin files has no use for it
     watched.fit()
