@@ -21,6 +21,7 @@ from recognition.formats.pairs_bin import write_pairs
 from recognition.images.codec import encode_jpeg
 from recognition.training.publish import LOCAL_KEYS, describe_model, portable_config
 from recognition.training.state import TrainState
+from recognition.verification.validators import Report
 from tests.helpers.runs import make_trainer
 
 ALONE = World(0, 1, 0, torch.device("cpu"))
@@ -104,11 +105,12 @@ def test_a_start_from_a_model_of_other_sizes_is_one_line(tmp_path: Path) -> None
 def test_the_model_says_where_the_run_stood(tmp_path: Path) -> None:
     scores = iter((0.75, 0.5))
 
-    def validator(embed: Any) -> dict[str, float]:
-        return {"accuracy": next(scores), "std": 0.0}
+    class Scripted:
+        def run(self, embed: Any) -> Report:
+            return Report(score=next(scores), values={}, line="scripted")
 
     overrides = ["data.num_image=24", "train.batch_size=12", "train.num_epoch=1"]
-    trainer = make_trainer(ALONE, str(tmp_path), overrides, {"lfw": validator})
+    trainer = make_trainer(ALONE, str(tmp_path), overrides, {"lfw": Scripted()})
     trainer.fit()
     about = describe_model(trainer.config, trainer.state, {})
     assert about.metrics == {
