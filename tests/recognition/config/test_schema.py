@@ -14,8 +14,8 @@ import pytest
 from recognition.config.checks import check_config
 from recognition.config.fields import field_types, flatten, schema_keys
 from recognition.config.generate import base_yaml, with_table
-from recognition.config.loader import ROOT
 from recognition.config.schema import Config
+from tests.helpers.places import ROOT
 
 NEW_KEY = """    warmth: float = key(
         0.25,
