@@ -18,7 +18,6 @@ import yaml
 from recognition.config.fields import flatten, schema_keys
 from recognition.config.loader import ROOT
 from recognition.config.schema import Config
-from recognition.work.files import write_text
 
 _WIDTH = 120
 _COMMENT_AT = 28
@@ -37,8 +36,8 @@ _TABLE_BEGIN, _TABLE_END = "<!-- the table is written by make docs -->\n", "<!--
 def main() -> int:
     """Write both files and return the exit status."""
     page = ROOT / "docs" / "configs.md"
-    write_text(ROOT / "configs" / "base.yaml", base_yaml())
-    write_text(page, with_table(page.read_text(encoding="utf-8")))
+    (ROOT / "configs" / "base.yaml").write_text(base_yaml(), encoding="utf-8")
+    page.write_text(with_table(page.read_text(encoding="utf-8")), encoding="utf-8")
     return 0
 
 
