@@ -47,6 +47,7 @@ from recognition.formats.image_tree import ImageTree
 from recognition.formats.sources import find_source
 from recognition.images.photos import PHOTO_SUFFIXES
 from recognition.work.processes import process_map
+from recognition.work.system import usable_cores
 
 TEMPLATE = {"template": ARCFACE_TEMPLATE.tolist(), "template_size": 112, "transform": "similarity"}
 MAX_SIZE = 4096
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--size", type=positive_int, default=112, metavar="PX", help="side of the crops (default: 112)")
     add("--quality", type=positive_int, default=95, metavar="Q", help="JPEG quality of the crops (default: 95)")
     add("--landmarks", type=Path, metavar="JSONL", help="align.jsonl of an earlier run: detect only what it lacks")
-    add("--workers", type=positive_int, default=len(os.sched_getaffinity(0)), help="processes (default: one per core)")
+    add("--workers", type=positive_int, default=usable_cores(), help="processes (default: one per core)")
     add("--overwrite", action="store_true", help="begin anew and replace what an earlier run left in OUT")
     add("--json", action="store_true", help="print the counts as one JSON object")
     return run_command(parser, _run, argv)

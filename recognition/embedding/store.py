@@ -21,6 +21,7 @@ from recognition.formats.sources import find_source
 from recognition.images.codec import decode_rgb, read_image_file
 from recognition.work.files import publish_file
 from recognition.work.journal import check_settings, hold, is_under_way, remove_work
+from recognition.work.system import claim_space
 
 BLOCK = 64
 """Images of a block, the unit of work and of resuming."""
@@ -206,12 +207,6 @@ def _unreadable(folder: Path, err: BaseException) -> DataError:
     return DataError(f"{folder}: cannot be read ({reason}); expected embeddings; run embed_faces.py again")
 
 
-def _claim_space(path: Path) -> None:
-    """Have the system set aside all of a file: a mapped page that finds the disk full kills its process."""
-    with open(path, "r+b") as handle:
-        os.posix_fallocate(handle.fileno(), 0, os.fstat(handle.fileno()).st_size)
-
-
 def _unwritable(folder: Path, err: OSError) -> DataError:
     return DataError(f"{folder}: cannot be written ({err.strerror or err}); check space and permissions")
 
@@ -254,7 +249,7 @@ class EmbeddingStore:
                 if not is_complete:
                     shape = (num_images, dimension)
                     np.lib.format.open_memmap(work / _VECTORS, mode="w+", dtype=np.float32, shape=shape).flush()
-                    _claim_space(work / _VECTORS)
+                    claim_space(work / _VECTORS)
                 # Last, for its presence says that the matrix is whole.
                 (work / "done.part").write_bytes(bytes([is_complete]) * -(-num_images // BLOCK))
                 os.replace(work / "done.part", work / _DONE)

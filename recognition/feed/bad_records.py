@@ -8,7 +8,6 @@ and workers see the same batches. The list is `bad_records.jsonl` in the run fol
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import json
 import logging
@@ -20,6 +19,7 @@ from typing import BinaryIO, NamedTuple
 
 from recognition.draws.hashing import derive_key
 from recognition.errors import DataError
+from recognition.work.system import lock_file
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ class BadRecordList:
             return
         try:
             with open(self.path, "a+b") as handle:
-                fcntl.flock(handle, fcntl.LOCK_EX)
+                lock_file(handle, wait=True)
                 self._append(handle, found)
         except OSError as err:
             reason = err.strerror or err

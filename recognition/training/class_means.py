@@ -25,8 +25,8 @@ from recognition.errors import CheckpointError, DataError
 from recognition.feed.bad_records import BadRecord, BadRecordList
 from recognition.feed.build import bad_record_list
 from recognition.feed.datasets import Dataset, Picture
-from recognition.feed.loader_size import num_cores
 from recognition.training.build import Parts
+from recognition.work.system import usable_cores
 from recognition.work.threads import ordered_map
 
 logger = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ class _Means:
         self._embedder = Embedder(
             parts.backbone, device=world.device, batch_size=config.train.batch_size, precision=config.train.precision
         )
-        self._threads = min(_MAX_THREADS, max(1, num_cores() // declared_local_size()))
+        self._threads = min(_MAX_THREADS, max(1, usable_cores() // declared_local_size()))
 
     def fill_(self, *, quiet: bool) -> tuple[int, int]:
         """Set this rank's centers, and return how many of them and from how many images."""

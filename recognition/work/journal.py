@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import shutil
@@ -14,6 +13,7 @@ from typing import Any, BinaryIO
 
 from recognition.errors import DataError
 from recognition.work.files import write_text
+from recognition.work.system import lock_file
 
 JOURNAL, SETTINGS, LOCK = "journal.jsonl", "settings.json", "lock"
 
@@ -118,14 +118,12 @@ def hold(folder: Path) -> BinaryIO:
     """
     handle = open(folder / LOCK, "wb")  # noqa: SIM115  the caller keeps it
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock_file(handle, wait=False)
     except BlockingIOError as err:
         handle.close()
         raise DataError(
             f"{folder.parent}: another run is at work in it; expected none; wait for its end, or end its processes"
         ) from err
-    except OSError:
-        pass  # a file system without locks: as well as none
     return handle
 
 
