@@ -21,6 +21,7 @@ from recognition.distributed.together import together
 from recognition.distributed.world import World, declared_local_size
 from recognition.draws.permutation import IntArray
 from recognition.embedding.embedder import Embedder
+from recognition.embedding.unit_rows import to_unit_rows_
 from recognition.errors import CheckpointError, DataError
 from recognition.feed.bad_records import BadRecord, BadRecordList
 from recognition.feed.build import bad_record_list
@@ -134,14 +135,13 @@ class _Means:
 
     def _embed(self, pictures: Picture) -> npt.NDArray[np.float64]:
         vectors = self._embedder.embed(pictures).astype(np.float64)
-        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        lengths = to_unit_rows_(vectors)
         if not (np.isfinite(lengths).all() and lengths.all()):
             raise CheckpointError(
                 f"{self._source}: gives embeddings that are not finite or have no length; expected a trained network; "
                 "check init_from, or set head.init: random"
             )
-        units: npt.NDArray[np.float64] = vectors / lengths
-        return units
+        return vectors
 
     def _read(self, image: int) -> Picture | BadRecord:
         try:
