@@ -16,7 +16,7 @@ from recognition.cleaning.against import SetEmbedder
 from recognition.cleaning.calibration import Calibration, calibrate
 from recognition.cleaning.context import Context
 from recognition.cleaning.drawing import can_draw, draw_scores
-from recognition.cleaning.output_folder import DECISIONS, LST, SCORES, SUMMARY, publish
+from recognition.cleaning.output_folder import DECISIONS, LST, SCORES, SUMMARY, review_folder
 from recognition.cleaning.outputs import count_decisions, write_decisions, write_lst
 from recognition.cleaning.pictures import Pictures
 from recognition.cleaning.review import Verdict, apply_review
@@ -88,7 +88,7 @@ def clean(
     return summary, names
 
 
-def review_again(output: Path, settings: CleanSettings, work: Path, review: Review) -> dict[str, Any]:
+def review_again(output: Path, settings: CleanSettings, review: Review) -> dict[str, Any]:
     """Apply a review to a finished cleaning and publish it; return the new summary.
 
     Raises DataError when the cleaning was started with other settings than `settings`.
@@ -101,13 +101,14 @@ def review_again(output: Path, settings: CleanSettings, work: Path, review: Revi
             f"{output}: was made with another {', '.join(differing)}; expected the same to review it; pass the same "
             "flags, or --overwrite to clean from the beginning"
         )
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir()
+    folder = review_folder(output)
+    shutil.rmtree(folder.path, ignore_errors=True)  # of a killed run: it is done anew
     try:
-        shutil.copyfile(output / DECISIONS, work / DECISIONS)
-        publish(work, output, _finish(work, summary, review))
+        with folder.hold():
+            shutil.copyfile(output / DECISIONS, folder.path / DECISIONS)
+            folder.publish(_finish(folder.path, summary, review))
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(folder.path, ignore_errors=True)
     return summary
 
 
