@@ -18,6 +18,7 @@ from recognition.distributed.shards import class_range
 from recognition.errors import CheckpointError, ConfigError
 from recognition.heads.state import CenterState
 from recognition.migrate.arcface_checkpoint import ArcfaceShard, check_bytes, check_shards, find_shards, read_shard
+from recognition.training.run_meta import RunMeta
 from recognition.training.scaler import LossScaler
 from recognition.training.state import TrainState
 
@@ -58,6 +59,8 @@ def _snapshots(shards: Sequence[ArcfaceShard], num_classes: int, config: Config)
     step = first.global_step // config.train.gradient_accumulation
     state = TrainState(step=step, images_seen=first.global_step * config.train.batch_size * len(shards))
     scaler = LossScaler(_CPU, enabled=config.train.precision == "fp16")
+    images = config.train.batch_size * config.train.gradient_accumulation * len(shards)
+    meta = RunMeta(state, scaler.state(), config.backbone.network, images)
     for rank, shard in enumerate(shards):
         classes = class_range(num_classes, rank, len(shards))
         yield Snapshot(
@@ -67,12 +70,7 @@ def _snapshots(shards: Sequence[ArcfaceShard], num_classes: int, config: Config)
             local={},
             classes=classes,
             num_classes=num_classes,
-            meta={
-                "state": state.as_dict(),
-                "scaler": scaler.state(),
-                "network": config.backbone.network,
-                "global_batch": config.train.batch_size * config.train.gradient_accumulation * len(shards),
-            },
+            meta=meta.as_json(),
         )
 
 
