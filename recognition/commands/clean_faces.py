@@ -29,12 +29,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from recognition.cleaning.clean import Machine, Review, clean, review_again
+from recognition.cleaning.clean import Review, clean, review_again
 from recognition.cleaning.exclusion import read_names
 from recognition.cleaning.output_folder import cleaning_folder, review_folder
 from recognition.cleaning.pictures import Pictures, check_faces
 from recognition.cleaning.review import read_review
-from recognition.cleaning.settings import THRESHOLD_STEPS, CleanSettings, check_given, choose_steps
+from recognition.cleaning.settings import THRESHOLD_STEPS, CleanSettings, Machine, check_given, choose_steps
 from recognition.cli import make_parser, non_negative_int, positive_int, run_command
 from recognition.console import Stopwatch, count, duration
 from recognition.distributed.world import choose_device

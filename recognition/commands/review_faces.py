@@ -15,7 +15,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from recognition.cleaning.borderline import DECISIONS, KINDS, Survey, center_faces, survey
+from recognition.cleaning.borderline import Survey, center_faces, survey
+from recognition.cleaning.decision_file import KINDS
+from recognition.cleaning.output_folder import DECISIONS
 from recognition.cleaning.review_page import DATA, INDEX, own_identities, page_data, write_page, write_sheets
 from recognition.cli import make_parser, positive_int, run_command
 from recognition.console import Stopwatch, count, duration, progress

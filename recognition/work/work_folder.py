@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 from recognition.errors import DataError
 from recognition.work.files import sync_file, write_text, writing
+from recognition.work.old_words import current_word
 from recognition.work.system import lock_file
 
 SETTINGS, LOCK = "settings.json", "lock"
@@ -159,12 +160,22 @@ def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     if not path.is_file():
         write_text(path, wanted)
         return
-    found = path.read_text(encoding="utf-8")
+    found, wanted = (_in_current_words(text) for text in (path.read_text(encoding="utf-8"), wanted))
     if found != wanted:
         raise DataError(
             f"{folder.parent}: was begun with other settings ({_differing(found, wanted)}); expected the same to "
             "continue; pass --overwrite to begin anew"
         )
+
+
+def _in_current_words(text: str) -> str:
+    """Return settings that an older version may have written with the words of today."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return text
+    now = {name: current_word(value) if isinstance(value, str) else value for name, value in found.items()}
+    return json.dumps(now, sort_keys=True)
 
 
 def _differing(found: str, wanted: str) -> str:

@@ -16,7 +16,7 @@ import torch
 
 from recognition.backbones import build_backbone
 from recognition.backbones.weights import load_backbone, save_backbone
-from recognition.cleaning.borderline import read_decisions
+from recognition.cleaning.decision_file import read_decisions
 from recognition.cleaning.drawing import can_draw
 from recognition.commands.clean_faces import main
 from recognition.commands.embed_faces import main as embed

@@ -126,3 +126,13 @@ def test_two_runs_at_once_are_refused(
         assert module.main([*arguments, "--workers", "1", "--quiet", *more]) == 1
     assert "out: another run is at work in it" in capsys.readouterr().err
     assert module.main([*arguments, "--workers", "1", "--quiet", *more]) == 0
+
+
+def test_the_policy_of_older_versions_is_taken_with_a_line_that_names_the_new(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for word in ("center", "centre"):
+        assert align_faces.main([str(photos), str(tmp_path / word), "--faces", word, "--workers", "1", "--quiet"]) == 0
+    assert capsys.readouterr().err == "--faces centre is called --faces center now\n"
+    for name in ("align.json", "align.jsonl"):
+        assert (tmp_path / "centre" / name).read_bytes() == (tmp_path / "center" / name).read_bytes()

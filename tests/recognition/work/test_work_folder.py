@@ -66,6 +66,14 @@ def test_one_begun_by_a_killed_run_is_continued_with_the_same_settings_alone(wor
         work.begin({"size": 2})
 
 
+def test_work_that_an_older_version_began_is_continued(work: WorkFolder) -> None:
+    with work.hold():
+        (work.path / SETTINGS).write_text('{"photos": "/centre", "policy": "centre", "size": 112}')
+        work.begin({"photos": "/centre", "policy": "center", "size": 112})
+        with pytest.raises(DataError, match="policy 'center', now 'largest'"):
+            work.begin({"photos": "/centre", "policy": "largest", "size": 112})
+
+
 def test_a_run_killed_while_it_published_goes_on(work: WorkFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     with work.hold():
         work.begin({})
