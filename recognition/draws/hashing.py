@@ -27,7 +27,8 @@ def mix(values: Integers, *keys: int) -> Integers:
     """Return a number in [0, 2^63) that looks random for each int64 of an array or a tensor under `keys`."""
     for key in keys:
         values = mix64(values + _signed((key * _GOLDEN + _OFFSET ^ 1 << 63) & _WORD))
-    return values & 0x7FFFFFFFFFFFFFFF
+    values = values & 0x7FFFFFFFFFFFFFFF
+    return values
 
 
 def derive_key(*counters: int) -> int:
@@ -41,7 +42,8 @@ def derive_key(*counters: int) -> int:
 def _finalize(x: Integers, wrap: Callable[[Integers], Integers]) -> Integers:
     x = wrap((x ^ (x >> 30 & 0x3FFFFFFFF)) * _signed(0xBF58476D1CE4E5B9))
     x = wrap((x ^ (x >> 27 & 0x1FFFFFFFFF)) * _signed(0x94D049BB133111EB))
-    return x ^ (x >> 31 & 0x1FFFFFFFF)
+    x = x ^ (x >> 31 & 0x1FFFFFFFF)
+    return x
 
 
 def _as_it_is(x: Integers) -> Integers:

@@ -13,6 +13,6 @@ def to_unit_rows_(rows: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.floatin
 
     A row of zeros stays, and agrees with nothing; one that is not finite stays too, and its length says so.
     """
-    lengths = np.linalg.norm(rows, axis=1)
+    lengths: npt.NDArray[np.floating[Any]] = np.linalg.norm(rows, axis=1)
     rows /= np.where(np.isfinite(lengths) & (lengths > 0), lengths, 1)[:, None]
     return lengths
