@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -35,6 +34,7 @@ from recognition.clustering.whispers import chinese_whispers
 from recognition.console import Stopwatch
 from recognition.detection.dlib_detector import import_dlib
 from recognition.errors import ConfigError
+from recognition.work.system import peak_resident_bytes
 
 DIMENSION = 512
 SPECTRUM = (1 + np.arange(DIMENSION) / 64) ** -0.5  # of the identities: strangers' cosines spread by 0.054
@@ -154,7 +154,7 @@ def large_set(path: Path, args: argparse.Namespace) -> dict[str, Any]:
         "graph_s": round(graph_s, 1),
         "whispers_s": round(total_s - graph_s, 1),
         "total_s": round(total_s, 1),
-        "peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+        "peak_gib": round(peak_resident_bytes() / 2**30, 2),
     }
 
 

@@ -40,6 +40,7 @@ from recognition.formats.recordio import frame, pack_image
 from recognition.formats.records import ImageRecords
 from recognition.formats.set_writer import ImageSetWriter
 from recognition.images.codec import encode_jpeg
+from recognition.work.system import usable_cores
 
 CPU = torch.device("cpu")
 WF42M = (42_474_557, 2_059_906)  # images and identities of WebFace42M
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rec", type=Path, help="a packed set of 112x112 images; default: photo-like pictures, q95")
     parser.add_argument("--images", type=positive_int, default=2048, help="images per measurement (default 2048)")
     parser.add_argument("--rounds", type=positive_int, default=7, help="measurements per contender (default 7)")
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     parser.add_argument("--workers", type=positive_int, default=cores, help="processes; default: one per core")
     parser.add_argument("--batch-size", type=positive_int, default=128)
     parser.add_argument("--index-entries", type=int, default=WF42M[0], help="of the synthetic index; 0: none")

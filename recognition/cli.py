@@ -6,9 +6,11 @@ import argparse
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from recognition.console import setup_logging
 from recognition.errors import ArcShardError
+from recognition.work.old_words import current_word
 
 
 def make_parser(prog: str, doc: str | None) -> argparse.ArgumentParser:
@@ -51,6 +53,32 @@ def run_command(
         sys.stderr.close()
         return 0
     return 0
+
+
+class OldFlag(argparse.Action):
+    """A flag under the name of older versions: sets its `dest`, and says what it is called now."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **more: Any) -> None:
+        super().__init__(option_strings, dest, **{**more, "help": argparse.SUPPRESS})
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        """Take the value."""
+        sys.stderr.write(f"{parser.prog}: {option} is called --{self.dest.replace('_', '-')} now\n")
+        setattr(namespace, self.dest, values)
+
+
+def current_choice(flag: str) -> Callable[[str], str]:
+    """Return how to parse a flag's value that older versions may have spelled otherwise: it says what it is now."""
+
+    def parse(text: str) -> str:
+        word = current_word(text)
+        if word != text:
+            sys.stderr.write(f"{flag} {text} is called {flag} {word} now\n")
+        return word
+
+    return parse
 
 
 def positive_int(text: str) -> int:

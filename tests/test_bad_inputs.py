@@ -381,7 +381,9 @@ TABLE = [
         file("out/align.jsonl", ""),
     ),
     Bad("align_faces faces out", "out:", "is not empty", "expected a new folder", "choose another", file("out/a", "")),
-    Bad("align_faces faces out", "align.jsonl:", "exists", "a new OUT", "--overwrite", file("out/align.jsonl", "")),
+    Bad(
+        "align_faces faces out", "out:", "holds crops already", "a new OUT", "--overwrite", file("out/align.jsonl", "")
+    ),
     Bad(
         "align_landmarks faces marks.txt out",
         "marks.txt:1:",
@@ -444,7 +446,13 @@ TABLE = [
         "align the faces to that",
         file("one/a.jpg", encode_jpeg(np.zeros((64, 64, 3), np.uint8))),
     ),
-    Bad("embed_faces train.rec /proc/none/x --model model.pt", "/proc/none/x:", "No such", "space", "check space"),
+    Bad(
+        "embed_faces train.rec /proc/none/x --model model.pt",
+        "/proc/none/x:",
+        "No such",
+        "writable",
+        "choose a writable",
+    ),
     Bad(
         "embed_faces train.rec old --model none.pt --overwrite",
         "none.pt:",

@@ -1,10 +1,19 @@
-"""Leave autocast for the layers that need all of float32."""
+"""The precision of a network's products: autocast, and the layers that leave it for all of float32."""
 
 from __future__ import annotations
 
 import contextlib
 
 import torch
+
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""The type in which products are computed under each `precision`; under any other, "off", in float32."""
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Return a context in which products on `device` are computed in `precision`."""
+    dtype = AUTOCAST.get(precision)
+    return torch.autocast(device.type, dtype, enabled=dtype is not None)
 
 
 def full_precision(features: torch.Tensor) -> contextlib.AbstractContextManager[None]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from recognition.cleaning.settings import Machine
 from recognition.console import progress
 from recognition.embedding.models import BlockEmbedder, prepare_blocks
 from recognition.embedding.store import EmbeddingStore, all_keys, is_published, open_images, open_vectors
@@ -22,10 +23,7 @@ class SetEmbedder:
     scratch: Path
     model: str
     network: str | None = None
-    batch_size: int = 64
-    workers: int = 1
-    device: str = "cpu"
-    quiet: bool = True
+    machine: Machine = field(default_factory=Machine)
     fingerprint: str | None = None
     """Of the network whose embeddings these are compared with, where it is known."""
 
@@ -38,7 +36,7 @@ class SetEmbedder:
 
     def _embed(self, path: Path, folder: Path) -> None:
         source = open_images(path, logs=True)
-        prepare = partial(prepare_blocks, path, self.model, self.network, self.batch_size, self.device)
+        prepare = partial(prepare_blocks, path, self.model, self.network, self.machine.batch_size, self.machine.device)
         embedder = prepare()
         dimension, facts = embedder.dimension(self.model), embedder.facts
         if self.fingerprint not in (None, facts.fingerprint):
@@ -49,8 +47,10 @@ class SetEmbedder:
         about = {"faces": str(path.resolve()), "model": self.model, **facts.as_json()}
         store = EmbeddingStore.begin(folder, len(source), dimension, about)
         missing = store.missing
-        work = process_map(_embed_block, missing, prepare, workers=self.workers)
-        for block, vectors in progress(work, total=len(missing), unit="block", label=path.name, quiet=self.quiet):
+        work = process_map(_embed_block, missing, prepare, workers=self.machine.workers)
+        for block, vectors in progress(
+            work, total=len(missing), unit="block", label=path.name, quiet=self.machine.quiet
+        ):
             store.write(block, vectors)
         store.publish(all_keys(source), about)
 

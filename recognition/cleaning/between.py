@@ -48,7 +48,7 @@ def move_misplaced(context: Context, decisions: Decisions) -> Changes:
     doubted = (decisions.action == DROP) & np.isin(decisions.reason, _DOUBTED)
     asked = group_rows(decisions.identity, len(decisions.identities), decisions.kept | doubted)
     blocks = list(asked.blocks(BLOCK))
-    shown = progress(blocks, total=len(blocks), unit="block", label="misplaced", quiet=context.quiet)
+    shown = progress(blocks, total=len(blocks), unit="block", label="misplaced", quiet=context.machine.quiet)
     found = [_misplaced(context, decisions, means, asked, block) for block in shown]
     rows, to, score, own = (np.concatenate(column) for column in zip(*found))
     moved = (score >= threshold) & ~(score < own + margin)
@@ -68,8 +68,8 @@ def _agreeing_pairs(context: Context, means: Means, threshold: float) -> tuple[n
         means.vectors[filled],
         _NEIGHBORS,
         threshold=min(threshold, 0.9999) - 1e-4,
-        device=context.device,
-        progress=not context.quiet,
+        device=context.machine.device,
+        progress=not context.machine.quiet,
     )
     first, second = filled[graph.first], filled[graph.second]
     cosines = np.concatenate(
@@ -109,7 +109,7 @@ def _misplaced(
     rows = asked.rows[asked.starts[block.start] : asked.starts[block.stop]]
     units = context.pictures.units(rows)
     owner, kept = decisions.identity[rows], decisions.kept[rows]
-    score, to = nearest_mean(units, means, excluded=owner, least=2, device=context.device)
+    score, to = nearest_mean(units, means, excluded=owner, least=2, device=context.machine.device)
     own = np.full(len(rows), np.nan, np.float32)
     for identity in block:
         at = slice(*(asked.starts[identity : identity + 2] - asked.starts[block.start]))

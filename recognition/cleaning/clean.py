@@ -16,27 +16,17 @@ from recognition.cleaning.against import SetEmbedder
 from recognition.cleaning.calibration import Calibration, calibrate
 from recognition.cleaning.context import Context
 from recognition.cleaning.drawing import can_draw, draw_scores
-from recognition.cleaning.output_folder import DECISIONS, LST, SCORES, SUMMARY, publish
+from recognition.cleaning.output_folder import DECISIONS, LST, SCORES, SUMMARY, review_folder
 from recognition.cleaning.outputs import count_decisions, write_decisions, write_lst
 from recognition.cleaning.pictures import Pictures
 from recognition.cleaning.review import Verdict, apply_review
-from recognition.cleaning.settings import THRESHOLD_STEPS, CleanSettings
+from recognition.cleaning.settings import THRESHOLD_STEPS, CleanSettings, Machine
 from recognition.cleaning.steps import STEP_FUNCTIONS, reports_as_json, run_steps
 from recognition.errors import DataError
 
 logger = logging.getLogger(__name__)
 
 assert set(STEP_FUNCTIONS) == {*THRESHOLD_STEPS, "small"}
-
-
-@dataclass(frozen=True)
-class Machine:
-    """How the work is done, without an effect on what comes out."""
-
-    device: str = "cpu"
-    batch_size: int = 64
-    workers: int = 1
-    quiet: bool = True
 
 
 @dataclass(frozen=True)
@@ -57,16 +47,8 @@ def clean(
     embed_set, num_tested = None, 0
     if settings.against:
         assert settings.model is not None, "test sets need a network"
-        embed_set = SetEmbedder(
-            work,
-            settings.model,
-            settings.network,
-            machine.batch_size,
-            machine.workers,
-            machine.device,
-            machine.quiet,
-            pictures.model["model_fingerprint"],
-        )
+        fingerprint = pictures.model["model_fingerprint"]
+        embed_set = SetEmbedder(work, settings.model, settings.network, machine, fingerprint)
         for number, path in enumerate(settings.against):
             num_tested += len(embed_set(path, number))  # first: what is wrong shows before the long work
     calibration = _calibration(pictures, settings)
@@ -88,7 +70,7 @@ def clean(
     return summary, names
 
 
-def review_again(output: Path, settings: CleanSettings, work: Path, review: Review) -> dict[str, Any]:
+def review_again(output: Path, settings: CleanSettings, review: Review) -> dict[str, Any]:
     """Apply a review to a finished cleaning and publish it; return the new summary.
 
     Raises DataError when the cleaning was started with other settings than `settings`.
@@ -101,13 +83,14 @@ def review_again(output: Path, settings: CleanSettings, work: Path, review: Revi
             f"{output}: was made with another {', '.join(differing)}; expected the same to review it; pass the same "
             "flags, or --overwrite to clean from the beginning"
         )
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir()
+    folder = review_folder(output)
+    shutil.rmtree(folder.path, ignore_errors=True)  # of a killed run: it is done anew
     try:
-        shutil.copyfile(output / DECISIONS, work / DECISIONS)
-        publish(work, output, _finish(work, summary, review))
+        with folder.hold():
+            shutil.copyfile(output / DECISIONS, folder.path / DECISIONS)
+            folder.publish(_finish(folder.path, summary, review))
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(folder.path, ignore_errors=True)
     return summary
 
 
@@ -136,19 +119,7 @@ def _context(
     thresholds = {**found, **settings.given}
     # Without histograms nothing says how far is far; half the way to a cosine of one is a guess.
     spread = calibration.spread() if calibration else max(1e-3, (1 - min([*thresholds.values(), 0.9])) / 2)
-    return Context(
-        pictures,
-        thresholds,
-        spread,
-        seed=settings.seed,
-        split=settings.split,
-        least_pictures=settings.least_pictures,
-        against=settings.against,
-        against_names=settings.against_names,
-        embed_set=embed_set,
-        device=machine.device,
-        quiet=machine.quiet,
-    )
+    return Context(pictures, thresholds, spread, settings, machine, embed_set)
 
 
 def _thresholds(settings: CleanSettings, context: Context) -> dict[str, dict[str, Any]]:

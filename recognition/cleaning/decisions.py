@@ -9,7 +9,7 @@ import numpy as np
 
 from recognition.work.files import staged
 
-KEEP, DROP, MOVE = 0, 1, 2
+KEEP, DROP, MOVE = 0, 1, 2  # their words are decision_file.KINDS, in this order
 
 STEPS = ("within", "far", "merge", "misplaced", "duplicates", "tests", "small")
 """The steps in the order in which they run by default."""

@@ -25,10 +25,10 @@ def drop_tested(context: Context, decisions: Decisions) -> Changes:
     threshold = context.thresholds["tests"]
     groups = group_rows(decisions.identity, len(decisions.identities), decisions.kept)
     best = np.full(len(decisions.identities), -np.inf, np.float32)
-    if context.against:
+    if context.settings.against:
         means = identity_means(context.pictures, groups)
         for vectors in _test_blocks(context):
-            best = np.maximum(best, greatest_scores(vectors, means, device=context.device))
+            best = np.maximum(best, greatest_scores(vectors, means, device=context.machine.device))
     named = _named(context, decisions.identities)
     found = (best >= threshold) | named
     rows, owners = _rows_of(groups, np.flatnonzero(found))
@@ -40,7 +40,7 @@ def drop_tested(context: Context, decisions: Decisions) -> Changes:
 def drop_small(context: Context, decisions: Decisions) -> Changes:
     """Drop identities that have fewer pictures left than an identity needs."""
     groups = group_rows(decisions.identity, len(decisions.identities), decisions.kept)
-    rows, _ = _rows_of(groups, np.flatnonzero(groups.counts < context.least_pictures))
+    rows, _ = _rows_of(groups, np.flatnonzero(groups.counts < context.settings.least_pictures))
     return Changes("small_identity", rows, np.full(len(rows), np.nan, np.float32), np.zeros(len(rows), np.float32))
 
 
@@ -68,7 +68,7 @@ def plain_name(name: str) -> str:
 def _test_blocks(context: Context) -> Iterator[np.ndarray]:
     """Yield the unit embeddings of the test pictures, block by block."""
     assert context.embed_set is not None, "test sets need a way to embed them"
-    for number, path in enumerate(context.against):
+    for number, path in enumerate(context.settings.against):
         vectors = context.embed_set(path, number)
         if vectors.shape[1] != context.pictures.dimension:
             raise DataError(
@@ -76,13 +76,13 @@ def _test_blocks(context: Context) -> Iterator[np.ndarray]:
                 "the same network; give --model the one that embedded the faces"
             )
         blocks = range(0, len(vectors), BLOCK)
-        for start in progress(blocks, total=len(blocks), unit="block", label="tests", quiet=context.quiet):
+        for start in progress(blocks, total=len(blocks), unit="block", label="tests", quiet=context.machine.quiet):
             yield unit_rows(vectors, range(start, min(len(vectors), start + BLOCK)))
 
 
 def _named(context: Context, identities: list[str]) -> np.ndarray:
     """Return bool [K]: whether each identity has the name of one in a test set."""
-    names = {plain_name(name) for path in context.against_names for name in read_names(path)}
+    names = {plain_name(name) for path in context.settings.against_names for name in read_names(path)}
     return np.array([bool(names) and plain_name(identity) in names for identity in identities], bool)
 
 

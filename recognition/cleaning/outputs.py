@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import mmap
 from array import array
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -14,14 +12,19 @@ import numpy as np
 
 from recognition.cleaning.agreement import BLOCK, mean_cosines
 from recognition.cleaning.context import Context
-from recognition.cleaning.decisions import DROP, KEEP, MOVE, REASONS, STEP_OF, Decisions, doubt_of
+from recognition.cleaning.decision_file import (
+    KINDS,
+    MAX_BESIDE,
+    Decision,
+    parse_decision,
+    read_decisions,
+    render_decision,
+)
+from recognition.cleaning.decisions import MOVE, REASONS, STEP_OF, Decisions, doubt_of
 from recognition.cleaning.output_folder import LST
 from recognition.cleaning.pictures import group_rows
 from recognition.console import progress
 from recognition.errors import DataError
-
-ACTIONS = {KEEP: "keep", DROP: "drop", MOVE: "move"}
-NUM_BESIDE = 3
 
 
 def write_decisions(handle: TextIO, context: Context, decisions: Decisions) -> None:
@@ -33,21 +36,21 @@ def write_decisions(handle: TextIO, context: Context, decisions: Decisions) -> N
     doubt = decisions.doubt
     if threshold is not None:
         doubt = np.where(kept, doubt_of(scores, threshold, context.spread), doubt)
-    rows = progress(range(len(kept)), total=len(kept), unit="picture", label="write", quiet=context.quiet)
+    rows = progress(range(len(kept)), total=len(kept), unit="picture", label="write", quiet=context.machine.quiet)
     for row in rows:
         numbers = (None if np.isnan(score[row]) else round(float(score[row]), 4), round(float(doubt[row]), 3))
-        line = _line(context, decisions, row, numbers, beside[decisions.identity[row]])
-        handle.write(json.dumps(line) + "\n")
+        handle.write(render_decision(_line(context, decisions, row, numbers, beside[decisions.identity[row]])))
 
 
 def write_lst(decisions: Path, handle: TextIO) -> None:
     """Write `index TAB label TAB path` for every picture kept, by identity in the order of their names."""
+    place = str(decisions)
     numbers: dict[str, int] = {}
     offsets, owners = array("q"), array("i")
     offset = 0
     with open(decisions, "rb") as lines:
         for text in lines:
-            identity = final_identity(json.loads(text))
+            identity = parse_decision(place, text).final_identity
             if identity is not None:
                 offsets.append(offset)
                 owners.append(numbers.setdefault(identity, len(numbers)))
@@ -60,16 +63,8 @@ def write_lst(decisions: Path, handle: TextIO) -> None:
         content = mmap.mmap(lines.fileno(), 0, access=mmap.ACCESS_READ)
         for index, i in enumerate(np.argsort(labels, kind="stable").tolist()):
             start = offsets[i]
-            picture = json.loads(content[start : content.find(b"\n", start)])["picture"]
+            picture = parse_decision(place, content[start : content.find(b"\n", start)]).picture
             handle.write(f"{index}\t{labels[i]}\t{picture}\n")
-
-
-def final_identity(line: dict[str, Any]) -> str | None:
-    """Return the identity that a decided picture ends in; None when it is dropped."""
-    if line["decision"] == "drop":
-        return None
-    identity: str = line["identity"] if line["to"] is None else line["to"]
-    return identity
 
 
 def count_decisions(decisions: Path) -> dict[str, Any]:
@@ -77,12 +72,12 @@ def count_decisions(decisions: Path) -> dict[str, Any]:
     kinds: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     before, after = set[str](), set[str]()
-    for line in read_lines(decisions):
-        kinds[line["decision"]] += 1
-        reasons[line["reason"]] += 1
-        before.add(line["identity"])
-        if (identity := final_identity(line)) is not None:
-            after.add(identity)
+    for line in read_decisions(decisions):
+        kinds[line.decision] += 1
+        reasons[line.reason] += 1
+        before.add(line.identity)
+        if line.final_identity is not None:
+            after.add(line.final_identity)
     return {
         "pictures": {"before": kinds.total(), "after": kinds["keep"] + kinds["move"], "moved": kinds["move"]},
         "identities": {"before": len(before), "after": len(after)},
@@ -90,29 +85,22 @@ def count_decisions(decisions: Path) -> dict[str, Any]:
     }
 
 
-def read_lines(decisions: Path) -> Iterator[dict[str, Any]]:
-    """Yield the lines of a decisions.jsonl that this command wrote."""
-    with open(decisions, "rb") as handle:
-        for text in handle:
-            yield json.loads(text)
-
-
 def _line(
     context: Context, decisions: Decisions, row: int, numbers: tuple[float | None, float], beside: np.ndarray
-) -> dict[str, Any]:
+) -> Decision:
     action, reason = int(decisions.action[row]), REASONS[decisions.reason[row]]
     pictures = context.pictures
-    return {
-        "picture": pictures.name(row),
-        "identity": pictures.identities[pictures.labels[row]],
-        "decision": ACTIONS[action],
-        "to": decisions.identities[decisions.identity[row]] if action == MOVE else None,
-        "reason": reason,
-        "score": numbers[0],
-        "doubt": numbers[1],
-        "step": STEP_OF[reason],
-        "beside": [pictures.name(other) for other in beside[beside >= 0]],
-    }
+    return Decision(
+        picture=pictures.name(row),
+        identity=pictures.identities[pictures.labels[row]],
+        decision=KINDS[action],
+        to=decisions.identities[decisions.identity[row]] if action == MOVE else None,
+        reason=reason,
+        score=numbers[0],
+        doubt=numbers[1],
+        step=STEP_OF[reason],
+        beside=tuple(pictures.name(other) for other in beside[beside >= 0]),
+    )
 
 
 def _centers(context: Context, decisions: Decisions) -> tuple[np.ndarray, np.ndarray]:
@@ -124,7 +112,7 @@ def _centers(context: Context, decisions: Decisions) -> tuple[np.ndarray, np.nda
     is_left = np.bincount(decisions.identity[decisions.kept], minlength=num) > 0
     groups = group_rows(decisions.identity, num, decisions.kept | ~is_left[decisions.identity])
     scores = np.full(len(decisions.kept), np.nan, np.float32)
-    beside = np.full((num, NUM_BESIDE), -1, np.int64)
+    beside = np.full((num, MAX_BESIDE), -1, np.int64)
     for block in groups.blocks(BLOCK):
         start = groups.starts[block.start]
         units = context.pictures.units(groups.rows[start : groups.starts[block.stop]])
@@ -132,6 +120,6 @@ def _centers(context: Context, decisions: Decisions) -> tuple[np.ndarray, np.nda
             rows = groups.of(identity)
             own = units[groups.starts[identity] - start : groups.starts[identity + 1] - start]
             scores[rows] = mean_cosines(own, np.ones(len(rows), bool))
-            nearest = rows[np.argsort(-np.round(scores[rows], 5), kind="stable")[:NUM_BESIDE]]
+            nearest = rows[np.argsort(-np.round(scores[rows], 5), kind="stable")[:MAX_BESIDE]]
             beside[identity, : len(nearest)] = nearest
     return scores, beside

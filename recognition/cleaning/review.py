@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
-from recognition.cleaning.borderline import KINDS
-from recognition.cleaning.outputs import read_lines
+from recognition.cleaning.decision_file import KINDS, Decision, read_decisions, render_decision
 from recognition.errors import DataError
 
 VERSION = 1
@@ -44,10 +43,9 @@ def apply_review(decisions: Path, handle: TextIO, review: Mapping[str, Verdict],
     Raises DataError, naming `place`, when a verdict is about a picture or an identity that is not there.
     """
     centers = _check_known(decisions, review, place)
-    for line in read_lines(decisions):
-        if verdict := review.get(line["picture"]):
-            line = _reviewed(line, verdict, centers)
-        handle.write(json.dumps(line) + "\n")
+    for line in read_decisions(decisions):
+        verdict = review.get(line.picture)
+        handle.write(render_decision(line if verdict is None else _reviewed(line, verdict, centers)))
 
 
 def _verdict(path: Path, picture: str, entry: Any) -> Verdict:
@@ -62,16 +60,15 @@ def _verdict(path: Path, picture: str, entry: Any) -> Verdict:
     return Verdict(entry["decision"], to)
 
 
-def _check_known(decisions: Path, review: Mapping[str, Verdict], place: Path) -> dict[str, list[str]]:
+def _check_known(decisions: Path, review: Mapping[str, Verdict], place: Path) -> dict[str, tuple[str, ...]]:
     """Return the pictures at the center of the identities that verdicts move to."""
     unknown, wanted = set(review), {verdict.to for verdict in review.values() if verdict.to is not None}
-    identities, centers = set[str](), dict[str, list[str]]()
-    for line in read_lines(decisions):
-        unknown.discard(line["picture"])
-        identities |= {line["identity"], line["to"] or line["identity"]}
-        at_center_of = line["to"] or line["identity"]
-        if at_center_of in wanted and len(line["beside"]) > len(centers.get(at_center_of, [])):
-            centers[at_center_of] = line["beside"]
+    identities, centers = set[str](), dict[str, tuple[str, ...]]()
+    for line in read_decisions(decisions):
+        unknown.discard(line.picture)
+        identities |= {line.identity, line.target}
+        if line.target in wanted and len(line.beside) > len(centers.get(line.target, ())):
+            centers[line.target] = line.beside
     if unknown:
         raise DataError(f"{place}: no picture {min(unknown)!r}; expected pictures of this set; review this cleaning")
     if wanted - identities:
@@ -81,10 +78,15 @@ def _check_known(decisions: Path, review: Mapping[str, Verdict], place: Path) ->
     return centers
 
 
-def _reviewed(line: dict[str, Any], verdict: Verdict, centers: dict[str, list[str]]) -> dict[str, Any]:
+def _reviewed(line: Decision, verdict: Verdict, centers: Mapping[str, tuple[str, ...]]) -> Decision:
     """Return a line with the verdict; a move to where the picture lies already keeps it."""
-    moves = verdict.decision == "move" and verdict.to != line["identity"]
-    decision = verdict.decision if moves or verdict.decision == "drop" else "keep"
-    changed = {"decision": decision, "to": verdict.to if moves else None, "reason": "reviewed", "step": "review"}
-    beside = centers.get(verdict.to, line["beside"]) if verdict.to is not None else line["beside"]
-    return {**line, **changed, "doubt": 0.0, "beside": beside}
+    moves = verdict.decision == "move" and verdict.to != line.identity
+    return replace(
+        line,
+        decision=verdict.decision if moves or verdict.decision == "drop" else "keep",
+        to=verdict.to if moves else None,
+        reason="reviewed",
+        step="review",
+        doubt=0.0,
+        beside=line.beside if verdict.to is None else centers.get(verdict.to, line.beside),
+    )

@@ -14,7 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from recognition.cleaning.borderline import Decision, Survey
+from recognition.cleaning.borderline import Survey
+from recognition.cleaning.decision_file import Decision
 from recognition.cleaning.sheets import COLUMNS, TILES, Plan, draw_sheet
 from recognition.work.threads import ordered_map
 

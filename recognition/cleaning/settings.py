@@ -14,13 +14,23 @@ THRESHOLD_STEPS = tuple(step for step in STEPS if step != "small")
 
 
 @dataclass(frozen=True)
+class Machine:
+    """How the work is done, without an effect on what comes out."""
+
+    device: str = "cpu"
+    batch_size: int = 64
+    workers: int = 1
+    quiet: bool = True
+
+
+@dataclass(frozen=True)
 class CleanSettings:
     """Everything that decides the result, beside the pictures. `given` holds the thresholds set by flags."""
 
-    steps: tuple[str, ...]
-    given: Mapping[str, float]
-    split: int | None = None
-    least_pictures: int = 2
+    steps: tuple[str, ...] = ()
+    given: Mapping[str, float] = field(default_factory=dict)
+    split: int | None = None  # minority clusters of so many pictures become identities of their own
+    least_pictures: int = 2  # of an identity that stays
     against: tuple[Path, ...] = ()
     against_names: tuple[Path, ...] = ()
     model: str | None = None

@@ -50,7 +50,7 @@ def drop_minorities(context: Context, decisions: Decisions) -> Changes:
         rows.append(own.rows[away])
         scores.append(score[away])
         target = np.full(len(own.rows), -1, np.int32)
-        for cluster in _large_clusters(own.clusters[away], context.split):
+        for cluster in _large_clusters(own.clusters[away], context.settings.split):
             target[away & (own.clusters == cluster)] = len(decisions.identities) + len(names)
             names.append(_free_name(decisions.identities[own.identity], taken))
         to.append(target[away])
@@ -94,7 +94,7 @@ def _identities(context: Context, decisions: Decisions, label: str, threshold: f
     """Yield identities of two kept pictures or more; with a `threshold` their rows are clustered at it."""
     groups = group_rows(decisions.identity, len(decisions.identities), decisions.kept)
     blocks = groups.blocks(BLOCK)
-    for block in progress(blocks, total=None, unit="block", label=label, quiet=context.quiet):
+    for block in progress(blocks, total=None, unit="block", label=label, quiet=context.machine.quiet):
         starts = groups.starts[block.start : block.stop + 1] - groups.starts[block.start]
         rows = groups.rows[groups.starts[block.start] : groups.starts[block.stop]]
         if len(rows) == 0:
@@ -102,7 +102,7 @@ def _identities(context: Context, decisions: Decisions, label: str, threshold: f
         units = context.pictures.units(rows)
         clusters = np.zeros(len(rows), np.int32)
         if threshold is not None:
-            clusters = block_clusters(units, starts, threshold, seed=context.seed)
+            clusters = block_clusters(units, starts, threshold, seed=context.settings.seed)
         for identity, a, b in zip(block, starts, starts[1:]):
             if b - a > 1:
                 yield Member(identity, rows[a:b], units[a:b], clusters[a:b])

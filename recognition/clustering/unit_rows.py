@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from recognition.embedding.unit_rows import to_unit_rows_
 from recognition.errors import DataError
 
 
@@ -25,11 +26,10 @@ def unit_rows(embeddings: np.ndarray, rows: range | np.ndarray, dtype: type[np.f
     """
     chosen = embeddings[rows.start : rows.stop] if isinstance(rows, range) else embeddings[rows]
     values = np.array(chosen, dtype)
-    lengths = np.linalg.norm(values, axis=1, keepdims=True)
+    lengths = to_unit_rows_(values)
     if not np.isfinite(lengths).all():
-        row = np.asarray(rows)[np.flatnonzero(~np.isfinite(lengths[:, 0]))[0]]
+        row = np.asarray(rows)[np.flatnonzero(~np.isfinite(lengths))[0]]
         raise DataError(f"embedding {row:,}: is not finite; expected numbers; embed that image again or leave it out")
-    values /= np.where(lengths > 0, lengths, 1)
     return values
 
 

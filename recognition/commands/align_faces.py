@@ -28,7 +28,7 @@ from typing import Any
 
 import cv2
 
-from recognition.cli import make_parser, positive_int, run_command
+from recognition.cli import current_choice, make_parser, positive_int, run_command
 from recognition.console import Stopwatch, count, duration, progress
 from recognition.detection.alignment import ARCFACE_TEMPLATE
 from recognition.detection.choice import POLICIES, Policy
@@ -47,6 +47,7 @@ from recognition.formats.image_tree import ImageTree
 from recognition.formats.sources import find_source
 from recognition.images.photos import PHOTO_SUFFIXES
 from recognition.work.processes import process_map
+from recognition.work.system import usable_cores
 
 TEMPLATE = {"template": ARCFACE_TEMPLATE.tolist(), "template_size": 112, "transform": "similarity"}
 MAX_SIZE = 4096
@@ -64,13 +65,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--model", type=Path, help="scrfd: the ONNX file; mtcnn, dlib: folder of their weights")
     add("--min-face", type=float, metavar="PX", help="smallest face the detector looks for (mtcnn 20, dlib 37)")
     add("--max-side", type=positive_int, default=1600, metavar="PX", help="larger photos are scaled to this first")
-    add("--faces", choices=POLICIES, default="largest", help="which faces of a photo to keep (default: largest)")
+    add(
+        "--faces",
+        type=current_choice("--faces"),
+        choices=POLICIES,
+        default="largest",
+        help="which faces of a photo to keep (default: largest)",
+    )
     add("--min-size", type=float, default=0.0, metavar="PX", help="refuse faces with a box side below this")
     add("--min-score", type=float, metavar="S", help="refuse faces below this score")
     add("--size", type=positive_int, default=112, metavar="PX", help="side of the crops (default: 112)")
     add("--quality", type=positive_int, default=95, metavar="Q", help="JPEG quality of the crops (default: 95)")
     add("--landmarks", type=Path, metavar="JSONL", help="align.jsonl of an earlier run: detect only what it lacks")
-    add("--workers", type=positive_int, default=len(os.sched_getaffinity(0)), help="processes (default: one per core)")
+    add("--workers", type=positive_int, default=usable_cores(), help="processes (default: one per core)")
     add("--overwrite", action="store_true", help="begin anew and replace what an earlier run left in OUT")
     add("--json", action="store_true", help="print the counts as one JSON object")
     return run_command(parser, _run, argv)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +28,7 @@ from recognition.formats.pair_list import parse_folds, read_pair_list
 from recognition.images.codec import decode_rgb, encode_jpeg, read_image_file
 from recognition.images.photos import MAX_PIXELS
 from recognition.work.files import staged_folder
+from recognition.work.system import usable_cores
 from recognition.work.threads import ordered_map
 
 QUALITY = 95
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--size", type=positive_int, default=112, metavar="PX", help="side of the aligned faces (default: 112)")
     add("--pairs", type=Path, help="an LFW pairs.txt: take the people who occur in it")
     add("--folds", metavar="K|A-B", help="with --pairs: only the people of these folds, counted from 1")
-    add("--workers", type=positive_int, default=len(os.sched_getaffinity(0)), help="threads (default: one per core)")
+    add("--workers", type=positive_int, default=usable_cores(), help="threads (default: one per core)")
     add("--json", action="store_true", help="print the counts as one JSON object")
     return run_command(parser, _run, argv)
 

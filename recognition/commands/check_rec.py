@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -33,6 +32,7 @@ from recognition.formats.records import ImageRecords, read_property
 from recognition.images.codec import decode_rgb
 from recognition.images.duplicates import image_hash, near_duplicates
 from recognition.work.files import staged
+from recognition.work.system import usable_cores
 from recognition.work.threads import ordered_map
 
 MAX_NAMED = 10
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser("check_rec", __doc__)
     add = parser.add_argument
     add("rec", type=Path, metavar="REC", help="the .rec, its path without suffix, or a folder with train.rec")
-    add("--workers", type=positive_int, default=len(os.sched_getaffinity(0)), help="threads (default: one per core)")
+    add("--workers", type=positive_int, default=usable_cores(), help="threads (default: one per core)")
     add("--duplicates", action="store_true", help="count near-duplicates (24 bytes of memory an image)")
     add("--png", type=Path, metavar="FILE", help="write the histogram of images per identity as a picture")
     add("--write-idx", action="store_true", help="write the .idx when it is missing")

@@ -22,22 +22,23 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from recognition.cleaning.clean import Machine, Review, clean, review_again
+from recognition.cleaning.clean import Review, clean, review_again
 from recognition.cleaning.exclusion import read_names
-from recognition.cleaning.output_folder import REVIEW_WORK, give_up, is_finished, make_room, publish
+from recognition.cleaning.output_folder import cleaning_folder, review_folder
 from recognition.cleaning.pictures import Pictures, check_faces
 from recognition.cleaning.review import read_review
-from recognition.cleaning.settings import THRESHOLD_STEPS, CleanSettings, check_given, choose_steps
+from recognition.cleaning.settings import THRESHOLD_STEPS, CleanSettings, Machine, check_given, choose_steps
 from recognition.cli import make_parser, non_negative_int, positive_int, run_command
 from recognition.console import Stopwatch, count, duration
 from recognition.distributed.world import choose_device
 from recognition.errors import ArcShardError, ConfigError
-from recognition.work.journal import check_settings, hold
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -89,19 +90,31 @@ def _run(args: argparse.Namespace) -> None:
     if args.dry_run:
         with tempfile.TemporaryDirectory(prefix="clean_faces.") as scratch:
             summary, _ = clean(pictures, settings, Path(scratch), machine=machine, review=review)
-    elif review is not None and is_finished(args.output) and not args.overwrite:
-        summary = review_again(args.output, settings, args.output / REVIEW_WORK, review)
+    elif review is not None and cleaning_folder(args.output).is_finished and not args.overwrite:
+        summary = review_again(args.output, settings, review)
     else:
-        work = make_room(args.output, overwrite=args.overwrite)
-        with hold(work):
-            check_settings(work, {**settings.as_json(), "review": str(args.review.resolve()) if args.review else None})
-            try:
-                summary, names = clean(pictures, settings, work, machine=machine, review=review)
-            except ArcShardError:
-                give_up(work)
-                raise
-            publish(work, args.output, names)
+        summary = _clean_into(args, settings, pictures, machine, review)
     _report(args, summary, watch.seconds)
+
+
+def _clean_into(
+    args: argparse.Namespace, settings: CleanSettings, pictures: Pictures, machine: Machine, review: Review | None
+) -> dict[str, Any]:
+    """Clean into OUT, or continue what a killed run began there; return the summary."""
+    folder = cleaning_folder(args.output)
+    folder.check(overwrite=args.overwrite)
+    if args.overwrite:
+        folder.clear(partial(shutil.rmtree, review_folder(args.output).path, ignore_errors=True))
+    with folder.hold():
+        folder.begin({**settings.as_json(), "review": str(args.review.resolve()) if args.review else None})
+        try:
+            summary, names = clean(pictures, settings, folder.path, machine=machine, review=review)
+        except ArcShardError:
+            if folder.is_untouched:
+                folder.give_up()
+            raise
+        folder.publish(names)
+    return summary
 
 
 def _open(args: argparse.Namespace) -> tuple[CleanSettings, Pictures]:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from recognition.cli import make_parser, non_negative_int, positive_int, run_command
+from recognition.cli import OldFlag, make_parser, non_negative_int, positive_int, run_command
 from recognition.clustering.approximate import STORAGES, Storage, approximate_neighbors
 from recognition.clustering.graph import DEFAULT_MEMORY, SimilarityGraph, pairs_above
 from recognition.clustering.neighbors import nearest_neighbors
@@ -46,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--threshold", type=float, required=True, metavar="COS", help="least cosine of an edge; depends on the network")
     add("--graph", choices=("pairs", "nearest", "approximate"), default="pairs", help="which pairs (default: pairs)")
     add("--neighbors", type=positive_int, metavar="K", help=f"nearest of each image (default: {DEFAULT_NEIGHBORS})")
+    add("--neighbours", dest="neighbors", action=OldFlag, type=positive_int)
     add("--probes", type=positive_int, metavar="N", help=f"approximate: groups searched (default: {DEFAULT_PROBES})")
     add("--storage", choices=STORAGES, help=f"approximate: numbers of the index (default: {DEFAULT_STORAGE})")
     add(

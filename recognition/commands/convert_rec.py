@@ -26,7 +26,7 @@ from recognition.formats.image_streams import ImageStream, RecStream, StreamedIm
 from recognition.formats.layouts import LAYOUTS
 from recognition.formats.set_writer import ImageSetWriter, output_paths, property_text
 from recognition.images.codec import image_size
-from recognition.work.files import refuse_existing, staged
+from recognition.work.files import refuse_existing, staged, write_in_place
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -110,11 +110,7 @@ def write_folder(images: Iterable[StreamedImage], folder: Path, stream: ImageStr
     for number, image in enumerate(images):
         labels.add(image.label)
         path = folder / f"{image.label:0{width}d}" / f"{number:09d}{suffix_of(image.image)}"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(image.image)
-        except OSError as err:
-            raise DataError(f"{path}: cannot be written ({err.strerror}); check space and permissions") from err
+        write_in_place(path, image.image)
     return len(labels)
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
 import posixpath
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -35,6 +34,7 @@ from recognition.images.codec import encode_jpeg
 from recognition.images.photos import decode_photo, read_photo
 from recognition.work.files import write_by_way_of
 from recognition.work.processes import process_map
+from recognition.work.system import usable_cores
 
 MAX_SIZE, MAX_MARGIN = 4096, 100
 _FARTHEST_PX = 1e6  # where no photo reaches
@@ -113,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--min-size", type=float, default=0.0, metavar="PX", help="refuse boxes with a side below this")
     add("--people", type=positive_int, metavar="N", help="only the first N people of the table")
     add("--quality", type=positive_int, default=95, metavar="Q", help="JPEG quality of the crops (default: 95)")
-    add("--workers", type=positive_int, default=len(os.sched_getaffinity(0)), help="processes (default: one per core)")
+    add("--workers", type=positive_int, default=usable_cores(), help="processes (default: one per core)")
     add("--overwrite", action="store_true", help="begin anew and replace what an earlier run left in OUT")
     add("--json", action="store_true", help="print the counts as one JSON object")
     return run_command(parser, _run, argv)

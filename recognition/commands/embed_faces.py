@@ -30,8 +30,7 @@ from recognition.embedding.store import (
     ImageSource,
     all_keys,
     block_range,
-    check_room,
-    make_room,
+    embedding_folder,
     open_images,
 )
 from recognition.errors import ArcShardError, ConfigError
@@ -104,11 +103,14 @@ def _begin(
 
     What is wrong with either is found before the folder is touched.
     """
-    check_room(args.output, overwrite=args.overwrite)
+    folder = embedding_folder(args.output)
+    folder.check(overwrite=args.overwrite)
     embedder = prepare()
     dimension = embedder.dimension(args.model)
     about = {"faces": str(args.faces.resolve()), "model": _name_of(args.model), **embedder.facts.as_json()}
-    lock = make_room(args.output, overwrite=args.overwrite)
+    if args.overwrite:
+        folder.clear()
+    lock = folder.hold()
     EmbeddingStore.begin(args.output, len(source), dimension, about)
     return about, lock
 

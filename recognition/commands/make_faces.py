@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from recognition.errors import DataError
 from recognition.rendering.face_person import make_person
 from recognition.rendering.face_renderer import render
 from recognition.work.files import staged_folder
+from recognition.work.system import usable_cores
 
 LANDMARKS = "landmarks5.txt"
 MIN_SIZE, MAX_SIZE = 32, 1024
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--first-identity", type=non_negative_int, default=0, help="number of the first person (default: 0)")
     add("--seed", type=non_negative_int, default=0, help="chooses the population (default: 0)")
     add("--size", type=positive_int, default=112, metavar="PX", help="side of the pictures (default: 112)")
-    add("--workers", type=positive_int, default=len(os.sched_getaffinity(0)), help="processes (default: one per core)")
+    add("--workers", type=positive_int, default=usable_cores(), help="processes (default: one per core)")
     add("--overwrite", action="store_true", help=f"replace OUT, if it holds a {LANDMARKS}")
     add("--json", action="store_true", help="print the counts as one JSON object")
     return run_command(parser, _run, argv)

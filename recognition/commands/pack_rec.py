@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
 import random
 import sys
 from collections.abc import Iterable, Sequence
@@ -33,6 +32,7 @@ from recognition.formats.set_writer import ImageSetWriter, output_paths, propert
 from recognition.formats.sources import find_source
 from recognition.images.codec import decode_rgb, encode_jpeg, read_image_file
 from recognition.work.files import refuse_existing, staged
+from recognition.work.system import usable_cores
 from recognition.work.threads import ordered_map
 
 logger = logging.getLogger("pack_rec")
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--shuffle", action="store_true", help="random order (sequential layout only; holds the list in memory)")
     add("--seed", type=non_negative_int, default=0, help="seed of --shuffle (default: 0)")
     add("--skip-bad", action="store_true", help="leave bad images and folders without an image out, and say how many")
-    add("--workers", type=positive_int, default=len(os.sched_getaffinity(0)), help="threads (default: one per core)")
+    add("--workers", type=positive_int, default=usable_cores(), help="threads (default: one per core)")
     add("--overwrite", action="store_true", help="replace existing output files")
     add("--json", action="store_true", help="print the counts as one JSON object")
     return run_command(parser, pack, argv)

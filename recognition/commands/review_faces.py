@@ -11,17 +11,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from recognition.cleaning.borderline import DECISIONS, KINDS, Survey, center_faces, survey
+from recognition.cleaning.borderline import Survey, center_faces, survey
+from recognition.cleaning.decision_file import KINDS
+from recognition.cleaning.output_folder import DECISIONS
 from recognition.cleaning.review_page import DATA, INDEX, own_identities, page_data, write_page, write_sheets
 from recognition.cli import make_parser, positive_int, run_command
 from recognition.console import Stopwatch, count, duration, progress
 from recognition.errors import DataError
 from recognition.work.files import staged_folder
+from recognition.work.system import usable_cores
 
 # A browser's longest element is 17 million pixels (Firefox), a row of the page about 200.
 MAX_ROWS = 50_000
@@ -36,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("output", type=Path, metavar="OUT", help="folder for the page")
     add("--limit", type=positive_int, default=5000, metavar="N", help="most pictures to show (default: 5000)")
     add("--min-doubt", type=float, default=0.01, metavar="X", help="least doubt to show, 0 to 1 (default: 0.01)")
-    add("--workers", type=positive_int, default=len(os.sched_getaffinity(0)), help="threads (default: one per core)")
+    add("--workers", type=positive_int, default=usable_cores(), help="threads (default: one per core)")
     add("--overwrite", action="store_true", help="replace an earlier page in OUT")
     add("--json", action="store_true", help="print the counts as one JSON object")
     return run_command(parser, _run, argv)

@@ -25,7 +25,7 @@ from recognition.cli import make_parser, run_command
 from recognition.config.loader import dump_config, load_config
 from recognition.config.schema import Config
 from recognition.distributed.world import World, declared_rank, declared_size, join_world
-from recognition.errors import ConfigError, DataError
+from recognition.errors import ConfigError
 from recognition.feed.build import build_loader
 from recognition.feed.datasets import Dataset, open_dataset
 from recognition.plan import Plan, find_inputs, make_plan, render_plan
@@ -39,7 +39,7 @@ from recognition.training.start import find_start, mark_launcher, resumes, tidy
 from recognition.training.trainer import Trainer
 from recognition.training.wandb_run import require_wandb
 from recognition.verification.validators import build_validators
-from recognition.work.files import write_text
+from recognition.work.files import write_text, writing
 from recognition.work.revision import find_revision
 
 logger = logging.getLogger(__name__)
@@ -81,13 +81,11 @@ def _check(config: Config) -> None:
 
 def _train(config: Config, world: World, folder: Path, args: argparse.Namespace) -> None:
     is_resumed = resumes(folder, config, world)
-    try:
+    with writing(folder, "set output=... to a writable folder"):
         folder.mkdir(parents=True, exist_ok=True)
         attach_log_files(folder, rank=world.rank, is_main=world.is_main, quiet=args.quiet)
         if world.is_main:
             tidy(folder)
-    except OSError as err:
-        raise DataError(f"{folder}: cannot be written ({err.strerror}); set output=... to a writable folder") from err
     checkpoint = None
     if is_resumed:
         config, checkpoint = find_start(folder, dataclasses.replace(config, resume=True), world)

@@ -22,7 +22,7 @@ from recognition.console import Stopwatch, count, duration, progress
 from recognition.errors import DataError
 from recognition.formats.image_streams import suffix_of
 from recognition.formats.records import ImageRecord, ImageRecords
-from recognition.work.files import staged
+from recognition.work.files import staged, write_in_place
 
 LIST_NAME = "images.lst"
 
@@ -107,11 +107,7 @@ def _write(path: Path, image: ImageRecord, *, reuse: bool) -> bool:
     """Write one image; returns whether it was there already, whole."""
     if reuse and path.exists() and path.stat().st_size == len(image.image) and path.read_bytes() == image.image:
         return True
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(image.image)
-    except OSError as err:
-        raise DataError(f"{path}: cannot be written ({err.strerror}); check space and permissions") from err
+    write_in_place(path, image.image)
     return False
 
 

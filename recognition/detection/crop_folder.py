@@ -7,13 +7,15 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
 
 from recognition.errors import DataError
-from recognition.work.files import publish_file
-from recognition.work.journal import JOURNAL, Journal, hold, is_under_way, remove_work
+from recognition.work.files import writing
+from recognition.work.journal import JOURNAL, Journal
+from recognition.work.work_folder import WorkFolder
 
 
 @dataclass(frozen=True)
@@ -27,14 +29,14 @@ class CropFolder:
     name: str
 
     @property
-    def work(self) -> Path:
-        """The folder of what is under way."""
-        return self.output / f".{self.name}"
+    def work(self) -> WorkFolder:
+        """What is under way, and the two files that are published at the end."""
+        return WorkFolder(self.output, f".{self.name}", (f"{self.name}.json", f"{self.name}.jsonl"), "crops")
 
     @property
     def staging(self) -> Path:
         """The folder for crops not yet whole."""
-        return self.work / "staging"
+        return self.work.staging
 
     @property
     def records(self) -> Path:
@@ -43,20 +45,11 @@ class CropFolder:
 
     def check(self, crops: Iterable[str], *, overwrite: bool) -> None:
         """Raise DataError when the folder is finished or holds something else, or a crop would lie upon its files."""
-        own = {self.work.name, self.records.name, f"{self.name}.json"}
+        own = {self.work.name, *self.work.products}
         hidden = next((crop for crop in crops if crop.split("/")[0] in own), None)
         if hidden is not None:
             raise DataError(f"{hidden}: would lie upon this command's own files; expected another name; rename it")
-        if self.output.exists() and not self.output.is_dir():
-            raise DataError(f"{self.output}: is not a folder; expected a folder for the crops; choose another")
-        if overwrite:
-            return
-        if self.records.exists() and not is_under_way(self.work):
-            raise DataError(f"{self.records}: exists already; expected a new OUT; pass --overwrite to begin anew")
-        if self.output.is_dir() and not self.work.is_dir() and any(self.output.iterdir()):
-            raise DataError(
-                f"{self.output}: is not empty; expected a new folder, or one this command began; choose another"
-            )
+        self.work.check(overwrite=overwrite)
 
     @contextlib.contextmanager
     def journal(self, settings: Mapping[str, Any], crops: Iterable[str], *, overwrite: bool) -> Iterator[Journal]:
@@ -66,50 +59,34 @@ class CropFolder:
         may make) that a killed one had not listed yet.
         """
         if overwrite:
-            self._clear(crops)
-        try:
-            self.staging.mkdir(parents=True, exist_ok=True)
-            lock = hold(self.work)
-        except OSError as err:
-            reason = err.strerror or err
-            raise DataError(f"{self.output}: cannot be written ({reason}); choose a writable folder") from err
-        with lock, contextlib.closing(Journal(self.work, settings)) as journal:
-            try:
-                yield journal
-            except BaseException:
-                # Nothing was done that another run, with other settings perhaps, would have to go around.
-                if not journal.done and [path.name for path in self.output.iterdir()] == [self.work.name]:
-                    remove_work(self.work)
-                    self.output.rmdir()
-                raise
+            self.work.clear(partial(self._remove_crops, crops))
+        with self.work.hold():
+            with writing(self.output):
+                self.staging.mkdir(exist_ok=True)
+            with contextlib.closing(Journal(self.work.path, settings)) as journal:
+                try:
+                    yield journal
+                except BaseException:
+                    # Nothing was done that another run, with other settings perhaps, would have to go around.
+                    if not journal.done and [path.name for path in self.output.iterdir()] == [self.work.name]:
+                        self.work.give_up()
+                    raise
 
     def publish(self, journal: Journal, about: Mapping[str, Any] | None = None) -> Counter[str]:
         """Write the list, sorted by photo, and `about`; delete what was under way. Return the counts by status."""
-        try:
+        described, listed = self.work.products
+        with writing(self.output, "check space and start again"):
             if about is not None:
-                described = self.work / f"{self.name}.json"
-                described.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-                publish_file(described, self.output / described.name)
-            temporary = self.work / self.records.name
-            with open(temporary, "w", encoding="utf-8") as handle:
+                (self.work.path / described).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+            with open(self.work.path / listed, "w", encoding="utf-8") as handle:
                 totals = _write_records(handle, journal)
-            publish_file(temporary, self.records)
-            remove_work(self.work)
-        except OSError as err:
-            reason = err.strerror or err
-            raise DataError(f"{self.output}: cannot be written ({reason}); check space and start again") from err
+        self.work.publish([listed] if about is None else [described, listed])
         return totals
 
-    def _clear(self, crops: Iterable[str]) -> None:
-        """Remove the crops of earlier runs, then the lists of them: killed in between, the next run does the rest."""
-        if self.work.is_dir():
-            with hold(self.work):
-                for name in chain(_listed(self.work / JOURNAL), crops):
-                    self._remove(name)
-                remove_work(self.work)
-        for name in _listed(self.records):
+    def _remove_crops(self, crops: Iterable[str]) -> None:
+        """Remove the crops of earlier runs, before the lists of them."""
+        for name in chain(_listed(self.work.path / JOURNAL), crops, _listed(self.records)):
             self._remove(name)
-        self.records.unlink(missing_ok=True)
 
     def _remove(self, name: str) -> None:
         """Remove a crop, and the folders that are empty without it. A list may come from anywhere: only below OUT."""

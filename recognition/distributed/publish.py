@@ -23,7 +23,7 @@ from recognition.distributed.manifest import (
 )
 from recognition.distributed.tensor_file import FileFacts, write_tensor_file
 from recognition.errors import CheckpointError
-from recognition.work.files import write_text
+from recognition.work.files import write_text, writing
 
 logger = logging.getLogger(__name__)
 
@@ -143,22 +143,21 @@ def write_checkpoint(folder: Path, snapshots: Iterable[Snapshot]) -> Path:
     part: Path | None = None
     ranks: list[Written] = []
     try:
-        for rank, snapshot in enumerate(snapshots):
-            part = part_folder(folder, snapshot.step)
-            if rank == 0:
-                remove_leftovers(folder)
-            files = {
-                name: {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-                for name, tensors in files_of(snapshot, rank).items()
-            }
-            ranks.append(Written(snapshot.classes, write_files(part, files)))
-        assert part is not None, "a checkpoint of no ranks"
-        manifest = make_manifest(snapshot, ranks)
-        path = publish_checkpoint(folder, manifest)
-        point_and_prune(folder, manifest, keep=len(list_checkpoints(folder)))
-        return path
-    except OSError as err:
-        raise CheckpointError(f"{folder}: cannot be written ({err}); check space and permissions") from err
+        with writing(folder, kind=CheckpointError):
+            for rank, snapshot in enumerate(snapshots):
+                part = part_folder(folder, snapshot.step)
+                if rank == 0:
+                    remove_leftovers(folder)
+                files = {
+                    name: {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+                    for name, tensors in files_of(snapshot, rank).items()
+                }
+                ranks.append(Written(snapshot.classes, write_files(part, files)))
+            assert part is not None, "a checkpoint of no ranks"
+            manifest = make_manifest(snapshot, ranks)
+            path = publish_checkpoint(folder, manifest)
+            point_and_prune(folder, manifest, keep=len(list_checkpoints(folder)))
+            return path
     finally:
         if part is not None:
             shutil.rmtree(part, ignore_errors=True)

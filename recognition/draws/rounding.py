@@ -1,4 +1,4 @@
-"""Random numbers that are a function of their place, and the stochastic rounding that uses them."""
+"""Stochastic rounding by random numbers that are a function of their place."""
 
 from __future__ import annotations
 
@@ -7,26 +7,9 @@ import sys
 import torch
 from torch import Tensor
 
+from recognition.draws.hashing import mix
+
 _UPPER_HALF = 1 if sys.byteorder == "little" else 0
-_GOLDEN = -7046029254386353131  # 2^64 / golden ratio, as a signed int64
-
-
-def mix(values: Tensor, *keys: int) -> Tensor:
-    """Return a number in [0, 2^63) that looks random for each of `values` under `keys` (splitmix64's finalizer)."""
-    mixed = values.to(torch.int64)
-    for key in keys:
-        mixed = _finalize(mixed + (key * _GOLDEN + 0x632BE59BD9B4E019) % 2**64 - 2**63)
-    return mixed & 0x7FFFFFFFFFFFFFFF
-
-
-def _finalize(values: Tensor) -> Tensor:
-    values = (values ^ _shifted(values, 30)) * -4658895280553007687
-    values = (values ^ _shifted(values, 27)) * -7723592293110705685
-    return values ^ _shifted(values, 31)
-
-
-def _shifted(values: Tensor, bits: int) -> Tensor:
-    return (values >> bits) & ((1 << (64 - bits)) - 1)
 
 
 def stochastic_bf16_bits(values: Tensor, *, row_keys: Tensor, salt: int) -> Tensor:

@@ -10,13 +10,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from recognition.backbones.precision import autocast
 from recognition.backbones.weights import Model, load_backbone
 from recognition.config.schema import Precision
 from recognition.errors import CheckpointError
 from recognition.formats.model_facts import ModelFacts
 from recognition.images.preprocess import to_network
-
-_AUTOCAST: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def try_images(
@@ -89,7 +88,7 @@ class Embedder:
         self._check_size(*images_rgb.shape[1:3])
         # Without images one empty batch still tells the embedding size.
         starts = range(0, max(1, len(images_rgb)), self.batch_size)
-        with evaluating(self.module), torch.inference_mode(), self._autocast():
+        with evaluating(self.module), torch.inference_mode(), autocast(self.device, self.precision):
             sums = [self._flip_sum(images_rgb[start : start + self.batch_size]) for start in starts]
         return torch.cat(sums).numpy()
 
@@ -106,10 +105,6 @@ class Embedder:
         plain: torch.Tensor = self.module(to_network(images))
         mirrored: torch.Tensor = self.module(to_network(images, torch.ones(len(images), dtype=torch.bool)))
         return (plain.float() + mirrored.float()).cpu()
-
-    def _autocast(self) -> contextlib.AbstractContextManager[None]:
-        dtype = _AUTOCAST.get(self.precision)
-        return torch.autocast(self.device.type, dtype, enabled=dtype is not None)
 
 
 @contextlib.contextmanager

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tokenize import TokenError
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -19,8 +18,9 @@ from recognition.formats.pairs_bin import read_pairs
 from recognition.formats.records import ImageRecords
 from recognition.formats.sources import find_source
 from recognition.images.codec import decode_rgb, read_image_file
-from recognition.work.files import publish_file
-from recognition.work.journal import check_settings, hold, is_under_way, remove_work
+from recognition.work.files import writing
+from recognition.work.system import claim_space
+from recognition.work.work_folder import WorkFolder
 
 BLOCK = 64
 """Images of a block, the unit of work and of resuming."""
@@ -179,6 +179,11 @@ def open_vectors(folder: Path) -> tuple[np.ndarray, dict[str, Any]]:
     return vectors, about
 
 
+def embedding_folder(folder: Path) -> WorkFolder:
+    """Return the folder of embeddings as a command fills it; other files may lie in it."""
+    return WorkFolder(folder, _WORK, (_KEYS, _VECTORS, _ABOUT), "embeddings", shares=True)
+
+
 def is_published(folder: Path) -> bool:
     """Return whether `folder` holds finished embeddings."""
     return (folder / _ABOUT).is_file()
@@ -204,16 +209,6 @@ def iterate_keys(folder: Path) -> Iterator[tuple[int, Keyed]]:
 def _unreadable(folder: Path, err: BaseException) -> DataError:
     reason = " ".join(str(err).split())
     return DataError(f"{folder}: cannot be read ({reason}); expected embeddings; run embed_faces.py again")
-
-
-def _claim_space(path: Path) -> None:
-    """Have the system set aside all of a file: a mapped page that finds the disk full kills its process."""
-    with open(path, "r+b") as handle:
-        os.posix_fallocate(handle.fileno(), 0, os.fstat(handle.fileno()).st_size)
-
-
-def _unwritable(folder: Path, err: OSError) -> DataError:
-    return DataError(f"{folder}: cannot be written ({err.strerror or err}); check space and permissions")
 
 
 def _read_about(path: Path) -> dict[str, Any]:
@@ -245,24 +240,22 @@ class EmbeddingStore:
     @classmethod
     def begin(cls, folder: Path, num_images: int, dimension: int, about: Mapping[str, Any]) -> EmbeddingStore:
         """Make the files, or continue those begun with the same `about`; DataError when begun with another."""
-        work = folder / _WORK
-        try:
-            work.mkdir(parents=True, exist_ok=True)
-            check_settings(work, {**about, "num_images": num_images, "dimension": dimension})
-            if not (work / _DONE).is_file():
+        work = embedding_folder(folder)
+        with writing(folder):
+            work.path.mkdir(parents=True, exist_ok=True)
+            work.begin({**about, "num_images": num_images, "dimension": dimension})
+            if not (work.path / _DONE).is_file():
                 is_complete = is_published(folder)  # killed while the work folder was being deleted
                 if not is_complete:
                     shape = (num_images, dimension)
-                    np.lib.format.open_memmap(work / _VECTORS, mode="w+", dtype=np.float32, shape=shape).flush()
-                    _claim_space(work / _VECTORS)
+                    np.lib.format.open_memmap(work.path / _VECTORS, mode="w+", dtype=np.float32, shape=shape).flush()
+                    claim_space(work.path / _VECTORS)
                 # Last, for its presence says that the matrix is whole.
-                (work / "done.part").write_bytes(bytes([is_complete]) * -(-num_images // BLOCK))
-                os.replace(work / "done.part", work / _DONE)
+                (work.path / "done.part").write_bytes(bytes([is_complete]) * -(-num_images // BLOCK))
+                os.replace(work.path / "done.part", work.path / _DONE)
             (folder / _ABOUT).unlink(missing_ok=True)
-            if not (work / _VECTORS).is_file():  # killed while it was being published
-                os.replace(folder / _VECTORS, work / _VECTORS)
-        except OSError as err:
-            raise _unwritable(folder, err) from err
+            if not (work.path / _VECTORS).is_file():  # killed while it was being published
+                os.replace(folder / _VECTORS, work.path / _VECTORS)
         return cls(folder)
 
     @property
@@ -281,48 +274,20 @@ class EmbeddingStore:
     def publish(self, keyed: Iterable[Keyed], about: Mapping[str, Any]) -> None:
         """Move the finished matrix to its place beside the keys and delete the rest."""
         assert not self.missing, "embeddings are published before they are finished"
-        work = self._folder / _WORK
+        work = embedding_folder(self._folder)
         shape = {"num_images": len(self._vectors), "dimension": self._vectors.shape[1]}
         text = json.dumps({**about, **shape}, indent=1, sort_keys=True) + "\n"
-        try:
+        with writing(self._folder):
             self._vectors.flush()
-            with open(work / _KEYS, "w", encoding="utf-8") as handle:
+            with open(work.path / _KEYS, "w", encoding="utf-8") as handle:
                 handle.writelines(json.dumps(list(pair)) + "\n" for pair in keyed)
-            (work / _ABOUT).write_text(text, encoding="utf-8")
-            for name in (_KEYS, _VECTORS, _ABOUT):  # the last one says that all is there
-                publish_file(work / name, self._folder / name)
-            remove_work(work)
-        except OSError as err:
-            raise _unwritable(self._folder, err) from err
+            (work.path / _ABOUT).write_text(text, encoding="utf-8")
+        work.publish()
 
     def give_up(self) -> None:
         """Leave nothing of work that ended in an error before its first block."""
         if not np.asarray(self._done).any():
-            remove_work(self._folder / _WORK)
-            with contextlib.suppress(OSError):  # it holds something else
-                self._folder.rmdir()
-
-
-def check_room(folder: Path, *, overwrite: bool) -> None:
-    """Refuse published embeddings without `overwrite`; of a run killed at its very end, the next one is welcome."""
-    if is_published(folder) and not is_under_way(folder / _WORK) and not overwrite:
-        raise DataError(f"{folder}: holds embeddings already; expected a new folder; pass --overwrite to replace them")
-
-
-def make_room(folder: Path, *, overwrite: bool) -> BinaryIO:
-    """Make the folder, without what earlier runs left when `overwrite`; return its lock, held until it is closed."""
-    work = folder / _WORK
-    try:
-        if overwrite and work.is_dir():
-            with hold(work):
-                remove_work(work)
-        if overwrite:
-            for name in (_ABOUT, _KEYS, _VECTORS):
-                (folder / name).unlink(missing_ok=True)
-        work.mkdir(parents=True, exist_ok=True)
-        return hold(work)
-    except OSError as err:
-        raise _unwritable(folder, err) from err
+            embedding_folder(self._folder).give_up()
 
 
 def all_keys(source: ImageSource) -> Iterator[Keyed]:

@@ -8,7 +8,6 @@ and workers see the same batches. The list is `bad_records.jsonl` in the run fol
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import json
 import logging
@@ -20,6 +19,8 @@ from typing import BinaryIO, NamedTuple
 
 from recognition.draws.hashing import derive_key
 from recognition.errors import DataError
+from recognition.work.files import writing
+from recognition.work.system import lock_file
 
 logger = logging.getLogger(__name__)
 
@@ -92,13 +93,9 @@ class BadRecordList:
         """List those of `found` that are not, with a warning for each; DataError when the budget is exceeded."""
         if all((bad.file, bad.record) in self._known for bad in found):
             return
-        try:
-            with open(self.path, "a+b") as handle:
-                fcntl.flock(handle, fcntl.LOCK_EX)
-                self._append(handle, found)
-        except OSError as err:
-            reason = err.strerror or err
-            raise DataError(f"{self.path}: cannot be written ({reason}); check space and permissions") from err
+        with writing(self.path), open(self.path, "a+b") as handle:
+            lock_file(handle, wait=True)
+            self._append(handle, found)
         if len(self._known) > self._budget:
             raise DataError(
                 f"{self.path}: lists {len(self._known)} records that cannot be read; expected at most "

@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from multiprocessing.reduction import DupFd
+from multiprocessing import reduction
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +18,7 @@ from recognition.draws.permutation import IntArray
 from recognition.errors import DataError
 from recognition.feed.bad_records import BadRecord, Replacements
 from recognition.feed.datasets import Dataset
+from recognition.work.system import anonymous_file
 
 
 class Request(NamedTuple):
@@ -72,7 +72,7 @@ class SharedSlots:
     """
 
     def __init__(self, num_slots: int, layout: BatchLayout) -> None:
-        self._map(_anonymous_file(num_slots * layout.num_bytes), num_slots, layout)
+        self._map(anonymous_file(num_slots * layout.num_bytes), num_slots, layout)
 
     def _map(self, descriptor: int, num_slots: int, layout: BatchLayout) -> None:
         self._descriptor = descriptor
@@ -83,7 +83,7 @@ class SharedSlots:
         self.slots = self.memory.view(num_slots, layout.num_bytes)
 
     def __getstate__(self) -> tuple[Any, ...]:
-        return DupFd(self._descriptor), self.num_slots, self.layout
+        return reduction.DupFd(self._descriptor), self.num_slots, self.layout
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         self._map(state[0].detach(), *state[1:])
@@ -146,13 +146,3 @@ class BatchFiller:
             batch.indices.numpy()[row] = candidate
             return bad
         raise DataError(f"{len(bad)} records in a row cannot be read, the last one: {error}") from error
-
-
-def _anonymous_file(num_bytes: int) -> int:
-    if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create("batches")
-    else:
-        with tempfile.TemporaryFile() as handle:
-            descriptor = os.dup(handle.fileno())
-    os.ftruncate(descriptor, num_bytes)
-    return descriptor

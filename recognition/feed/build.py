@@ -10,8 +10,9 @@ from recognition.distributed.world import World, declared_local_size
 from recognition.feed.bad_records import LIST_NAME, BadRecordList
 from recognition.feed.datasets import Dataset
 from recognition.feed.loader import BatchLoader
-from recognition.feed.loader_size import choose_workers, num_cores
+from recognition.feed.loader_size import choose_workers
 from recognition.feed.orders import IdentityOrder, ImageOrder, Order
+from recognition.work.system import usable_cores
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +21,7 @@ def build_loader(config: Config, dataset: Dataset, world: World, folder: Path) -
     """Return this rank's loader; its processes start at once. Bad records are listed in the run `folder`."""
     num_workers = choose_workers(
         config.data.num_workers,
-        cores=num_cores(),
+        cores=usable_cores(),
         ranks_here=declared_local_size(),
         on_gpu=world.device.type == "cuda",
     )

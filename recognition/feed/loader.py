@@ -14,11 +14,12 @@ from recognition.draws.permutation import IntArray
 from recognition.feed.bad_records import BadRecordList, BadRecordPolicy, Replacements
 from recognition.feed.batches import Batch, BatchLayout, Request
 from recognition.feed.datasets import Dataset
-from recognition.feed.loader_size import num_cores, starvation_advice
+from recognition.feed.loader_size import starvation_advice
 from recognition.feed.orders import Order
 from recognition.feed.sampler import GlobalBatchSampler
 from recognition.feed.workers import BatchSource, InlineSource, WorkerSource
 from recognition.work.page_lock import lock_pages
+from recognition.work.system import usable_cores
 
 __all__ = ["Batch", "BatchLoader"]
 
@@ -92,7 +93,7 @@ class BatchLoader:
             images_per_s,
             num_workers=self.num_workers,
             num_threads=self.num_threads,
-            cores=num_cores(),
+            cores=usable_cores(),
             ranks_here=declared_local_size(),
         )
 

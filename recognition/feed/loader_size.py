@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
 
 # One core decodes about this many 112x112 JPEGs of quality 95 in a second (docs/measurements/data.md).
 IMAGES_PER_CORE_S = 7000
 _MAX_WORKERS = 8
 STARVING_SHARE = 0.1
-
-
-def num_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def choose_workers(num_workers: int | None, *, cores: int, ranks_here: int, on_gpu: bool) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import signal
 import traceback
 import weakref
@@ -21,6 +20,7 @@ from recognition.errors import ArcShardError, DataError
 from recognition.feed.bad_records import BadRecord, BadRecordPolicy, Replacements
 from recognition.feed.batches import BatchFiller, BatchLayout, Request, SharedSlots
 from recognition.feed.datasets import Dataset
+from recognition.work.system import clean_process_context
 
 # Long enough for a cold network file system; without a limit a stuck read stops every rank for good.
 TIMEOUT_S = 300.0
@@ -155,8 +155,7 @@ class WorkerSource:
         policy: BadRecordPolicy | None = None,
     ) -> None:
         self._policy = policy
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["torch", "cv2", "recognition.feed.workers"])
+        context = clean_process_context(["torch", "cv2", "recognition.feed.workers"])
         shared = SharedSlots(num_workers * _BATCHES_PER_WORKER, layout)
         self.slots = list(shared.slots)
         self.memory = [shared.memory]

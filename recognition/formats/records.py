@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import weakref
@@ -19,6 +18,7 @@ from recognition.formats.layouts import Parts, find_layout
 from recognition.formats.record_index import RecordIndex
 from recognition.formats.recordio import EXACT_FLOAT, EXACT_MARK, Header, class_id, parse_header, read_record
 from recognition.formats.sources import find_rec
+from recognition.work.system import expect_reads
 
 logger = logging.getLogger(__name__)
 
@@ -126,13 +126,10 @@ class ImageRecords:
 
     def read_ahead(self, spans: list[range]) -> None:
         """Ask the system to fetch the records of images in `spans`, in the background."""
-        if not hasattr(os, "posix_fadvise"):
-            return
         for span in spans:
             start = int(self.index.bounds[self._slots[span.start]])
             stop = int(self.index.bounds[self._slots[span.stop - 1] + 1])
-            with contextlib.suppress(OSError, OverflowError):  # only a wish, and a mapped index may say anything
-                os.posix_fadvise(self._descriptor, start, max(0, stop - start), os.POSIX_FADV_WILLNEED)
+            expect_reads(self._descriptor, start, stop)  # numbers of a mapped index, which may say anything
 
     def _open(self) -> None:
         try:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from recognition.draws.rounding import mix
+from recognition.draws.hashing import mix
 
 logger = logging.getLogger(__name__)
 

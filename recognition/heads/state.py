@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from recognition.config.schema import HeadConfig
-from recognition.draws.rounding import mix, stochastic_bf16_bits
+from recognition.draws.hashing import mix
+from recognition.draws.rounding import stochastic_bf16_bits
 
 Rows: TypeAlias = slice | Tensor
 

@@ -19,6 +19,7 @@ from recognition.errors import CheckpointError, ConfigError
 from recognition.heads.state import CenterState
 from recognition.migrate.arcface_checkpoint import ArcfaceShard, check_bytes, check_shards, find_shards, read_shard
 from recognition.plan.run import global_batch_of
+from recognition.training.run_meta import RunMeta
 from recognition.training.scaler import LossScaler
 from recognition.training.state import TrainState
 
@@ -59,6 +60,7 @@ def _snapshots(shards: Sequence[ArcfaceShard], num_classes: int, config: Config)
     step = first.global_step // config.train.gradient_accumulation
     state = TrainState(step=step, images_seen=first.global_step * config.train.batch_size * len(shards))
     scaler = LossScaler(_CPU, enabled=config.train.precision == "fp16")
+    meta = RunMeta(state, scaler.state(), config.backbone.network, global_batch_of(config, len(shards)))
     for rank, shard in enumerate(shards):
         classes = class_range(num_classes, rank, len(shards))
         yield Snapshot(
@@ -68,12 +70,7 @@ def _snapshots(shards: Sequence[ArcfaceShard], num_classes: int, config: Config)
             local={},
             classes=classes,
             num_classes=num_classes,
-            meta={
-                "state": state.as_dict(),
-                "scaler": scaler.state(),
-                "network": config.backbone.network,
-                "global_batch": global_batch_of(config, len(shards)),
-            },
+            meta=meta.as_json(),
         )
 
 

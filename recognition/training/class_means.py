@@ -21,12 +21,13 @@ from recognition.distributed.together import together
 from recognition.distributed.world import World, declared_local_size
 from recognition.draws.permutation import IntArray
 from recognition.embedding.embedder import Embedder
+from recognition.embedding.unit_rows import to_unit_rows_
 from recognition.errors import CheckpointError, DataError
 from recognition.feed.bad_records import BadRecord, BadRecordList
 from recognition.feed.build import bad_record_list
 from recognition.feed.datasets import Dataset, Picture
-from recognition.feed.loader_size import num_cores
 from recognition.training.build import Parts
+from recognition.work.system import usable_cores
 from recognition.work.threads import ordered_map
 
 logger = logging.getLogger(__name__)
@@ -96,7 +97,7 @@ class _Means:
         self._embedder = Embedder(
             parts.backbone, device=world.device, batch_size=config.train.batch_size, precision=config.train.precision
         )
-        self._threads = min(_MAX_THREADS, max(1, num_cores() // declared_local_size()))
+        self._threads = min(_MAX_THREADS, max(1, usable_cores() // declared_local_size()))
 
     def fill_(self, *, quiet: bool) -> tuple[int, int]:
         """Set this rank's centers, and return how many of them and from how many images."""
@@ -134,14 +135,13 @@ class _Means:
 
     def _embed(self, pictures: Picture) -> npt.NDArray[np.float64]:
         vectors = self._embedder.embed(pictures).astype(np.float64)
-        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        lengths = to_unit_rows_(vectors)
         if not (np.isfinite(lengths).all() and lengths.all()):
             raise CheckpointError(
                 f"{self._source}: gives embeddings that are not finite or have no length; expected a trained network; "
                 "check init_from, or set head.init: random"
             )
-        units: npt.NDArray[np.float64] = vectors / lengths
-        return units
+        return vectors
 
     def _read(self, image: int) -> Picture | BadRecord:
         try:

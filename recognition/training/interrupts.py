@@ -8,6 +8,8 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
+from recognition.work.system import save_signal
+
 
 class Stopped(Exception):
     """A signal ended the run in good order; everything worth keeping is saved."""
@@ -44,9 +46,8 @@ class Interrupts:
         if threading.current_thread() is not threading.main_thread():
             yield  # Python delivers signals to the main thread alone
             return
-        before = {
-            number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-        }
+        asked = [signal.SIGTERM, signal.SIGINT, save_signal()]
+        before = {number: signal.signal(number, self._note) for number in asked if number is not None}
         try:
             yield
         finally:
@@ -54,7 +55,7 @@ class Interrupts:
                 signal.signal(number, handler)
 
     def _note(self, number: int, _: FrameType | None) -> None:
-        if number == signal.SIGUSR1:
+        if number == save_signal():
             self._num_asked += 1
         else:
             self.stop = number
@@ -65,4 +66,5 @@ def ignore_save_requests() -> None:
 
     Schedulers send it to every process of a job, and without a handler it kills.
     """
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    if (number := save_signal()) is not None:
+        signal.signal(number, signal.SIG_IGN)

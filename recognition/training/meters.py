@@ -6,8 +6,6 @@ import json
 import logging
 import math
 import os
-import resource
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +16,7 @@ import torch
 from recognition.console import duration, size
 from recognition.training.wandb_run import WandbRun
 from recognition.work.files import write_bytes
+from recognition.work.system import peak_resident_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -174,7 +173,7 @@ def peak_memory_bytes(device: torch.device) -> int:
     """Return the peak of the GPU's allocations, or on a CPU the peak resident size of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return peak_resident_bytes()
 
 
 def report_line(step: int, total_steps: int, epoch: int, values: dict[str, float]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,14 +11,15 @@ from recognition.config.schema import Config
 from recognition.distributed.checkpoint import Checkpoint, Snapshot
 from recognition.errors import CheckpointError
 from recognition.training.build import Parts
+from recognition.training.run_meta import OrderSettings, RunMeta
 from recognition.training.scaler import LossScaler
-from recognition.training.state import TrainState, is_count, is_finite
+from recognition.training.state import TrainState
 
 _BACKBONE = "backbone."
 
 
-def snapshot_run(parts: Parts, state: TrainState, meta: Mapping[str, Any], *, has_own_buffers: bool) -> Snapshot:
-    """Return what this rank hands to a checkpoint of `state.step`: the live tensors, not copies.
+def snapshot_run(parts: Parts, meta: RunMeta, *, has_own_buffers: bool) -> Snapshot:
+    """Return what this rank hands to a checkpoint of `meta.state.step`: the live tensors, not copies.
 
     `has_own_buffers`: BatchNorm's statistics are each rank's own (without sync_bn) and not equal on all of them.
     """
@@ -28,28 +28,23 @@ def snapshot_run(parts: Parts, state: TrainState, meta: Mapping[str, Any], *, ha
     local = own if has_own_buffers else set()
     alike = {name: tensor for name, tensor in backbone.items() if name not in local}
     return Snapshot(
-        step=state.step,
+        step=meta.state.step,
         replicated={**alike, **_optimizer_tensors(parts)},
         rows={**parts.head.state_rows(), **_head_optimizer_rows(parts)},
         local={name: tensor for name, tensor in backbone.items() if name in local},
         classes=parts.head.class_range,
         num_classes=parts.num_classes,
-        meta={"state": state.as_dict(), **meta},
-        score=state.accuracy,
+        meta=meta.as_json(),
+        score=meta.state.accuracy,
     )
 
 
-def order_settings(config: Config, num_images: int) -> dict[str, Any]:
-    """Return what decides which images a step sees; with other values the rest of an epoch is another."""
-    return {
-        "num_images": num_images,
-        "seed": config.seed,
-        "shuffle_block": config.data.shuffle_block,
-        "images_per_identity": config.data.images_per_identity,
-    }
+def order_settings(config: Config, num_images: int) -> OrderSettings:
+    """Return what decides which images a step of this run sees."""
+    return OrderSettings(num_images, config.seed, config.data.shuffle_block, config.data.images_per_identity)
 
 
-def load_run(checkpoint: Checkpoint, parts: Parts, scaler: LossScaler, *, order: Mapping[str, Any]) -> TrainState:
+def load_run(checkpoint: Checkpoint, parts: Parts, scaler: LossScaler, *, order: OrderSettings) -> TrainState:
     """Bring `parts` and `scaler` to where the checkpoint stands and return its state.
 
     Raises CheckpointError when the checkpoint is of another network, head or data set.
@@ -60,13 +55,15 @@ def load_run(checkpoint: Checkpoint, parts: Parts, scaler: LossScaler, *, order:
             f"{path}: holds {checkpoint.num_classes} classes; the data set has {parts.num_classes}; "
             "resume with the data set of the run"
         )
-    _check_order(checkpoint, order)
-    state = TrainState.of(checkpoint.meta.get("state"), str(path))
-    if state.step != checkpoint.step:
-        raise CheckpointError(f"{path}: its state is of step {state.step}; expected that of its folder")
-    held_scaler = _mapping(checkpoint, "scaler")
-    if not (is_finite(held_scaler.get("scale")) and is_count(held_scaler.get("good_steps"))):
-        raise CheckpointError(f"{path}: its loss scale is {dict(held_scaler)!r:.60}; expected a number and a count")
+    meta = RunMeta.of(checkpoint.meta, str(path))
+    difference = None if meta.order is None else meta.order.difference(order)
+    if difference is not None:
+        raise CheckpointError(
+            f"{path}: {difference}; expected no change, since images of the epoch would be seen twice or never; "
+            "resume with the original settings, or start a new run with init_from"
+        )
+    if meta.state.step != checkpoint.step:
+        raise CheckpointError(f"{path}: its state is of step {meta.state.step}; expected that of its folder")
     tensors = {**checkpoint.replicated(), **checkpoint.local(parts.head.world)}
     live = {**_named(_BACKBONE, parts.backbone.state_dict()), **_optimizer_tensors(parts)}
     _refuse_strangers(checkpoint, tensors, live)
@@ -76,29 +73,8 @@ def load_run(checkpoint: Checkpoint, parts: Parts, scaler: LossScaler, *, order:
             tensor.copy_(_matching(checkpoint, tensors, name, tensor))
         for name, tensor in {**parts.head.state_rows(), **_head_optimizer_rows(parts)}.items():
             checkpoint.read_rows_(name, classes, tensor)
-    scaler.load_state(held_scaler)
-    return state
-
-
-def _check_order(checkpoint: Checkpoint, order: Mapping[str, Any]) -> None:
-    was = checkpoint.meta.get("order")
-    if was is None:
-        return  # of another program: its epochs had an order of their own
-    was = _mapping(checkpoint, "order")
-    for name, value in order.items():
-        if was.get(name) != value:
-            raise CheckpointError(
-                f"{checkpoint.path}: {name} was {was.get(name)!r} and is {value!r}; expected no change, since images "
-                "of the epoch would be seen twice or never; resume with the original settings, or start a new "
-                "run with init_from"
-            )
-
-
-def _mapping(checkpoint: Checkpoint, key: str) -> Mapping[str, Any]:
-    value = checkpoint.meta.get(key)
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{checkpoint.path}: {key!r} is missing from its manifest's meta")
-    return value
+    scaler.load_state(meta.scaler)
+    return meta.state
 
 
 def _refuse_strangers(checkpoint: Checkpoint, tensors: Mapping[str, Tensor], live: Mapping[str, Tensor]) -> None:

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
+
+
+@dataclass(frozen=True)
+class ScalerState:
+    """What a checkpoint holds of the loss scale."""
+
+    scale: float
+    good_steps: int
 
 
 class LossScaler:
@@ -34,12 +42,12 @@ class LossScaler:
         self.scale.mul_(factor).clamp_(min=self.floor)
         self.good_steps = torch.where(grown, torch.zeros_like(self.good_steps), self.good_steps)
 
-    def state(self) -> dict[str, float]:
+    def state(self) -> ScalerState:
         """Return what a checkpoint needs."""
-        return {"scale": float(self.scale), "good_steps": int(self.good_steps)}
+        return ScalerState(float(self.scale), int(self.good_steps))
 
-    def load_state(self, state: Mapping[str, float]) -> None:
+    def load_state(self, state: ScalerState) -> None:
         """Continue where `state` left off."""
         if self.enabled:
-            self.scale.fill_(state["scale"])
-            self.good_steps.fill_(int(state["good_steps"]))
+            self.scale.fill_(state.scale)
+            self.good_steps.fill_(state.good_steps)

@@ -10,8 +10,9 @@ from recognition.config.schema import Config
 from recognition.distributed.checkpoint import Checkpoint, choose_checkpoint, list_checkpoints
 from recognition.distributed.together import together
 from recognition.distributed.world import World, declared_restart, launcher_name
-from recognition.errors import CheckpointError, ConfigError
+from recognition.errors import ConfigError
 from recognition.plan.run import with_global_batch
+from recognition.training.run_meta import RunMeta
 from recognition.work.files import remove_parts, write_text
 
 logger = logging.getLogger(__name__)
@@ -67,9 +68,7 @@ def find_start(folder: Path, config: Config, world: World) -> tuple[Config, Chec
 
 def hold_global_batch(config: Config, checkpoint: Checkpoint, world: World) -> Config:
     """Return `config` with the images per rank that keep the checkpoint's global batch; refuse what does not divide."""
-    images = checkpoint.meta.get("global_batch")
-    if type(images) is not int or not 1 <= images < 1 << 40:
-        raise CheckpointError(f"{checkpoint.path}: its global batch is {images!r:.40}; expected a whole number")
+    images = RunMeta.of(checkpoint.meta, str(checkpoint.path)).global_batch
     try:
         held = with_global_batch(config, world.size, images)
     except ConfigError as err:

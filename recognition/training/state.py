@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from recognition.errors import CheckpointError
@@ -28,10 +28,6 @@ class TrainState:
     unreported_steps: int = 0
     unreported_sums: dict[str, str] = field(default_factory=dict)
     """Of the values of the steps since the last report; as text, since JSON has no NaN."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return a JSON-ready copy."""
-        return asdict(self)
 
     @classmethod
     def of(cls, values: Any, place: str) -> TrainState:

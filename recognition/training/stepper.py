@@ -8,19 +8,18 @@ from dataclasses import dataclass
 
 import torch
 
+from recognition.backbones.precision import AUTOCAST as _AUTOCAST
 from recognition.config.schema import Config
 from recognition.distributed.collectives import all_reduce_sum_
 from recognition.distributed.replicate import holding_back
 from recognition.distributed.world import World
-from recognition.draws.rounding import mix
+from recognition.draws.hashing import mix
 from recognition.feed.loader import Batch
 from recognition.images.augment import Augmenter, flip_mask, recipe
 from recognition.images.preprocess import to_network
 from recognition.optim.groups import set_lr, step_unless
 from recognition.training.build import Parts
 from recognition.training.scaler import LossScaler
-
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from recognition.distributed.checkpoint import Checkpoint, Snapshot
 from recognition.distributed.collectives import barrier, gather_numbers
@@ -24,6 +23,7 @@ from recognition.training.publish import publish_model
 from recognition.training.refusals import stop_refusing
 from recognition.training.reports import Reports
 from recognition.training.resume import load_run, order_settings, snapshot_run
+from recognition.training.run_meta import OrderSettings, RunMeta
 from recognition.training.start import CHECKPOINTS
 from recognition.training.state import TrainState
 from recognition.training.stepper import Stepper, StepResult
@@ -140,18 +140,19 @@ class Trainer:
         logger.info("resumed %s at step %s, lr %.6f", start.path, f"{state.step:,}", lr)
         return state
 
-    def _order(self) -> dict[str, Any]:
+    def _order(self) -> OrderSettings:
         return order_settings(self.config, self.loader.num_images)
 
     def _snapshot(self) -> Snapshot:
         self.reports.settle()
-        meta = {
-            "scaler": self.stepper.scaler.state(),
-            "network": self.config.backbone.network,
-            "global_batch": self.plan.global_batch,
-            "order": self._order(),
-        }
-        return snapshot_run(self.parts, self.state, meta, has_own_buffers=not self.config.backbone.sync_bn)
+        meta = RunMeta(
+            state=self.state,
+            scaler=self.stepper.scaler.state(),
+            network=self.config.backbone.network,
+            global_batch=self.plan.global_batch,
+            order=self._order(),
+        )
+        return snapshot_run(self.parts, meta, has_own_buffers=not self.config.backbone.sync_bn)
 
     def _train_epoch(self, epoch: int, start_step: int) -> None:
         self.parts.backbone.train()

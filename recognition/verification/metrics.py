@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from recognition.embedding.unit_rows import to_unit_rows_
 from recognition.errors import DataError
 
 Floats = npt.NDArray[np.float64]
@@ -79,9 +80,9 @@ class RocCurve:
 
 def unit_rows(embeddings: npt.ArrayLike) -> Floats:
     """Return the rows scaled to length one, in float64; a row of zeros stays zeros."""
-    rows = np.asarray(embeddings, dtype=np.float64)
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.where(lengths == 0, 1.0, lengths)
+    rows = np.array(embeddings, dtype=np.float64)
+    to_unit_rows_(rows)
+    return rows
 
 
 def pair_distances(embeddings: npt.ArrayLike) -> Floats:

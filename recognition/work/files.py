@@ -10,7 +10,18 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from recognition.errors import DataError
+from recognition.errors import ArcShardError, DataError
+
+ADVICE = "check space and permissions"
+
+
+@contextlib.contextmanager
+def writing(place: Path, advice: str = ADVICE, *, kind: type[ArcShardError] = DataError) -> Iterator[None]:
+    """Turn what the system says when it does not take a write inside into one line: a DataError, or another `kind`."""
+    try:
+        yield
+    except OSError as err:
+        raise kind(f"{place}: cannot be written ({err.strerror or err}); {advice}") from err
 
 
 def refuse_existing(*paths: Path, overwrite: bool) -> None:
@@ -29,17 +40,14 @@ def staged(*targets: Path) -> Iterator[list[Path]]:
     made = [folder for target in targets for folder in _missing_parents(target)]
     temporaries: list[Path] = []
     try:
-        for target in targets:
-            temporaries.append(_temporary_beside(target))
-        yield temporaries
-        for temporary in temporaries:
-            sync_file(temporary)
-        for temporary, target in zip(temporaries, targets):
-            os.replace(temporary, target)
-    except OSError as err:
-        raise DataError(
-            f"{targets[0]}: cannot be written ({err.strerror or err}); check space and permissions"
-        ) from err
+        with writing(targets[0]):
+            for target in targets:
+                temporaries.append(_temporary_beside(target))
+            yield temporaries
+            for temporary in temporaries:
+                sync_file(temporary)
+            for temporary, target in zip(temporaries, targets):
+                os.replace(temporary, target)
     finally:
         for temporary in temporaries:
             temporary.unlink(missing_ok=True)
@@ -54,7 +62,7 @@ def staged_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
     """
     if target.exists() and not replace:
         raise DataError(f"{target}: exists already; expected a new folder; choose another or remove it")
-    try:
+    with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", suffix=".part", dir=target.parent) as temporary:
             folder = Path(temporary) / target.name
@@ -63,8 +71,6 @@ def staged_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
             if target.exists():
                 shutil.rmtree(target)
             folder.rename(target)
-    except OSError as err:
-        raise DataError(f"{target}: cannot be written ({err.strerror or err}); check space and permissions") from err
 
 
 def remove_parts(folder: Path) -> None:
@@ -85,21 +91,17 @@ def write_by_way_of(temporary: Path, target: Path, content: bytes) -> None:
 
     Unlike `write_bytes` it does not sync: for many small files that are made again when they are missing.
     """
-    try:
+    with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(content)
         os.replace(temporary, target)
-    except OSError as err:
-        raise DataError(f"{target}: cannot be written ({err.strerror or err}); check space and permissions") from err
 
 
-def publish_file(temporary: Path, target: Path) -> None:
-    """Sync a whole file and rename it onto `target`. It lies in a folder that holds what a kill may leave."""
-    try:
-        sync_file(temporary)
-        os.replace(temporary, target)
-    except OSError as err:
-        raise DataError(f"{target}: cannot be written ({err.strerror or err}); check space and permissions") from err
+def write_in_place(path: Path, content: bytes) -> None:
+    """Write `content` to `path` and make the folders above it; a kill may leave a part."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
 
 
 def write_text(path: Path, content: str) -> None:
@@ -142,11 +144,9 @@ def _remove_empty(folders: list[Path]) -> None:
 
 
 def _temporary_beside(target: Path) -> Path:
-    try:
+    with writing(target, "choose a writable folder"):
         target.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
-    except OSError as err:
-        raise DataError(f"{target}: cannot be written ({err.strerror or err}); choose a writable folder") from err
     os.close(descriptor)
     share_file(Path(name))
     return Path(name)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import fcntl
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from recognition.errors import DataError
-from recognition.work.files import write_text
+from recognition.work.files import writing
+from recognition.work.work_folder import check_settings
 
-JOURNAL, SETTINGS, LOCK = "journal.jsonl", "settings.json", "lock"
+JOURNAL = "journal.jsonl"
 
 
 class Journal:
@@ -44,13 +42,9 @@ class Journal:
     def append(self, key: str, record: Mapping[str, Any]) -> None:
         """Note that the item `key` is finished. Raises DataError when the disk does not take it."""
         line = json.dumps({"key": key, **record}).encode() + b"\n"
-        try:
+        with writing(self._path, "check space and start again"):
             if self._handle.write(line) != len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError as err:
-            raise DataError(
-                f"{self._path}: cannot be written ({err.strerror or err}); check space and start again"
-            ) from err
         self._offsets[key] = self._end
         self._end += len(line)
 
@@ -86,63 +80,3 @@ class Journal:
                 f"{self._path}: at byte {offset}: {line[:60]!r}; expected a line this command wrote; pass --overwrite "
                 "to begin anew"
             ) from err
-
-
-def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Note the settings of the work in `folder`, or raise DataError when it was begun with others."""
-    path, wanted = folder / SETTINGS, json.dumps(settings, sort_keys=True)
-    if not path.is_file():
-        write_text(path, wanted)
-        return
-    found = path.read_text(encoding="utf-8")
-    if found != wanted:
-        raise DataError(
-            f"{folder.parent}: was begun with other settings ({_differing(found, wanted)}); expected the same to "
-            "continue; pass --overwrite to begin anew"
-        )
-
-
-def is_under_way(folder: Path) -> bool:
-    """Return whether the folder of work holds any; one that is empty, as a kill in `remove_work` leaves it, goes."""
-    if (folder / SETTINGS).is_file():
-        return True
-    with contextlib.suppress(OSError):
-        folder.rmdir()
-    return False
-
-
-def hold(folder: Path) -> BinaryIO:
-    """Lock the folder of work under way until the file returned is closed or this process ends, however it ends.
-
-    Raises DataError while another process holds it: two runs would publish and delete under each other's hands.
-    """
-    handle = open(folder / LOCK, "wb")  # noqa: SIM115  the caller keeps it
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as err:
-        handle.close()
-        raise DataError(
-            f"{folder.parent}: another run is at work in it; expected none; wait for its end, or end its processes"
-        ) from err
-    except OSError:
-        pass  # a file system without locks: as well as none
-    return handle
-
-
-def remove_work(folder: Path) -> None:
-    """Delete the folder of finished work; its settings last, so that no other settings take what a kill leaves."""
-    for entry in os.scandir(folder):
-        if entry.is_dir(follow_symlinks=False):
-            shutil.rmtree(entry.path)
-        elif entry.name != SETTINGS:
-            os.unlink(entry.path)
-    shutil.rmtree(folder)
-
-
-def _differing(found: str, wanted: str) -> str:
-    try:
-        old, new = json.loads(found), json.loads(wanted)
-    except ValueError:
-        return "its settings cannot be read"
-    names = sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
-    return ", ".join(f"{name} {old.get(name)!r}, now {new.get(name)!r}" for name in names)

@@ -388,6 +388,7 @@ def read_checkpoint(data: bytes, folder: Path) -> None:
     from recognition.distributed.checkpoint import Checkpoint
     from recognition.distributed.world import World
     from recognition.training.resume import load_run
+    from recognition.training.run_meta import OrderSettings
     from recognition.training.start import hold_global_batch
 
     path = folder / "step_00000007"
@@ -409,7 +410,7 @@ def read_checkpoint(data: bytes, folder: Path) -> None:
     with only_ours():
         checkpoint.rows("centers", range(2))
     parts, scaler = _small_run()
-    load_run(checkpoint, parts, scaler, order=_ORDER)
+    load_run(checkpoint, parts, scaler, order=OrderSettings(**_ORDER))
 
 
 def read_embedding_folder(data: bytes, folder: Path) -> None:
@@ -512,12 +513,14 @@ def _checkpoint_seeds() -> list[bytes]:
     from recognition.distributed.manifest import Manifest, render_manifest
     from recognition.distributed.tensor_file import FileFacts, write_tensor_file
     from recognition.training.resume import snapshot_run
+    from recognition.training.run_meta import OrderSettings, RunMeta
     from recognition.training.state import TrainState
 
     parts, scaler = _small_run()
     state = TrainState(step=7, best={"lfw": 0.5}, unreported_sums={"loss": "nan"})
-    meta = {"scaler": scaler.state(), "network": "tiny", "global_batch": 128, "order": _ORDER}
-    snapshot = snapshot_run(parts, state, meta, has_own_buffers=True)
+    snapshot = snapshot_run(
+        parts, RunMeta(state, scaler.state(), "tiny", 128, OrderSettings(**_ORDER)), has_own_buffers=True
+    )
     with tempfile.TemporaryDirectory() as folder:
         written = []
         for name, held in zip(_CHECKPOINT_FILES, (snapshot.replicated, snapshot.rows, snapshot.local)):

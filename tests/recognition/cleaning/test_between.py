@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from recognition.cleaning.between import merge_identities, move_misplaced
 from recognition.cleaning.decisions import KEEP, MOVE, apply_changes
@@ -70,6 +71,22 @@ def test_a_picture_that_agrees_with_its_own_identity_as_well_stays(tmp_path: Pat
     vectors = people({"a": 6}) | {f"b/{i}.jpg": v for i, v in enumerate(person_vectors(0, 6, seed=4))}
     context, decisions = open_set(tmp_path, vectors, misplaced=0.6)
     assert len(move_misplaced(context, decisions)) == 0
+
+
+@pytest.mark.parametrize(("angle", "moved"), [(33, []), (38, ["b"])])
+def test_a_picture_moves_only_when_it_agrees_clearly_better_elsewhere(
+    tmp_path: Path, angle: float, moved: list[str]
+) -> None:
+    """Between people 60 degrees apart: cos 27 - cos 33 = 0.05 and cos 22 - cos 38 = 0.14, and the margin is 0.1."""
+    angles = {**{f"a/{i}.jpg": 0.0 for i in range(6)}, "a/x.jpg": angle, **{f"b/{i}.jpg": 60.0 for i in range(6)}}
+    vectors = {name: np.array([np.cos(a), np.sin(a)], np.float32) for name, a in _radians(angles).items()}
+    context, decisions = open_set(tmp_path, vectors, misplaced=0.5)
+    assert context.spread / 2 == 0.1
+    assert list(_moves(context, decisions, move_misplaced(context, decisions)).values()) == moved
+
+
+def _radians(angles: dict[str, float]) -> dict[str, float]:
+    return {name: float(np.radians(angle)) for name, angle in angles.items()}
 
 
 def test_an_identity_of_one_picture_neither_gives_nor_takes(tmp_path: Path) -> None:

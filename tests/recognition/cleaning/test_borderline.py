@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recognition.cleaning.borderline import Decision, center_faces, read_decisions, survey
+from recognition.cleaning.borderline import center_faces, survey
+from recognition.cleaning.decision_file import Decision, parse_decision, read_decisions, render_decision
 from recognition.errors import DataError
 
 
@@ -83,6 +86,24 @@ def test_names_that_are_not_utf8_are_read_as_python_names_them(tmp_path: Path) -
     path = write(tmp_path, [line(name)])
     assert list(read_decisions(path)) == [
         Decision(name, name.split("/")[0], "keep", None, "near_center", 0.4, 0.5, "center", ())
+    ]
+
+
+def test_a_line_is_read_back_as_it_was_written_and_a_wrong_one_is_not_written() -> None:
+    decision = Decision("a/0.jpg", "a", "move", "b", "merged", None, 0.25, "merge", ("b/1.jpg",))
+    text = render_decision(decision)
+    assert list(json.loads(text)) == list(line("a"))
+    assert parse_decision("here", text) == decision
+    for wrong in ({"to": None}, {"doubt": 2.0}, {"beside": ("../x",)}, {"score": "0.5"}, {"score": math.nan}):
+        with pytest.raises(DataError, match=r"picture 'a/0\.jpg': .*; expected"):
+            render_decision(replace(decision, **wrong))
+
+
+def test_the_words_of_older_versions_are_read_as_those_of_today(tmp_path: Path) -> None:
+    path = write(tmp_path, [line("a/0.jpg", reason="far_from_centre", step="far"), line("b/0.jpg", step="centre")])
+    assert [(decision.reason, decision.step) for decision in read_decisions(path)] == [
+        ("far_from_center", "far"),
+        ("near_center", "center"),
     ]
 
 

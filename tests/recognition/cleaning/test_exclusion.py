@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from recognition.cleaning.exclusion import drop_small, drop_tested, plain_name, read_names
+from recognition.cleaning.settings import CleanSettings
 from recognition.errors import DataError
 from tests.helpers.people import names_of, open_set, people, person_vectors
 
@@ -17,7 +18,7 @@ def test_everybody_in_a_test_set_goes(tmp_path: Path) -> None:
     context, decisions = open_set(tmp_path, people({"a": 4, "b": 3, "c": 5}), tests=0.6)
     sets = {"first.bin": person_vectors(0, 2, seed=3) * 7, "second": person_vectors(30, 5)}
     embed = lambda path, number: list(sets.values())[number]  # noqa: E731
-    tested = replace(context, against=(Path("first.bin"), Path("second")), embed_set=embed)
+    tested = replace(context, settings=CleanSettings(against=(Path("first.bin"), Path("second"))), embed_set=embed)
     changes = drop_tested(tested, decisions)
     assert names_of(context, changes.rows) == [f"a/{i:03}.jpg" for i in range(4)]
     own = np.stack(list(people({"a": 4}).values())).mean(0)
@@ -26,7 +27,11 @@ def test_everybody_in_a_test_set_goes(tmp_path: Path) -> None:
 
 def test_a_test_set_of_another_network_is_refused(tmp_path: Path) -> None:
     context, decisions = open_set(tmp_path, people({"a": 4}), tests=0.6)
-    tested = replace(context, against=(Path("x.bin"),), embed_set=lambda path, number: np.ones((3, 5), np.float32))
+    tested = replace(
+        context,
+        settings=CleanSettings(against=(Path("x.bin"),)),
+        embed_set=lambda path, number: np.ones((3, 5), np.float32),
+    )
     with pytest.raises(DataError, match=r"x\.bin: embeds to 5 numbers, the faces to 64; expected the same network"):
         drop_tested(tested, decisions)
 
@@ -36,10 +41,10 @@ def test_names_are_compared_without_case_and_joints(tmp_path: Path) -> None:
     context, decisions = open_set(tmp_path, people({"Ann Lee": 2, "bob": 3}), tests=0.6)
     (tmp_path / "lfw" / "Ann_Lee").mkdir(parents=True)
     (tmp_path / "list.txt").write_text("\nBOB\n", encoding="utf-8")
-    by_folder = drop_tested(replace(context, against_names=(tmp_path / "lfw",)), decisions)
+    by_folder = drop_tested(replace(context, settings=CleanSettings(against_names=(tmp_path / "lfw",))), decisions)
     assert names_of(context, by_folder.rows) == ["Ann Lee/000.jpg", "Ann Lee/001.jpg"]
     assert np.isnan(by_folder.score).all() and (by_folder.doubt == 0).all()
-    by_list = drop_tested(replace(context, against_names=(tmp_path / "list.txt",)), decisions)
+    by_list = drop_tested(replace(context, settings=CleanSettings(against_names=(tmp_path / "list.txt",))), decisions)
     assert names_of(context, by_list.rows) == [f"bob/{i:03}.jpg" for i in range(3)]
 
 
@@ -56,4 +61,4 @@ def test_a_list_without_names_is_refused(tmp_path: Path) -> None:
 def test_small_identities_go(tmp_path: Path) -> None:
     context, decisions = open_set(tmp_path, people({"a": 3, "b": 1, "c": 2}))
     assert names_of(context, drop_small(context, decisions).rows) == ["b/000.jpg"]
-    assert len(drop_small(replace(context, least_pictures=4), decisions)) == 6
+    assert len(drop_small(replace(context, settings=CleanSettings(least_pictures=4)), decisions)) == 6

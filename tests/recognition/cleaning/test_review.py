@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from recognition.cleaning.borderline import read_decisions
+from recognition.cleaning.decision_file import read_decisions
 from recognition.cleaning.review import Verdict, apply_review, read_review
 from recognition.errors import DataError
 
@@ -72,6 +72,17 @@ def test_exactly_the_named_pictures_change(decisions: Path, tmp_path: Path) -> N
     (tmp_path / "again.jsonl").write_text("".join(json.dumps(line) + "\n" for line in found))
     assert _apply(tmp_path / "again.jsonl", review) == found
     assert len(list(read_decisions(tmp_path / "again.jsonl"))) == len(LINES)
+
+
+def test_a_review_saved_from_a_page_of_an_older_version_is_applied_to_its_cleaning(tmp_path: Path) -> None:
+    old = [{**line, "reason": line["reason"].replace("center", "centre")} for line in LINES]
+    assert old[0]["reason"] == "far_from_centre"
+    (tmp_path / "old.jsonl").write_text("".join(json.dumps(line) + "\n" for line in old))
+    saved = {"version": 1, "key": "of the old page", "decisions": {"a/0.jpg": {"decision": "drop", "to": None}}}
+    (tmp_path / "review.json").write_text(json.dumps(saved))
+    found = _apply(tmp_path / "old.jsonl", read_review(tmp_path / "review.json"))
+    assert [line["reason"] for line in found] == ["reviewed"] + ["far_from_center"] * (len(LINES) - 1)
+    assert found[1:] == LINES[1:] and found[0]["decision"] == "drop"
 
 
 def test_pictures_and_identities_that_are_not_there_are_refused(decisions: Path) -> None:

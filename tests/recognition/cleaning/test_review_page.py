@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from recognition.cleaning.borderline import Decision, survey
+from recognition.cleaning.borderline import survey
+from recognition.cleaning.decision_file import Decision
 from recognition.cleaning.review_page import own_identities, page_data, write_page
 from recognition.cleaning.sheets import TILES, Plan
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from recognition.cleaning.decisions import DROP, MOVE, apply_changes
+from recognition.cleaning.settings import CleanSettings
 from recognition.cleaning.within import drop_duplicates, drop_far, drop_minorities
 from tests.helpers.people import names_of, open_set, people, person_vectors
 
@@ -45,7 +47,7 @@ def test_a_picture_that_agrees_well_enough_stays_outside_the_cluster(tmp_path: P
 def test_large_minorities_become_identities_of_their_own(tmp_path: Path) -> None:
     vectors = _with_strangers() | {"b (2)/0.jpg": person_vectors(20, 1)[0]}
     context, decisions = open_set(tmp_path, vectors, within=0.5)
-    changes = drop_minorities(type(context)(**{**vars(context), "split": 3}), decisions)
+    changes = drop_minorities(replace(context, settings=CleanSettings(split=3)), decisions)
     after = apply_changes(decisions, changes, context.pictures.labels)
     assert after.identities[len(decisions.identities) :] == ["b (3)"]
     moved = np.flatnonzero(after.action == MOVE)

@@ -149,7 +149,7 @@ def test_other_settings_do_not_continue_a_run(tmp_path: Path, capsys: pytest.Cap
     shutil.copy(ORL / "s1" / "1.pgm", photos)
     assert main([str(photos), str(output), "--workers", "1", "--quiet"]) == 0
     assert main([str(photos), str(output), "--workers", "1", "--quiet"]) == 1
-    assert "align.jsonl: exists already; expected a new OUT; pass --overwrite" in capsys.readouterr().err
+    assert "holds crops already; expected a new OUT; pass --overwrite to replace it" in capsys.readouterr().err
     assert main([str(photos), str(output), "--workers", "1", "--quiet", "--overwrite", "--size", "64"]) == 0
     assert cv2.imread(str(output / "1.pgm.jpg")).shape == (64, 64, 3)
 

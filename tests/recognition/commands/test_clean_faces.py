@@ -16,7 +16,7 @@ import torch
 
 from recognition.backbones import build_backbone
 from recognition.backbones.weights import load_backbone, save_backbone
-from recognition.cleaning.borderline import read_decisions
+from recognition.cleaning.decision_file import read_decisions
 from recognition.cleaning.drawing import can_draw
 from recognition.commands.clean_faces import main
 from recognition.commands.embed_faces import main as embed
@@ -152,7 +152,7 @@ KILL = """
 import os, signal, sys
 sys.path.insert(0, {root!r})
 from recognition.commands import clean_faces
-from recognition.cleaning import {module}
+from recognition.{room} import {file}
 calls = 0
 original = {module}.{function}
 def killing(*args, **kwargs):
@@ -170,20 +170,19 @@ clean_faces.main(sys.argv[1:])
 @pytest.mark.parametrize(
     ("module", "function", "at"),
     [
-        ("steps", "save_decisions", 1),
-        ("steps", "save_decisions", 4),
-        ("outputs", "_line", 50),
-        ("output_folder.os", "replace", 2),
+        ("cleaning.steps", "save_decisions", 1),
+        ("cleaning.steps", "save_decisions", 4),
+        ("cleaning.outputs", "_line", 50),
+        ("work.work_folder.os", "replace", 2),
     ],
 )
 def test_a_killed_run_continues_to_the_same_files(
     dataset: Path, cleaned: Path, tmp_path: Path, module: str, function: str, at: int
 ) -> None:
     output = tmp_path / "out"
-    name = module.partition(".")[0]
-    code = KILL.format(root=str(ROOT), module=module, function=function, at=at).replace(
-        f"import {module}", f"import {name}"
-    )
+    room, _, rest = module.partition(".")
+    file = rest.partition(".")[0]
+    code = KILL.format(root=str(ROOT), room=room, file=file, module=rest, function=function, at=at)
     command = [sys.executable, "-c", code, *_arguments(dataset, output)]
     assert subprocess.run(command, cwd=ROOT, check=False).returncode == -signal.SIGKILL
     assert (output / ".clean").is_dir()
@@ -268,7 +267,7 @@ def test_a_killed_review_is_applied_by_the_next_run(
     for folder in (expected, output):
         shutil.copytree(cleaned, folder)
     assert main(_arguments(dataset, expected, "--review", review)) == 0
-    monkeypatch.setattr("recognition.cleaning.output_folder.sync_file", _interrupt)
+    monkeypatch.setattr("recognition.work.work_folder.sync_file", _interrupt)
     assert main(_arguments(dataset, output, "--review", review)) == 130
     monkeypatch.undo()
     assert main(_arguments(dataset, output, "--review", review)) == 0

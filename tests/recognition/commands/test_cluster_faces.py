@@ -161,3 +161,26 @@ def test_a_damaged_row_and_a_missing_store_are_told(tmp_path: Path, capsys) -> N
     assert main([str(tmp_path / "nothing"), str(tmp_path / "c.lst"), *arguments]) == 1
     assert "nothing: holds no embeddings; expected the output of embed_faces.py" in capsys.readouterr().err
     assert not (tmp_path / "c.lst").exists()
+
+
+def test_the_flag_of_older_versions_is_taken_with_a_line_that_names_the_new(
+    embedded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = []
+    for flag in ("--neighbors", "--neighbours"):
+        command = [
+            str(embedded),
+            str(tmp_path / f"{flag}.jsonl"),
+            "--threshold",
+            "0.3",
+            "--graph",
+            "nearest",
+            "--quiet",
+        ]
+        assert main([*command, flag, "2", "--json"]) == 0
+        answer = capsys.readouterr()
+        found.append(json.loads(answer.out)["num_edges"])
+    assert answer.err == "cluster_faces: --neighbours is called --neighbors now\n"
+    assert found[0] == found[1]
+    with pytest.raises(SystemExit):
+        main([str(embedded), "x.jsonl", "--threshold", "0.3", "--neighbours", "0"])

@@ -147,7 +147,7 @@ def test_pictures_of_two_sizes_are_named(faces: Path, tmp_path: Path, capsys: py
 def test_finished_embeddings_are_not_replaced(faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "embeddings.json").write_text("{}")
     assert main(_arguments(faces, tmp_path)) == 1
-    assert "holds embeddings already; expected a new folder; pass --overwrite" in capsys.readouterr().err
+    assert "holds embeddings already; expected a new OUT; pass --overwrite to replace it" in capsys.readouterr().err
 
 
 def test_an_onnx_file_embeds_an_image_and_its_mirror_image(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from recognition.detection.faces import Faces
 from recognition.embedding import models as embedders
 from recognition.embedding.store import read_embeddings
 from recognition.images.codec import encode_jpeg
-from recognition.work.journal import hold
+from recognition.work.work_folder import WorkFolder
 from tests.helpers.kill_steps import FewFaces, FewNumbers
 
 NAMES = ["plain", "two words", "quo'te\"s", "Zoë 文", "a..b", "new\nline", "tab\ty", "%s{0}", "-dash", "c,o;m|m"]
@@ -122,8 +122,17 @@ def test_two_runs_at_once_are_refused(
         "crop": (crop_boxes, ".crops", [str(photos), str(tmp_path / "table.csv"), output]),
         "embed": (embed_faces, ".embed", [faces, output, "--model", "dlib", "--device", "cpu"]),
     }[command]
-    (tmp_path / "out" / work).mkdir(parents=True)
-    with hold(tmp_path / "out" / work):
+    with WorkFolder(tmp_path / "out", work, ("all.json",), "it").hold():
         assert module.main([*arguments, "--workers", "1", "--quiet", *more]) == 1
     assert "out: another run is at work in it" in capsys.readouterr().err
     assert module.main([*arguments, "--workers", "1", "--quiet", *more]) == 0
+
+
+def test_the_policy_of_older_versions_is_taken_with_a_line_that_names_the_new(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for word in ("center", "centre"):
+        assert align_faces.main([str(photos), str(tmp_path / word), "--faces", word, "--workers", "1", "--quiet"]) == 0
+    assert capsys.readouterr().err == "--faces centre is called --faces center now\n"
+    for name in ("align.json", "align.jsonl"):
+        assert (tmp_path / "centre" / name).read_bytes() == (tmp_path / "center" / name).read_bytes()

@@ -39,5 +39,5 @@ def test_what_was_done_is_gone_on_with(done: bool, tmp_path: Path) -> None:
         journal.append("2.jpg", {"status": "ok", "faces": []})
         folder.publish(journal)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["1.jpg", "align.jsonl"]
-    with pytest.raises(DataError, match=r"align\.jsonl: exists already"):
+    with pytest.raises(DataError, match="out: holds crops already; expected a new OUT"):
         folder.check([], overwrite=False)

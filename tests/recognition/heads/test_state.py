@@ -10,7 +10,8 @@ from torch import Tensor
 
 from recognition.config.schema import HeadConfig
 from recognition.distributed.world import World
-from recognition.draws.rounding import mix, stochastic_bf16_bits
+from recognition.draws.hashing import mix
+from recognition.draws.rounding import stochastic_bf16_bits
 from recognition.heads.sharded_softmax import ShardedSoftmax
 
 DIM, BATCH = 16, 6

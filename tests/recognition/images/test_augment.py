@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from recognition.config.schema import AugmentConfig
+from recognition.images import augment, operation
 from recognition.images.augment import AUGMENTATIONS, PRESETS, Augmenter, Recipe, flip_mask, recipe
 from recognition.images.operation import STREAMS_EACH, Draws, uniform
 
@@ -80,6 +81,33 @@ def test_augmentation_depends_on_the_image_and_not_on_its_batch(preset):
     assert torch.equal(torch.cat(parts), whole)
     order = torch.randperm(64)
     assert torch.equal(augment(images[order], indices[order], 5), whole[order])
+
+
+def test_no_two_draws_for_an_image_share_a_stream(monkeypatch):
+    streams = []
+
+    def noting(seed, epoch, indices, stream):
+        streams.append(stream)
+        return uniform(seed, epoch, indices, stream)
+
+    monkeypatch.setattr(operation, "uniform", noting)
+    monkeypatch.setattr(augment, "uniform", noting)
+    flip_mask(3, 0, torch.arange(8), 0.5)
+    Augmenter(EVERYTHING, seed=3)(faces(8), torch.arange(8), 0)
+    # The flip's, and for each operation at least the one that says whether it happens.
+    assert len(streams) > 1 + len(list(AUGMENTATIONS))
+    assert len(set(streams)) == len(streams)
+
+
+def test_operations_choose_their_images_independently():
+    images, indices = faces(400, 16), torch.arange(400)
+    masks = {}
+    for name in ("crop", "color", "occlusion", "gray"):
+        augmented = Augmenter(recipe(AugmentConfig(**{name: 0.5})), seed=1)(images, indices, 0)
+        masks[name] = (augmented != images).flatten(1).any(1).float()
+    together = torch.corrcoef(torch.stack(list(masks.values())))
+    # The deviation of a correlation of 400 independent draws is 1 / 20; one stream for both would give 1.
+    assert (together - torch.eye(4)).abs().max() < 0.25
 
 
 def test_augmentation_changes_with_seed_and_epoch():

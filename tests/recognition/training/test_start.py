@@ -15,7 +15,10 @@ from recognition.distributed.checkpoint import Checkpoint
 from recognition.distributed.world import World
 from recognition.errors import CheckpointError, ConfigError
 from recognition.training import start
+from recognition.training.run_meta import RunMeta
+from recognition.training.scaler import ScalerState
 from recognition.training.start import find_start, hold_global_batch, mark_launcher, resumes, tidy
+from recognition.training.state import TrainState
 from tests.helpers.snapshots import ALONE, save
 
 
@@ -76,7 +79,7 @@ class _Trained:
     path = Path("run/checkpoints/step_00000007")
 
     def __init__(self, global_batch: object) -> None:
-        self.meta = {"global_batch": global_batch}
+        self.meta = RunMeta(TrainState(), ScalerState(1.0, 0), "tiny", 1).as_json() | {"global_batch": global_batch}
 
 
 def _held(global_batch: object, ranks: int, *overrides: str) -> Config:
