@@ -16,7 +16,7 @@ from pathlib import Path
 
 from recognition.console import count
 from recognition.errors import DataError
-from recognition.images.codec import IMAGE_SUFFIXES
+from recognition.images.codec import IMAGE_SUFFIXES, begins_as_image
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,8 @@ class PassedOver:
 
 
 class ImageTree:
-    """The images below `root`: files whose names end in one of `suffixes`, in any case, whatever they hold.
+    """The images below `root`: files whose names end in one of `suffixes`, in any case, whatever they hold,
+    and files without a suffix that begin as a JPEG or PNG does.
 
     The first folder below the root is the identity of all that lies in it, however deep; a folder without an image is
     none. Images in the root itself are of no identity: they count where there are no identities (`is_flat`), and are
@@ -135,7 +136,7 @@ class ImageTree:
                 self._passed_over.num_hidden += 1
             elif not _is_folder(entry):
                 suffix = _suffix(entry.name)
-                if suffix in self._suffixes:
+                if _is_image(entry, self._suffixes):
                     images.append(entry.name)
                 else:
                     self._passed_over.files[suffix] += 1
@@ -198,9 +199,7 @@ def holds_identities(root: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> 
 
 def holds_images(root: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> bool:
     """Return whether an image lies in `root` itself."""
-    return any(
-        has_suffix(entry.name, suffixes) and entry.name[0] != "." and not _is_folder(entry) for entry in entries(root)
-    )
+    return any(entry.name[0] != "." and not _is_folder(entry) and _is_image(entry, suffixes) for entry in entries(root))
 
 
 def _walk(top: str, above: Set[_FileId], suffixes: Collection[str], passed: PassedOver) -> Iterator[str]:
@@ -223,7 +222,7 @@ def _walk(top: str, above: Set[_FileId], suffixes: Collection[str], passed: Pass
                 passed.num_hidden += 1
             elif not _is_folder(entry):
                 suffix = _suffix(entry.name)
-                if suffix in suffixes:
+                if _is_image(entry, suffixes):
                     yield below + entry.name
                 else:
                     passed.files[suffix] += 1
@@ -252,6 +251,12 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # a link to itself; as a file, its reader says so
         return False
+
+
+def _is_image(entry: os.DirEntry[str], suffixes: Collection[str]) -> bool:
+    """Return whether a file is taken: by its suffix, or without one when it begins as a JPEG or PNG does."""
+    suffix = _suffix(entry.name)
+    return suffix in suffixes or (not suffix and begins_as_image(entry.path))
 
 
 def _suffix(name: str) -> str:

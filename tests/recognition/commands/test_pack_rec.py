@@ -172,7 +172,7 @@ def test_an_empty_identity_is_refused(faces: Path, tmp_path: Path, capsys) -> No
     (faces / "dan").mkdir()
     (faces / "dan" / "notes.txt").write_text("none yet")
     assert main([str(faces), f"{tmp_path}/out/"]) == 1
-    assert "faces/dan: holds no image, but 1 other file: .txt 1; expected .jpg, .jpeg or .png; convert" in _error(
+    assert "faces/dan: holds no image, but 1 other file: .txt 1; expected .jpg, .jpeg, .jpe, .jfif or .png;" in _error(
         capsys
     )
 

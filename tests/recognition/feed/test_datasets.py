@@ -87,9 +87,7 @@ def test_a_folder_of_other_files_is_an_error_and_an_empty_one_no_identity(folder
     assert (len(dataset), dataset.num_classes, dataset[3][1]) == (4, 2, 1)
     assert "people: passed over 1 file: .txt 1; 1 folder without an image (nobody)" in caplog.text
     (folders / "nobody" / "0.webp").write_bytes(b"")
-    words = (
-        r"nobody: holds no image, but 1 other file: \.webp 1; expected \.jpg, \.jpeg or \.png; convert the files, or"
-    )
+    words = r"nobody: holds no image, but 1 other file: \.webp 1; expected \.jpg, \.jpeg, \.jpe, \.jfif or \.png; "
     with pytest.raises(DataError, match=words):
         open_dataset(config(folders))
 

@@ -120,3 +120,18 @@ def test_a_png_with_damaged_pixels_is_refused_or_decoded_but_never_crashes(pictu
 def test_the_module_loads_without_torch():
     code = "import sys, recognition.images.codec; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_a_large_png_of_many_chunks_is_whole_and_one_of_chunks_without_end_has_its_own_reason():
+    """libpng writes a chunk for every 8 kB: a photo of 30 megapixels has over 10,000."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    pixels = zlib.compress(b"".join(b"\0" + np.random.default_rng(y).bytes(3 * 2000) for y in range(2100)), 0)
+    head, end = png_claiming(2000, 2100)[:33], chunk(b"IEND", b"")
+    parts = [pixels[at : at + 1100] for at in range(0, len(pixels), 1100)]
+    whole = head + b"".join(chunk(b"IDAT", part) for part in parts) + end
+    assert len(parts) > 10_000 and decode_rgb(whole, place="x").shape == (2100, 2000, 3)
+    with pytest.raises(DataError, match=r"^x: the image is a PNG of more than 10,\d\d\d chunks"):
+        decode_rgb(head + chunk(b"tEXt", b"") * 12_000 + end, place="x")
