@@ -5,7 +5,8 @@
 Reads every byte of the .rec (and the property file beside it), and prints counts, sizes and a histogram of images per
 identity, as text and with --png as a picture. --duplicates also counts near-duplicates, within identities and across
 them: the latter are the same image under two names. Exit status 1 when something is wrong; the first problems are
-named. A lost .idx is rebuilt in memory, and written beside the .rec with --write-idx.
+named. A lost .idx is rebuilt in memory, and written beside the .rec with --write-idx. Where pack_rec.py --digests wrote
+PREFIX.crc, every record is compared with its checksum.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import numpy.typing as npt
 from recognition.cli import make_parser, positive_int, run_command
 from recognition.console import Stopwatch, count, duration, progress, size
 from recognition.errors import DataError
+from recognition.formats.digests import Digests, digests_path
 from recognition.formats.layouts import LAYOUTS
 from recognition.formats.record_index import write_index
 from recognition.formats.recordio import parse_header
@@ -97,7 +99,9 @@ def check(args: argparse.Namespace) -> None:
         raise DataError(f"{records.path}: {count(findings.num_problems, 'problem')}; the first: {findings.named[0]}")
 
 
-def check_record(records: ImageRecords, slot: int, *, is_image: bool, with_hash: bool = False) -> Checked:
+def check_record(
+    records: ImageRecords, slot: int, *, is_image: bool, with_hash: bool = False, digests: Digests | None = None
+) -> Checked:
     """Read record `slot` of the index and look at everything in it."""
     try:
         payload, end = records.read_extent(slot)
@@ -107,6 +111,8 @@ def check_record(records: ImageRecords, slot: int, *, is_image: bool, with_hash:
     unlisted = int(records.index.bounds[slot + 1]) - end
     if unlisted > 0:
         problems.append(f"{records.path}: {unlisted} bytes from {end} on are in no record of the index")
+    if digests is not None and (changed := digests.problem(int(records.index.keys[slot]), payload)) is not None:
+        problems.append(f"{records.place_of(slot)}: {changed}")
     if not is_image:
         problem = LAYOUTS[records.layout]().problem_of(payload)
         if problem is not None:
@@ -181,11 +187,14 @@ def _check_records(
     records: ImageRecords, findings: Findings, hashes: npt.NDArray[np.uint64] | None, *, workers: int, quiet: bool
 ) -> npt.NDArray[np.int64]:
     """Check every record in the order of the file, filling `hashes`; return the label of each, -1 where none is."""
+    digests = _read_digests(records, findings)
     is_image = np.zeros(len(records.index), dtype=np.bool_)
     is_image[records.parts.images] = True
     labels = np.full(len(records.index), -1, dtype=np.int64)
     results = ordered_map(
-        lambda slot: check_record(records, slot, is_image=bool(is_image[slot]), with_hash=hashes is not None),
+        lambda slot: check_record(
+            records, slot, is_image=bool(is_image[slot]), with_hash=hashes is not None, digests=digests
+        ),
         range(len(labels)),
         workers=workers,
     )
@@ -206,6 +215,17 @@ def _check_records(
                 f"but the first image has {size[1]} x {size[0]}"
             )
     return labels
+
+
+def _read_digests(records: ImageRecords, findings: Findings) -> Digests | None:
+    """Return the checksums beside the set, if there are any."""
+    path = digests_path(records.path)
+    if not path.exists():
+        return None
+    digests = Digests(path)
+    if len(digests) != len(records.index):
+        findings.add(f"{path}: has {len(digests):,} checksums for {len(records.index):,} records")
+    return digests
 
 
 def _check_identities(records: ImageRecords, labels: npt.NDArray[np.int64], findings: Findings) -> None:

@@ -12,6 +12,7 @@ in a slash), the set is named train.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import random
@@ -26,6 +27,7 @@ import cv2
 from recognition.cli import make_parser, non_negative_int, positive_int, run_command
 from recognition.console import Stopwatch, count, duration, progress
 from recognition.errors import DataError
+from recognition.formats.digests import digests_path
 from recognition.formats.image_list import FolderList, ImageList, ListedImage, LstFile
 from recognition.formats.layouts import LAYOUTS
 from recognition.formats.set_writer import ImageSetWriter, output_paths, property_text
@@ -85,6 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add("--shuffle", action="store_true", help="random order (sequential layout only; holds the list in memory)")
     add("--seed", type=non_negative_int, default=0, help="seed of --shuffle (default: 0)")
+    add("--digests", action="store_true", help="write PREFIX.crc, a checksum of every record, which check_rec compares")
     add("--skip-bad", action="store_true", help="leave bad images and folders without an image out, and say how many")
     add("--workers", type=positive_int, default=usable_cores(), help="threads (default: one per core)")
     add("--overwrite", action="store_true", help="replace existing output files")
@@ -98,9 +101,10 @@ def pack(args: argparse.Namespace) -> None:
     _check_flags(args)
     outputs = output_paths(args.prefix)
     _refuse_second_set(outputs)
-    refuse_existing(*outputs, overwrite=args.overwrite)
+    digests = digests_path(outputs[0])
+    refuse_existing(*outputs, digests, overwrite=args.overwrite)
     images = open_source(args.source, args.root, layout=args.layout, skip_bad=args.skip_bad)
-    with staged(*outputs) as temporaries:
+    with staged(*outputs, *([digests] if args.digests else [])) as temporaries:
         outcome = _write_set(args, images, temporaries)
         if outcome.num_bad and not args.skip_bad:
             raise DataError(
@@ -109,6 +113,8 @@ def pack(args: argparse.Namespace) -> None:
             )
         if not outcome.num_images:
             raise DataError(f"{args.source}: none of its {count(len(images), 'image')} is good; nothing to pack")
+        if not args.digests:
+            digests.unlink(missing_ok=True)  # those of the set that this one replaces
     _report(args, outcome, watch.seconds)
 
 
@@ -157,11 +163,14 @@ def _check_flags(args: argparse.Namespace) -> None:
 
 
 def _write_set(args: argparse.Namespace, images: ImageList, targets: Sequence[Path]) -> Outcome:
-    """Write the four files to `targets` and say what became of the images; stops at nothing but a mixed size."""
-    rec, idx, lst, prop = targets
+    """Write the files to `targets` and say what became of the images; stops at nothing but a mixed size."""
+    rec, idx, lst, prop, *digests = targets
     outcome = Outcome()
-    with open(rec, "wb", buffering=2**20) as rec_file, open(idx, "wb") as idx_file, open(lst, "wb") as lst_file:
-        writer = ImageSetWriter(rec_file, idx_file, lst_file, layout=args.layout)
+    with contextlib.ExitStack() as files:
+        rec_file = files.enter_context(open(rec, "wb", buffering=2**20))
+        idx_file, lst_file, *crc_files = (files.enter_context(open(path, "wb")) for path in (idx, lst, *digests))
+        digest_file = crc_files[0] if crc_files else None
+        writer = ImageSetWriter(rec_file, idx_file, lst_file, layout=args.layout, digests=digest_file)
         order: Iterable[ListedImage] = _shuffled(images, args.seed) if args.shuffle else images
         results = ordered_map(partial(prepare, size=args.size, quality=args.quality), order, workers=args.workers)
         relabel = _Relabel(isinstance(images, FolderList) and not args.shuffle)

@@ -6,17 +6,23 @@ from pathlib import Path
 from typing import BinaryIO
 
 from recognition.errors import DataError
+from recognition.formats.digests import write_digest
 from recognition.formats.layouts import LAYOUTS
 from recognition.formats.recordio import RecordWriter, pack_image
+from recognition.formats.text_lines import refuse_unlistable
 
 
 class ImageSetWriter:
     """Append images to the open files of a set; `finish` must be called after the last one.
 
     `layout` is a name of LAYOUTS, which says how keys are counted, what the images need, and what follows them.
+    `digests` gets a checksum of every record.
     """
 
-    def __init__(self, rec: BinaryIO, idx: BinaryIO, lst: BinaryIO, *, layout: str) -> None:
+    def __init__(
+        self, rec: BinaryIO, idx: BinaryIO, lst: BinaryIO, *, layout: str, digests: BinaryIO | None = None
+    ) -> None:
+        self._digests = digests
         self._records = RecordWriter(rec, idx)
         self._lst = lst
         self._layout = LAYOUTS[layout]()
@@ -44,8 +50,7 @@ class ImageSetWriter:
 
         Raises DataError when the order of a sorted layout is broken, and for a name that no .lst can hold.
         """
-        if "\t" in name or "\n" in name or "\r" in name:
-            raise DataError(f"{name!r}: has a tab or a line break, which no .lst can name; expected none; rename it")
+        refuse_unlistable(name)
         key = self._next_key
         if label not in self._labels:
             if self._layout.is_sorted and label < self._last_label:
@@ -55,7 +60,7 @@ class ImageSetWriter:
         elif self._layout.is_sorted and label != self._last_label:
             raise DataError(f"{name}: label {label} again after {self._last_label}; keep its images together")
         self._last_label = max(label, self._last_label)
-        self._records.write(key, self._payload(label, image, key, extra))
+        self._write(key, self._payload(label, image, key, extra))
         self._lst.write(b"%d\t%d\t%s\n" % (key, label, name.encode("utf-8", "surrogateescape")))
         self._next_key += 1
 
@@ -65,7 +70,12 @@ class ImageSetWriter:
     def finish(self) -> None:
         """Append what follows the images."""
         for key, payload in self._layout.after_images(self._starts, self._next_key):
-            self._records.write(key, payload)
+            self._write(key, payload)
+
+    def _write(self, key: int, payload: bytes) -> None:
+        self._records.write(key, payload)
+        if self._digests is not None:
+            write_digest(self._digests, key, payload)
 
 
 def output_paths(text: str) -> tuple[Path, Path, Path, Path]:
