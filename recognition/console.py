@@ -8,8 +8,6 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-from tqdm import tqdm
-
 T = TypeVar("T")
 
 
@@ -21,6 +19,11 @@ def setup_logging(*, quiet: bool = False, debug: bool = False) -> None:
 
 def progress(items: Iterable[T], *, total: int | None, unit: str, label: str, quiet: bool = False) -> Iterator[T]:
     """Yield `items` while showing count, rate and ETA on stderr; shown after one second, refreshed twice a second."""
+    if quiet:
+        yield from items
+        return
+    from tqdm import tqdm  # 0.03 s, which what runs quietly need not take
+
     # On a pipe tqdm would print a line per refresh; ten seconds apart keeps a log readable.
     interval = 0.5 if sys.stderr.isatty() else 10.0
     yield from tqdm(
@@ -28,7 +31,6 @@ def progress(items: Iterable[T], *, total: int | None, unit: str, label: str, qu
         total=total,
         unit=unit,
         desc=label,
-        disable=quiet,
         file=sys.stderr,
         mininterval=interval,
         delay=1.0,

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
 
-from recognition.clustering.sieve import Sieve
-from recognition.clustering.unit_rows import blocks, unit_block
+from recognition.clustering.numpy_tiles import NumpyTiles, TileComparer
+from recognition.clustering.unit_rows import blocks
 from recognition.console import progress as show_progress
 from recognition.console import size
 from recognition.errors import DataError
 
+if TYPE_CHECKING:
+    import torch
+
 DEFAULT_MEMORY = 2 * 2**30
 
 _MAX_SIDE = 2048  # rows of a block: larger tiles leave the CPU's caches and gain nothing
+_NUMPY_SIDE = 1024  # of which less is computed twice, where rows are not changed to another precision for every tile
+_NUMPY_PRODUCTS = 4 * 10**11  # of one pair of numbers each: 28,000 rows of 512; beyond, torch and bfloat16 gain more
 _TILE_BYTES = 56  # of one entry of a tile when every pair passes: rough and exact cosine, mask, indices, edge
 _ROW_BYTES = 48  # of one number of a block: two blocks in float64 and in the sieve's type, and the rows of candidates
 _EDGE_BYTES = 16  # of an edge kept: 12, and 4 while the parts are joined column by column; whispers need twice as much
 _SORT_BYTES = 32  # of an edge while its block is sorted: key, order, and the columns in their new order
 
 
-@dataclass(frozen=True)
-class SimilarityGraph:
+class SimilarityGraph(NamedTuple):
     """Undirected edges between rows: first < second, sorted by (first, second), none twice. Arrays of one length [E].
 
     `first` and `second` are int32, `weight` is float32: the cosine, until `reweighted`.
@@ -45,7 +48,7 @@ class SimilarityGraph:
 
     def reweighted(self, weight: np.ndarray) -> SimilarityGraph:
         """Return the same edges with other weights [E]."""
-        return replace(self, weight=weight.astype(np.float32))
+        return self._replace(weight=weight.astype(np.float32))
 
 
 def pairs_above(
@@ -64,54 +67,37 @@ def pairs_above(
     do not fit the memory.
     """
     num_rows, dimension = embeddings.shape
-    sieve = Sieve.for_device(torch.device(device), dimension)
     edges = _EdgeList(threshold, memory_bytes // 3)
-    rows_of = blocks(num_rows, _block_side(dimension, memory_bytes))
+    compare = _tile_comparer(embeddings, threshold, device)
+    most = _NUMPY_SIDE if isinstance(compare, NumpyTiles) else _MAX_SIDE
+    rows_of = blocks(num_rows, _block_side(dimension, memory_bytes, most))
     tiles = ((rows, columns) for i, rows in enumerate(rows_of) for columns in rows_of[i:])
     num_tiles = len(rows_of) * (len(rows_of) + 1) // 2
-    block = rough = torch.empty(0)
     for rows, columns in show_progress(tiles, total=num_tiles, unit="tile", label="pairs", quiet=not progress):
-        others = unit_block(embeddings, columns, device, np.float64)
-        rough_others = others.to(sieve.dtype)
         if columns == rows:
             edges.close_block(num_rows)
-            block, rough = others, rough_others
-        passed = rough @ rough_others.T > threshold - sieve.error
-        first, second, weight = _exact_pairs(block, others, passed.triu_(1) if columns == rows else passed, threshold)
+        first, second, weight = compare(rows, columns)
         edges.add(first + np.int32(rows.start), second + np.int32(columns.start), weight)
     edges.close_block(num_rows)
     return edges.graph(num_rows)
 
 
-def _block_side(dimension: int, memory_bytes: int) -> int:
+def _tile_comparer(embeddings: np.ndarray, threshold: float, device: torch.device | str) -> TileComparer:
+    """Return what compares blocks of rows: NumPy for sets whose product takes less time than torch takes to load."""
+    num_rows, dimension = embeddings.shape
+    if str(device) == "cpu" and num_rows * num_rows * dimension <= _NUMPY_PRODUCTS:
+        return NumpyTiles(embeddings, threshold)
+    from recognition.clustering.torch_tiles import TorchTiles
+
+    return TorchTiles(embeddings, threshold, device)
+
+
+def _block_side(dimension: int, memory_bytes: int, most: int) -> int:
     """Return the rows of a block, so that a tile and its two blocks of rows fit half of the memory."""
-    side = _MAX_SIDE
+    side = most
     while side > 16 and side * side * _TILE_BYTES + side * dimension * _ROW_BYTES > memory_bytes // 2:
         side //= 2
     return side
-
-
-def _exact_pairs(
-    block: torch.Tensor, others: torch.Tensor, passed: torch.Tensor, threshold: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return row in `block` int32, row in `others` int32 and cosine float32 of the passed pairs above the threshold."""
-    flat = _flat_nonzero(passed)
-    first, second = flat // len(others), flat % len(others)
-    if len(flat) > passed.numel() // 16:  # the rows of so many candidates cost more than the whole product
-        exact = (block @ others.T).flatten()[flat]
-    else:
-        parts = zip(first.split(len(block)), second.split(len(block)))
-        exact = torch.cat([torch.einsum("nd,nd->n", block[i], others[j]) for i, j in parts])
-    kept = exact > threshold
-    weight = exact[kept].clamp_(-1, 1).to(torch.float32)
-    return first[kept].to(torch.int32).cpu().numpy(), second[kept].to(torch.int32).cpu().numpy(), weight.cpu().numpy()
-
-
-def _flat_nonzero(mask: torch.Tensor) -> torch.Tensor:
-    """Return the indices of the true entries of the flattened mask, ascending."""
-    if mask.device.type == "cpu":
-        return torch.from_numpy(np.flatnonzero(mask.numpy()))  # 0.3 ms for 4 million, where torch takes 14
-    return mask.flatten().nonzero()[:, 0]
 
 
 class _EdgeList:

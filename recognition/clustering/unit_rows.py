@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
 
 from recognition.embedding.unit_rows import to_unit_rows_
 from recognition.errors import DataError
+
+if TYPE_CHECKING:
+    import torch
+
+_LENGTHS_AT_ONCE = 1024
 
 
 def unit_block(
@@ -16,6 +22,8 @@ def unit_block(
     dtype: type[np.floating] = np.float32,
 ) -> torch.Tensor:
     """Return the chosen rows as a tensor [n, D] of rows of length one on `device`."""
+    import torch  # what compares small sets does without it
+
     return torch.from_numpy(unit_rows(embeddings, rows, dtype)).to(device)
 
 
@@ -28,11 +36,25 @@ def unit_rows(embeddings: np.ndarray, rows: range | np.ndarray, dtype: type[np.f
     values = np.array(chosen, dtype)
     lengths = to_unit_rows_(values)
     if not np.isfinite(lengths).all():
-        row = np.asarray(rows)[np.flatnonzero(~np.isfinite(lengths))[0]]
-        raise DataError(f"embedding {row:,}: is not finite; expected numbers; embed that image again or leave it out")
+        raise _not_finite(int(np.asarray(rows)[np.flatnonzero(~np.isfinite(lengths))[0]]))
     return values
+
+
+def row_lengths(embeddings: np.ndarray) -> np.ndarray:
+    """Return the lengths of all rows as float64 [N]; DataError on a row that is not finite."""
+    lengths = np.empty(len(embeddings))
+    for rows in blocks(len(embeddings), _LENGTHS_AT_ONCE):
+        values = np.asarray(embeddings[rows.start : rows.stop], np.float64)
+        lengths[rows.start : rows.stop] = np.sqrt(np.einsum("nd,nd->n", values, values))
+    if not np.isfinite(lengths).all():
+        raise _not_finite(int(np.flatnonzero(~np.isfinite(lengths))[0]))
+    return lengths
 
 
 def blocks(num_rows: int, size: int) -> list[range]:
     """Return range(num_rows) cut into ranges of `size`, the last one shorter."""
     return [range(start, min(num_rows, start + size)) for start in range(0, num_rows, size)]
+
+
+def _not_finite(row: int) -> DataError:
+    return DataError(f"embedding {row:,}: is not finite; expected numbers; embed that image again or leave it out")

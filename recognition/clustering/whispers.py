@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterator
+import random
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -21,8 +23,13 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_ITERATIONS = 100
 
-_VISITS = 10**5  # visits drawn at once: 5 MB of numbers
-_PLAIN_EDGES = 200_000  # beyond this the interpreted loops take minutes
+_VISITS = 10**5  # visits drawn at most at once: 5 MB of numbers
+_VISITS_A_NODE = 4  # drawn at once: few sets need more than some ten a node
+_FILLED_AT_ONCE = 2**16  # edges, whose indices would otherwise take more than the edges
+# Edges beyond which numba is worth its start: it takes 1.2 s of a core to load, or 5 s where it compiles first. In that
+# time the plain loops go through some 0.6 and 2.5 million edges.
+_PLAIN_EDGES = 2_000_000
+_SLOW_EDGES = 30_000_000  # beyond this the plain loops take minutes
 
 
 def chinese_whispers(
@@ -41,20 +48,23 @@ def chinese_whispers(
     nodes of `order` one after the other instead. A visit whose node's neighbors kept their labels since its last one
     would change nothing and is skipped, and when no other is left the rest is: neither alters the result.
     `self_weight` is each node's vote for its own label: 1 in `dlib.chinese_whispers_clustering`, unweighted, and 0 in
-    `dlib.chinese_whispers`. The loops are compiled by numba where it is installed.
+    `dlib.chinese_whispers`. On large graphs the loops are compiled by numba where it is installed.
     """
     num_nodes = graph.num_nodes
     offsets, neighbors, weights = adjacency(graph, weighted=weighted, self_weight=self_weight)
-    if len(neighbors) > _PLAIN_EDGES and _jit() is None:
+    jit = _jit() if len(neighbors) > 2 * _PLAIN_EDGES else None
+    if len(neighbors) > 2 * _SLOW_EDGES and jit is None:
         logger.warning("%s without numba takes long; pip install numba", count(graph.num_edges, "edge"))
+    chunks = _visits(num_nodes, iterations, seed) if order is None else iter([np.asarray(order, np.int64)])
+    shown = show_progress(chunks, total=None, unit="100k visits", label="whispers", quiet=not progress)
+    if jit is None:
+        return number_by_appearance(_whisper_plainly(shown, offsets, neighbors, weights))
     labels = np.arange(num_nodes, dtype=np.int32)
     pending = offsets[1:] > offsets[:-1]
     scores = np.zeros(num_nodes, np.float64)
     num_pending = int(pending.sum())
-    visit = _compiled(_visit)
-    chunks = _visits(num_nodes, iterations, seed) if order is None else iter([np.asarray(order, np.int64)])
-    for chunk in show_progress(chunks, total=None, unit="100k visits", label="whispers", quiet=not progress):
-        num_pending = visit(chunk, offsets, neighbors, weights, labels, pending, scores, num_pending)
+    for chunk in shown:
+        num_pending = jit(_visit)(chunk, offsets, neighbors, weights, labels, pending, scores, num_pending)
         if num_pending == 0:
             break
     return number_by_appearance(labels)
@@ -67,16 +77,31 @@ def adjacency(
 
     With `self_weight` every node is a neighbor of itself, too.
     """
-    degrees = np.bincount(graph.first, minlength=graph.num_nodes)
-    degrees += np.bincount(graph.second, minlength=graph.num_nodes) + (self_weight != 0)
-    offsets = np.zeros(graph.num_nodes + 1, np.int64)
-    np.cumsum(degrees, out=offsets[1:])
+    num_nodes = graph.num_nodes
+    lower = np.bincount(graph.second, minlength=num_nodes)  # of each node: edges from lower neighbors, and to higher
+    higher = np.bincount(graph.first, minlength=num_nodes)
+    own = int(self_weight != 0)
+    offsets = np.zeros(num_nodes + 1, np.int64)
+    np.cumsum(lower + higher + own, out=offsets[1:])
     neighbors = np.empty(offsets[-1], np.int32)
-    weights = np.ones(offsets[-1], np.float32)
-    edge_weights = graph.weight if weighted else np.ones(graph.num_edges, np.float32)
-    _compiled(_fill)(
-        graph.first, graph.second, edge_weights, np.float32(self_weight), offsets[:-1].copy(), neighbors, weights
-    )
+    weights = np.empty(offsets[-1], np.float32)
+    starts = offsets[:-1]
+    if own:
+        neighbors[starts + lower], weights[starts + lower] = np.arange(num_nodes, dtype=np.int32), self_weight
+    # Edges are sorted by first, then second: they come in order to their first node, and sorted stably to the second.
+    to_first = starts + lower + own - (np.cumsum(higher) - higher)
+    to_second = starts - (np.cumsum(lower) - lower)
+    order = np.argsort(graph.second, kind="stable").astype(np.int32)
+    for at in range(0, graph.num_edges, _FILLED_AT_ONCE):
+        part = slice(at, at + _FILLED_AT_ONCE)
+        own_order = np.arange(at, min(at + _FILLED_AT_ONCE, graph.num_edges))
+        for edges, nodes, others, base in (
+            (part, graph.first, graph.second, to_first),
+            (order[part], graph.second, graph.first, to_second),
+        ):
+            slots = own_order + base[nodes[edges]]
+            neighbors[slots] = others[edges]
+            weights[slots] = graph.weight[edges] if weighted else 1
     return offsets, neighbors, weights
 
 
@@ -88,32 +113,36 @@ def number_by_appearance(labels: np.ndarray) -> np.ndarray:
     return rank[inverse]
 
 
-def _fill(
-    first: np.ndarray,
-    second: np.ndarray,
-    edge_weights: np.ndarray,
-    self_weight: np.float32,
-    cursor: np.ndarray,
-    neighbors: np.ndarray,
-    weights: np.ndarray,
-) -> None:
-    """Write each edge to both of its nodes: lower neighbors, the node itself, higher ones, each in order."""
-    for edge in range(len(first)):  # sorted by first, hence each node's lower neighbors come in order
-        slot = cursor[second[edge]]
-        cursor[second[edge]] = slot + 1
-        neighbors[slot] = first[edge]
-        weights[slot] = edge_weights[edge]
-    if self_weight != 0:
-        for node in range(len(cursor)):
-            slot = cursor[node]
-            cursor[node] = slot + 1
-            neighbors[slot] = node
-            weights[slot] = self_weight
-    for edge in range(len(first)):
-        slot = cursor[first[edge]]
-        cursor[first[edge]] = slot + 1
-        neighbors[slot] = second[edge]
-        weights[slot] = edge_weights[edge]
+def _whisper_plainly(
+    chunks: Iterable[np.ndarray], offsets: np.ndarray, neighbors: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
+    """Return the labels [N] after the visits, as `_visit` makes them, by loops that need no compiling."""
+    bounds, others_of, weights_of = offsets.tolist(), neighbors.data, weights.data
+    labels = list(range(len(offsets) - 1))
+    pending = bytearray((offsets[1:] > offsets[:-1]).tobytes())
+    for chunk in chunks:
+        for node in chunk.tolist():
+            if not pending[node]:
+                continue
+            pending[node] = 0
+            begin, end = bounds[node], bounds[node + 1]
+            others = others_of[begin:end].tolist()
+            near = list(map(labels.__getitem__, others))
+            best = near[0]
+            if near.count(best) < len(near):
+                scores: defaultdict[int, float] = defaultdict(float)
+                for label, weight in zip(near, weights_of[begin:end].tolist()):
+                    scores[label] += weight
+                most = max(scores.values())
+                best = min([label for label, score in scores.items() if score == most])
+            if best != labels[node]:
+                labels[node] = best
+                for other in others:
+                    pending[other] = 1
+                pending[node] = 0  # which is its own neighbor, with a weight of its own
+        if 1 not in pending:
+            break
+    return np.array(labels, np.int32)
 
 
 def _visit(
@@ -157,13 +186,26 @@ def _visit(
 
 def _visits(num_nodes: int, iterations: int, seed: int) -> Iterator[np.ndarray]:
     """Yield the nodes that dlib's `chinese_whispers` visits, int64, chunk by chunk."""
-    generator = np.random.RandomState(_mersenne_seed(seed))
-    generator.randint(0, 2**32, 10_000, np.uint32)  # dlib passes over the first ten thousand
+    draw = _mersenne_twister(_mersenne_seed(seed))
+    draw(10_000)  # dlib passes over the first ten thousand
     left = num_nodes * iterations
     while left > 0:
-        drawn = generator.randint(0, 2**32, (min(_VISITS, left), 2), np.uint32).astype(np.uint64)
+        drawn = draw(2 * min(_VISITS, left, _VISITS_A_NODE * num_nodes)).reshape(-1, 2).astype(np.uint64)
         left -= len(drawn)
         yield ((drawn[:, 0] << np.uint64(32) | drawn[:, 1]) % np.uint64(num_nodes)).astype(np.int64)
+
+
+def _mersenne_twister(seed: int) -> Callable[[int], np.ndarray]:
+    """Return what draws so many uint32 from the MT19937 of that seed (Matsumoto and Nishimura, 1998: init_genrand).
+
+    By Python's own: numpy.random takes 10 ms to load, a tenth of what a small set takes.
+    """
+    state = [seed]
+    for i in range(1, 624):
+        state.append((1812433253 * (state[-1] ^ (state[-1] >> 30)) + i) % 2**32)
+    generator = random.Random()
+    generator.setstate((3, (*state, 624), None))
+    return lambda number: np.frombuffer(generator.getrandbits(32 * number).to_bytes(4 * number, "little"), "<u4")
 
 
 def _mersenne_seed(seed: int) -> int:
@@ -174,12 +216,6 @@ def _mersenne_seed(seed: int) -> int:
     for character in str(seed).encode():
         value = (value * 37 + character) % 2**32
     return value
-
-
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the function compiled by numba, or as it is where numba is not installed."""
-    jit = _jit()
-    return function if jit is None else jit(function)
 
 
 @functools.cache

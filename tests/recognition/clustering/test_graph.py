@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from recognition.clustering import graph as graph_module
 from recognition.clustering import sieve
 from recognition.clustering.graph import pairs_above
 from recognition.clustering.sieve import Sieve
@@ -33,11 +34,12 @@ def test_the_pairs_are_those_float64_finds(num_rows: int, threshold: float) -> N
     np.testing.assert_allclose(graph.weight, cosines[graph.first, graph.second], rtol=0, atol=1e-7)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, None])
 def test_neither_blocks_nor_precision_nor_a_map_change_a_bit(
-    dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dtype: torch.dtype | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     embeddings = people(300)
+    monkeypatch.setattr(graph_module, "_NUMPY_PRODUCTS", 0 if dtype else 10**12)
     monkeypatch.setattr(sieve, "_prefers_bfloat16", lambda device: dtype == torch.bfloat16)
     np.save(tmp_path / "rows.npy", embeddings)
     mapped = np.load(tmp_path / "rows.npy", mmap_mode="r")
@@ -67,7 +69,19 @@ def test_a_rough_cosine_is_within_the_sieves_error(dtype: torch.dtype, dimension
         assert passed[unit @ unit.T > threshold].all()
 
 
-def test_a_row_of_zeros_has_no_edge() -> None:
+def test_small_sets_are_clustered_without_the_start_of_torch_or_numba() -> None:
+    code = (
+        "import sys, numpy; from recognition.clustering.graph import pairs_above;"
+        "from recognition.clustering.whispers import chinese_whispers;"
+        "chinese_whispers(pairs_above(numpy.eye(9, dtype=numpy.float32) + 1, 0.1));"
+        "assert not {'torch', 'numba', 'tqdm'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize("products", [0, 10**12])
+def test_a_row_of_zeros_has_no_edge(products: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph_module, "_NUMPY_PRODUCTS", products)
     embeddings = people(40)
     embeddings[[3, 17]] = 0
     graph = pairs_above(embeddings, 0.0)
@@ -75,8 +89,10 @@ def test_a_row_of_zeros_has_no_edge() -> None:
     assert not {3, 17} & {*graph.first.tolist(), *graph.second.tolist()}
 
 
+@pytest.mark.parametrize("products", [0, 10**12])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_row_that_is_not_finite_is_named(bad: float) -> None:
+def test_a_row_that_is_not_finite_is_named(bad: float, products: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph_module, "_NUMPY_PRODUCTS", products)
     embeddings = people(2100)
     embeddings[2077, 5] = bad
     with pytest.raises(DataError, match=r"embedding 2,077: is not finite; expected numbers; embed that image again"):
@@ -103,6 +119,7 @@ MEASURE = """
 import sys
 import numpy as np, torch
 from benchmarks.peak_memory import peak, start_watching
+from recognition.clustering import graph as graphs
 from recognition.clustering.graph import pairs_above
 from recognition.clustering.neighbors import nearest_neighbors
 from recognition.clustering.whispers import chinese_whispers
@@ -112,7 +129,9 @@ torch.set_num_threads(1)
 rows = np.random.default_rng(0).standard_normal((6000, 32)).astype(np.float32)
 chinese_whispers(pairs_above(rows[:200], 0.25, memory_bytes=2**22))  # libraries loaded and compiled before
 nearest_neighbors(rows[:200], 40, memory_bytes=2**22)
-for memory_bytes in map(int, sys.argv[1:]):
+stated, ample = map(int, sys.argv[1:])
+for memory_bytes, numpy_products in ((stated, 4e11), (stated, 0), (ample, 0)):  # by NumPy, by torch
+    graphs._NUMPY_PRODUCTS = numpy_products
     before = start_watching(cpu)
     graph = pairs_above(rows, 0.28, memory_bytes=memory_bytes)
     after_graph = peak(cpu)
@@ -120,7 +139,7 @@ for memory_bytes in map(int, sys.argv[1:]):
     print(after_graph - before, peak(cpu) - before, graph.num_edges)
     del graph
 before = start_watching(cpu)
-nearest_neighbors(rows, 40, memory_bytes=int(sys.argv[1]))
+nearest_neighbors(rows, 40, memory_bytes=stated)
 print(peak(cpu) - before)
 """
 
@@ -133,11 +152,12 @@ def test_memory_stays_within_what_was_stated() -> None:
     # What is freed goes back at once: otherwise the allocator keeps some of it, more or less from run to run.
     env = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=env)
-    (graph_bytes, all_bytes, num_edges), (ample_bytes, _, as_many), (nearest_bytes,) = (
+    *bounded, (ample_bytes, _, as_many), (nearest_bytes,) = (
         map(int, line.split()) for line in done.stdout.splitlines()
     )
-    assert num_edges == as_many > 800_000
-    assert graph_bytes < limit
-    assert all_bytes < limit  # whispers come after the search has let go of its tiles
+    for graph_bytes, all_bytes, num_edges in bounded:
+        assert num_edges == as_many > 800_000
+        assert graph_bytes < limit
+        assert all_bytes < limit  # whispers come after the search has let go of its tiles
     assert nearest_bytes < limit
     assert ample_bytes > 1.1 * limit, "with more allowed it takes more: the test can tell"

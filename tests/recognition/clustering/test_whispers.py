@@ -80,8 +80,7 @@ def test_skipping_idle_visits_changes_nothing(
 ) -> None:
     if is_compiled:
         pytest.importorskip("numba")
-    else:
-        monkeypatch.setattr(whispers, "_jit", lambda: None)
+        monkeypatch.setattr(whispers, "_PLAIN_EDGES", 0)
     for seed in range(5):
         graph = _random_graph(120, 260, seed, levels=levels)
         order = np.random.default_rng(seed).integers(0, 120, 120 * (1 + 4 * seed))
@@ -150,7 +149,8 @@ def test_large_graphs_without_numba_are_warned_of(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(whispers, "_jit", lambda: None)
-    monkeypatch.setattr(whispers, "_PLAIN_EDGES", 100)
+    monkeypatch.setattr(whispers, "_PLAIN_EDGES", 50)
+    monkeypatch.setattr(whispers, "_SLOW_EDGES", 100)
     with caplog.at_level(logging.WARNING):
         chinese_whispers(_random_graph(60, 200, 0))
     assert "edges without numba takes long; pip install numba" in caplog.text
