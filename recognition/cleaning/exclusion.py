@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from recognition.cleaning.agreement import BLOCK, greatest_scores, identity_means
 from recognition.cleaning.context import Context
-from recognition.cleaning.decisions import Changes, Decisions, doubt_of
+from recognition.cleaning.decisions import REASONS, Changes, Decisions, doubt_of
 from recognition.cleaning.pictures import Groups, group_rows
 from recognition.clustering.unit_rows import unit_rows
-from recognition.console import progress
+from recognition.console import count, progress
 from recognition.errors import DataError
-from recognition.formats.image_tree import identity_folders
+from recognition.formats.name_list import read_names
+from recognition.formats.text_lines import same_accents
+
+logger = logging.getLogger(__name__)
+
+_MAX_NAMED = 5  # names that no identity has; the rest are counted
 
 
 def drop_tested(context: Context, decisions: Decisions) -> Changes:
@@ -29,9 +35,16 @@ def drop_tested(context: Context, decisions: Decisions) -> Changes:
         means = identity_means(context.pictures, groups)
         for vectors in _test_blocks(context):
             best = np.maximum(best, greatest_scores(vectors, means, device=context.machine.device))
-    named = _named(context, decisions.identities)
+    named = _named(context.settings.against_names, decisions.identities)
+    came_named = named[context.pictures.labels] & decisions.kept
+    # Merged into another, a person of a test set takes all of it along; moved images go by themselves.
+    merged = came_named & (decisions.reason == REASONS.index("merged"))
+    named[np.unique(decisions.identity[merged])] = True
+    moved = np.flatnonzero(came_named & ~named[decisions.identity])
     found = (best >= threshold) | named
     rows, owners = _rows_of(groups, np.flatnonzero(found))
+    moved = moved[~found[decisions.identity[moved]]]
+    rows, owners = np.concatenate([rows, moved]), np.concatenate([owners, context.pictures.labels[moved]])
     score = np.where(np.isfinite(best), best, np.nan)[owners].astype(np.float32)
     doubt = np.where(named[owners], 0, doubt_of(score, threshold, context.spread)).astype(np.float32)
     return Changes("in_test_set", rows, score, doubt)
@@ -44,25 +57,22 @@ def drop_small(context: Context, decisions: Decisions) -> Changes:
     return Changes("small_identity", rows, np.full(len(rows), np.nan, np.float32), np.zeros(len(rows), np.float32))
 
 
-def read_names(path: Path) -> list[str]:
-    """Return the names of the folders in `path`, or the lines of a text file; DataError when there are none."""
-    try:
-        if path.is_dir():
-            names = identity_folders(path)
-        else:
-            names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as err:
-        raise DataError(f"{path}: cannot be read ({err}); expected a folder of identities or a list of names") from err
-    if not names:
-        raise DataError(
-            f"{path}: holds no names; expected a folder for each identity, or a name a line; check the path"
-        )
-    return names
-
-
 def plain_name(name: str) -> str:
-    """Return a name without what spellings differ in: case, and how its words are joined."""
-    return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
+    """Return a name without what spellings differ in: case, how its words are joined, and how accents are composed."""
+    folded = same_accents(same_accents(name).casefold())
+    return " ".join(folded.replace("_", " ").replace("-", " ").split())
+
+
+def check_names(paths: Iterable[Path], identities: Sequence[str]) -> None:
+    """Warn of the names in lists of a test set that no identity has; DataError for a list of which none has any."""
+    for path, entries, missed in _matched(paths, identities, np.zeros(len(identities), bool)):
+        named = ", ".join(missed[:_MAX_NAMED]) + (", ..." if len(missed) > _MAX_NAMED else "")
+        found = f"{len(missed):,} of {count(entries, 'name')} are no identity's: {named}"
+        if len(missed) == entries:
+            example = f", such as {min(identities)!r}" if identities else ""
+            raise DataError(f"{path}: {found}; expected names of the faces' folders{example}; check the list")
+        if missed:
+            logger.warning("%s: %s", path, found)
 
 
 def _test_blocks(context: Context) -> Iterator[np.ndarray]:
@@ -80,10 +90,31 @@ def _test_blocks(context: Context) -> Iterator[np.ndarray]:
             yield unit_rows(vectors, range(start, min(len(vectors), start + BLOCK)))
 
 
-def _named(context: Context, identities: list[str]) -> np.ndarray:
+def _named(paths: Iterable[Path], identities: Sequence[str]) -> np.ndarray:
     """Return bool [K]: whether each identity has the name of one in a test set."""
-    names = {plain_name(name) for path in context.settings.against_names for name in read_names(path)}
-    return np.array([bool(names) and plain_name(identity) in names for identity in identities], bool)
+    named = np.zeros(len(identities), bool)
+    for _ in _matched(paths, identities, named):
+        pass
+    return named
+
+
+def _matched(
+    paths: Iterable[Path], identities: Sequence[str], named: np.ndarray
+) -> Iterator[tuple[Path, int, list[str]]]:
+    """Yield each list with how many names it has and those of no identity; marks the others in `named` [K]."""
+    known: dict[str, list[int]] = {}
+    for number, identity in enumerate(identities):
+        known.setdefault(plain_name(identity), []).append(number)
+    for path in paths:
+        entries = read_names(path)
+        missed = []
+        for spellings in entries:
+            found = next((known[plain] for name in spellings if (plain := plain_name(name)) in known), None)
+            if found is None:
+                missed.append(spellings[0])
+            else:
+                named[found] = True
+        yield path, len(entries), missed
 
 
 def _rows_of(groups: Groups, identities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

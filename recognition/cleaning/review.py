@@ -25,7 +25,7 @@ class Verdict:
 def read_review(path: Path) -> dict[str, Verdict]:
     """Return picture -> verdict from the file that the review page saves; DataError when it is no such file."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as err:
         raise DataError(f"{path}: cannot be read ({err}); expected a review; save it from the review page") from err
     if not isinstance(content, dict) or not isinstance(content.get("decisions"), dict):

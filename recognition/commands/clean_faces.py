@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from recognition.cleaning.clean import Review, clean, review_again
-from recognition.cleaning.exclusion import read_names
+from recognition.cleaning.exclusion import check_names
 from recognition.cleaning.output_folder import cleaning_folder, review_folder
 from recognition.cleaning.pictures import Pictures, check_faces
 from recognition.cleaning.review import read_review
@@ -124,9 +124,8 @@ def _open(args: argparse.Namespace) -> tuple[CleanSettings, Pictures]:
     check_given(given, steps)
     if args.split is not None and "within" not in steps:
         raise ConfigError(f"--split {args.split}: the step within does not run; expected it in --steps; add it")
-    for path in args.against_names:
-        read_names(path)  # wrong ones show before the work
     pictures = Pictures(args.embeddings)
+    check_names(args.against_names, pictures.identities)  # wrong ones show before the work
     check_faces(pictures, args.faces)
     model, network = args.model or pictures.model["model"], args.network
     if args.model is None and network is None:

@@ -127,7 +127,7 @@ def _check(args: argparse.Namespace) -> None:
 def _check_paths(folder: Path, keys: Sequence[str]) -> None:
     """Refuse keys that a .lst cannot name: those of a packed set, and paths with a tab or a line break."""
     for key in keys:
-        if not has_suffix(key) or any(character in key for character in "\t\r\n"):
+        if not ("/" in key or has_suffix(key)) or any(character in key for character in "\t\r\n"):
             raise DataError(
                 f"{folder}: key {key!r} is no path for a .lst; expected an image's; write OUT.jsonl instead"
             )

@@ -18,7 +18,8 @@ from recognition.console import Stopwatch, count, duration
 from recognition.errors import DataError
 from recognition.formats.image_tree import ImageTree
 from recognition.formats.sources import find_source
-from recognition.work.files import refuse_existing, write_text
+from recognition.formats.text_lines import refuse_unlistable
+from recognition.work.files import refuse_existing, write_bytes
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,7 +66,8 @@ def _run(args: argparse.Namespace) -> None:
     refuse_existing(args.pairs_file, overwrite=args.overwrite)
     people = _list_people(args.folder)
     pairs = draw_pairs(people, num_pairs=args.pairs, num_folds=args.folds, seed=args.seed)
-    write_text(args.pairs_file, "".join(f"{a}\t{b}\t{int(same)}\n" for a, b, same in pairs))
+    lines = "".join(f"{a}\t{b}\t{int(same)}\n" for a, b, same in pairs)
+    write_bytes(args.pairs_file, lines.encode("utf-8", "surrogateescape"))  # names of files may be other bytes
     pictures = len({path for a, b, _ in pairs for path in (a, b)})
     print(
         f"drew {count(len(pairs), 'pair')} in {count(args.folds, 'fold')} from {count(len(people), 'identity')}, "
@@ -79,7 +81,11 @@ def _list_people(folder: Path) -> dict[str, list[str]]:
     tree.log_passed_over()
     if len(tree.identities) < 2:
         raise DataError(f"{folder}: {count(len(tree.identities), 'identity')} with images; expected at least 2")
-    return {person: [f"{person}/{name}" for name in tree.images_of(person)] for person in tree.identities}
+    people = {person: [f"{person}/{name}" for name in tree.images_of(person)] for person in tree.identities}
+    for images in people.values():
+        for image in images:
+            refuse_unlistable(image)
+    return people
 
 
 def _same_pairs(

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,14 +19,13 @@ import cv2
 from recognition.cli import make_parser, positive_int, run_command
 from recognition.console import Stopwatch, count, duration, progress
 from recognition.errors import DataError
-from recognition.formats.image_list import Folder
 from recognition.formats.pair_list import PicturePair, parse_folds, read_pair_list
 from recognition.formats.pairs_bin import write_pairs
-from recognition.images.codec import IMAGE_SUFFIXES, decode_rgb, encode_jpeg, read_image_file
+from recognition.formats.picture_names import PictureFinder
+from recognition.images.codec import decode_rgb, encode_jpeg, read_image_file
 from recognition.work.files import refuse_existing
 
 RESIZED_QUALITY = 95
-ENDINGS = ("", *IMAGE_SUFFIXES, *(suffix.upper() for suffix in IMAGE_SUFFIXES))  # cameras write .JPG
 MAX_NAMED = 10  # missing pictures that are named; the rest are counted
 
 
@@ -84,13 +82,13 @@ def _run(args: argparse.Namespace) -> None:
 
 def _find_pictures(pairs: Sequence[PicturePair], images: Path) -> list[Path]:
     """Return the two paths of every pair in turn."""
-    folder = Folder(images)
+    finder = PictureFinder(images)
     found: dict[str, Path | None] = {}
     for name in (name for pair in pairs for name in (pair.first, pair.second)):
         if name not in found:
-            if folder.path(name) is None:
+            if finder.leads_out(name):
                 raise DataError(f"{images}: {name!r} leads out of it; expected a path below; fix the list of pairs")
-            found[name] = _find_picture(folder, name)
+            found[name] = finder.find(name)
     missing = [name for name, path in found.items() if path is None]
     if missing:
         named = ", ".join(missing[:MAX_NAMED]) + (", ..." if len(missing) > MAX_NAMED else "")
@@ -99,12 +97,6 @@ def _find_pictures(pairs: Sequence[PicturePair], images: Path) -> list[Path]:
             "image of the pairs; add them or leave the pairs out"
         )
     return [path for pair in pairs for name in (pair.first, pair.second) if (path := found[name]) is not None]
-
-
-def _find_picture(folder: Folder, name: str) -> Path | None:
-    """Return the file of a name as it stands in the pairs; LFW's names carry no suffix, but some hold a dot."""
-    candidates = (folder.path(f"{name}{suffix}") for suffix in ENDINGS)
-    return next((Path(path) for path in candidates if path is not None and os.path.isfile(path)), None)
 
 
 def _read_picture(path: Path, size: int | None) -> bytes:

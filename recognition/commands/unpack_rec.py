@@ -22,6 +22,7 @@ from recognition.console import Stopwatch, count, duration, progress
 from recognition.errors import DataError
 from recognition.formats.image_streams import suffix_of
 from recognition.formats.records import ImageRecord, ImageRecords
+from recognition.formats.text_lines import read_lines
 from recognition.work.files import staged, write_in_place
 
 LIST_NAME = "images.lst"
@@ -67,10 +68,7 @@ def parse_keys(text: str, *, most: int) -> list[int]:
     place, items = "--keys", text.split(",")
     if text.startswith("@"):
         place = text[1:]
-        try:
-            items = Path(place).read_text(encoding="utf-8").split()
-        except (OSError, UnicodeDecodeError) as err:
-            raise DataError(f"{place}: cannot be read ({err}); expected one key or range a line") from err
+        items = " ".join(read_lines(Path(place), "one key or range a line")).split()
     keys: list[int] = []
     for item in items:
         span = _span(item.strip(), place)

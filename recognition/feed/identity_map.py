@@ -103,7 +103,7 @@ def read_identity_map(path: Path, num_classes: Sequence[int]) -> IdentityMap:
         with open(path, "rb") as handle:
             for number, line in enumerate(iter(lambda: handle.readline(_MAX_LINE_BYTES), b""), 1):
                 if line.strip():
-                    _enter(rows, num_classes, line.decode("utf-8"), f"{path}:{number}", number)
+                    _enter(rows, num_classes, line.decode("utf-8").removeprefix("\ufeff"), f"{path}:{number}", number)
     except (OSError, UnicodeDecodeError) as err:
         raise DataError(f"{path}: cannot be read ({err}); expected lines 'set TAB class id TAB new class id'") from err
     numberings = [_listed(path, number, *columns) for number, columns in enumerate(rows)]

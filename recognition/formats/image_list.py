@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 from array import array
 from collections import Counter
@@ -133,7 +134,7 @@ def _without_image(root: Path, others: Mapping[str, Counter[str]]) -> DataError:
 
 def parse_lst_line(line: bytes, place: str) -> tuple[int, str]:
     """Return (label, path) of one line of a .lst in either of its forms."""
-    fields = os.fsdecode(line).rstrip("\r\n").split("\t")
+    fields = os.fsdecode(line.removeprefix(codecs.BOM_UTF8)).rstrip("\r\n").split("\t")
     if len(fields) == 3:
         # The older form is told by its middle: a path is no number.
         label = _whole_number(fields[1])

@@ -8,10 +8,9 @@ from pathlib import Path
 
 from recognition.errors import ConfigError, DataError
 from recognition.formats.image_tree import identity_of
+from recognition.formats.text_lines import read_lines
 
 _MAX_FOLDS = 1000
-MAX_FILE_BYTES = 1 << 26
-"""Largest list that is read: over a million pairs."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +36,7 @@ def read_pair_list(path: Path, *, folds: Collection[int] | None = None) -> list[
     For all ten folds the parts are the folds, and the order within them changes no number.
     Raises DataError naming the line that is neither form, and when LFW's header disagrees with the lines.
     """
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise DataError(f"{path}: over {MAX_FILE_BYTES >> 20} MiB; expected a list of pairs; split it")
-        lines = [line.rstrip("\r\n") for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as err:
-        reason = err.strerror if isinstance(err, OSError) else "not text"
-        raise DataError(f"{path}: cannot be read ({reason}); expected a list of pairs; check the path") from err
+    lines = read_lines(path, "a list of pairs")
     numbered = [(number, _split(line)) for number, line in enumerate(lines, 1) if line.strip()]
     if not numbered:
         raise DataError(f"{path}: holds no pairs; expected LFW's pairs.txt or lines `path path 0|1`")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import logging
 import os
 from array import array
@@ -164,6 +165,8 @@ def _whole_lines(idx: Path) -> Iterator[bytes]:
     num_lines = 0
     rest = b""
     with open(idx, "rb") as handle:
+        if handle.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
+            handle.seek(0)
         while chunk := handle.read(_CHUNK_BYTES):
             lines, newline, rest = (rest + chunk).rpartition(b"\n")
             num_lines += chunk.count(b"\n")

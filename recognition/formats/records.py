@@ -198,7 +198,7 @@ class ImageRecords:
 
 def read_property(path: Path) -> tuple[int, int, int]:
     """Return (num_classes, height, width) from the first line of a `property` file."""
-    with open(path, encoding="utf-8", errors="replace") as handle:
+    with open(path, encoding="utf-8-sig", errors="replace") as handle:
         line = handle.readline(200).strip()
     fields = [field.strip() for field in line.split(",")]
     if len(fields) != 3 or not all(field.isascii() and field.isdigit() and int(field) < 2**32 for field in fields):

@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recognition.cleaning.exclusion import drop_small, drop_tested, plain_name, read_names
+from recognition.cleaning.decisions import Changes, apply_changes
+from recognition.cleaning.exclusion import check_names, drop_small, drop_tested, plain_name
 from recognition.cleaning.settings import CleanSettings
 from recognition.errors import DataError
+from tests.helpers.name_forms import FORMS
 from tests.helpers.people import names_of, open_set, people, person_vectors
 
 
@@ -48,14 +50,40 @@ def test_names_are_compared_without_case_and_joints(tmp_path: Path) -> None:
     assert names_of(context, by_list.rows) == [f"bob/{i:03}.jpg" for i in range(3)]
 
 
-def test_a_list_without_names_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "empty.txt").write_text("\n")
-    (tmp_path / "binary").write_bytes(b"\xff\xfe\xff")
-    with pytest.raises(DataError, match=r"empty\.txt: holds no names; expected a folder for each identity"):
-        read_names(tmp_path / "empty.txt")
-    for path in (tmp_path / "binary", tmp_path / "absent"):
-        with pytest.raises(DataError, match=r"cannot be read .*; expected a folder of identities or a list of names"):
-            read_names(path)
+@pytest.mark.parametrize("form", FORMS)
+def test_planted_people_of_a_test_set_are_gone_whatever_the_list_looks_like(tmp_path: Path, form: str) -> None:
+    context, decisions = open_set(tmp_path, people({"Ann_Lee": 2, "José Ruiz": 3, "Stranger": 2}), tests=0.6)
+    (tmp_path / "list").write_text(FORMS[form], encoding="utf-8", newline="")
+    changes = drop_tested(replace(context, settings=CleanSettings(against_names=(tmp_path / "list",))), decisions)
+    gone = {name.rpartition("/")[0] for name in names_of(context, changes.rows)}
+    assert gone == {"Ann_Lee", "José Ruiz"} and len(changes) == 5
+
+
+def test_a_test_person_that_was_merged_or_moved_goes_too(tmp_path: Path) -> None:
+    context, decisions = open_set(tmp_path, people({"tested": 2, "alias": 2, "c": 3}), tests=0.6)
+    number = {name: i for i, name in enumerate(decisions.identities)}
+    rows = np.flatnonzero(decisions.identity == number["tested"])
+    score, doubt = np.ones(2, np.float32), np.zeros(2, np.float32)
+    (tmp_path / "list").write_text("tested\n", encoding="utf-8")
+    context = replace(context, settings=CleanSettings(against_names=(tmp_path / "list",)))
+    merged = Changes("merged", rows, score, doubt, np.full(2, number["alias"], np.int32))
+    changes = drop_tested(context, apply_changes(decisions, merged, context.pictures.labels))
+    expected = ["alias/000.jpg", "alias/001.jpg", "tested/000.jpg", "tested/001.jpg"]
+    assert sorted(names_of(context, changes.rows)) == expected
+    moved = Changes("other_identity", rows[:1], score[:1], doubt[:1], np.full(1, number["c"], np.int32))
+    changes = drop_tested(context, apply_changes(decisions, moved, context.pictures.labels))
+    assert sorted(names_of(context, changes.rows)) == ["tested/000.jpg", "tested/001.jpg"]
+
+
+def test_names_that_are_no_identitys_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "list").write_text("Bob\n" + "".join(f"Nobody {i}x\n" for i in range(7)), encoding="utf-8")
+    check_names([tmp_path / "list"], ["ann", "bob"])
+    assert caplog.messages == [
+        f"{tmp_path / 'list'}: 7 of 8 names are no identity's: "
+        "Nobody 0x, Nobody 1x, Nobody 2x, Nobody 3x, Nobody 4x, ..."
+    ]
+    with pytest.raises(DataError, match=r"list: 8 of 8 names are no identity's: Bob, .*; expected .* such as 'ann'; "):
+        check_names([tmp_path / "list"], ["ann", "zoe"])
 
 
 def test_small_identities_go(tmp_path: Path) -> None:
