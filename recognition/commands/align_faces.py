@@ -14,8 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,35 +29,35 @@ import cv2
 from recognition.cli import current_choice, make_parser, positive_int, run_command
 from recognition.console import Stopwatch, count, duration, progress
 from recognition.detection.alignment import ARCFACE_TEMPLATE
-from recognition.detection.choice import POLICIES, Policy
+from recognition.detection.choice import CERTAINTY, POLICIES, Certainty
+from recognition.detection.contact_sheet import draw_sheet
 from recognition.detection.crop_folder import CropFolder
+from recognition.detection.crop_names import crop_name, crop_names
 from recognition.detection.detectors import DETECTORS, build_detector
 from recognition.detection.photo_aligner import (
     STATUSES,
     AlignSettings,
     PhotoAligner,
     PhotoTask,
-    crop_name,
     faces_of_record,
 )
 from recognition.errors import DataError
 from recognition.formats.image_tree import ImageTree
 from recognition.formats.sources import find_source
 from recognition.images.photos import PHOTO_SUFFIXES
+from recognition.work.files import refuse_existing
 from recognition.work.processes import process_map
 from recognition.work.system import usable_cores
 
 TEMPLATE = {"template": ARCFACE_TEMPLATE.tolist(), "template_size": 112, "transform": "similarity"}
 MAX_SIZE = 4096
-_LONGEST_NAME = 240  # bytes: most file systems take 255, and a further face's name is longer
-_FURTHER_FACE = re.compile(r"(.*)\.face[1-9][0-9]*(\.[^./]*)", re.DOTALL)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line, align the photos, and return the exit status."""
     parser = make_parser("align_faces", __doc__)
     add = parser.add_argument
-    add("photos", type=Path, metavar="PHOTOS", help="folder of photos, one subfolder per identity or flat")
+    add("photos", type=Path, metavar="PHOTOS", help="folder of photos, one subfolder per identity or flat, or a photo")
     add("output", type=Path, metavar="OUT", help="folder for the aligned faces and align.jsonl")
     add("--detector", choices=tuple(DETECTORS), default="mtcnn", help="default: mtcnn")
     add("--model", type=Path, help="scrfd: the ONNX file; mtcnn, dlib: folder of their weights")
@@ -73,11 +71,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="which faces of a photo to keep (default: largest)",
     )
     add("--min-size", type=float, default=0.0, metavar="PX", help="refuse faces with a box side below this")
-    add("--min-score", type=float, metavar="S", help="refuse faces below this score")
+    add("--min-score", type=float, metavar="S", help="refuse faces below this score (mtcnn 0.95, dlib -0.1)")
     add("--size", type=positive_int, default=112, metavar="PX", help="side of the crops (default: 112)")
     add("--quality", type=positive_int, default=95, metavar="Q", help="JPEG quality of the crops (default: 95)")
     add("--landmarks", type=Path, metavar="JSONL", help="align.jsonl of an earlier run: detect only what it lacks")
     add("--workers", type=positive_int, default=usable_cores(), help="processes (default: one per core)")
+    add("--sheet", type=Path, metavar="PNG", help="where the contact sheet goes (default: beside OUT, OUT.png)")
+    add("--no-sheet", action="store_true", help="draw no contact sheet")
     add("--overwrite", action="store_true", help="begin anew and replace what an earlier run left in OUT")
     add("--json", action="store_true", help="print the counts as one JSON object")
     return run_command(parser, _run, argv)
@@ -92,18 +92,31 @@ def _run(args: argparse.Namespace) -> None:
             "another folder; choose another OUT"
         )
     folder = CropFolder(args.output, "align")
+    sheet = args.sheet or args.output.resolve().with_name(f"{args.output.resolve().name}.png")
     crops = crop_names(_photos(args.photos), args.faces)
+    root = args.photos.parent if args.photos.is_file() else args.photos
     folder.check(crops.values(), overwrite=args.overwrite)
+    if not args.no_sheet:
+        refuse_existing(sheet, overwrite=args.overwrite)
     known = _known_faces(args.landmarks, folder, overwrite=args.overwrite)
-    settings = AlignSettings(args.size, args.faces, args.min_size, args.min_score, args.max_side, args.quality)
+    settings = AlignSettings(
+        args.size,
+        args.faces,
+        args.min_size,
+        args.min_score,
+        args.max_side,
+        args.quality,
+        CERTAINTY.get(args.detector, Certainty()),
+    )
     described = {
         "detector": args.detector,
         "model": str(args.model) if args.model else None,
         "min_face_px": args.min_face,
         "landmarks": str(args.landmarks) if args.landmarks else None,
         **asdict(settings),
+        "certainty": asdict(settings.certainty) if args.detector in CERTAINTY else None,
     }
-    prepare = partial(prepare_aligner, args.photos, folder, settings, args.detector, args.min_face, args.model)
+    prepare = partial(prepare_aligner, root, folder, settings, args.detector, args.min_face, args.model)
     # What is missing is reported before anything is removed. Otherwise the workers do, and load while this one would.
     aligner = prepare() if args.workers == 1 or args.overwrite else None
     begun = {"photos": str(args.photos.resolve()), **described}
@@ -115,6 +128,8 @@ def _run(args: argparse.Namespace) -> None:
         for photo, record in progress(done, total=len(missing), unit="photo", label="align", quiet=args.quiet):
             journal.append(photo, record)
         totals = folder.publish(journal, {**described, **TEMPLATE})
+    if not args.no_sheet:
+        draw_sheet(folder.records, root, args.output, sheet)
     _report(args, totals, len(missing), len(crops) - len(missing), watch.seconds)
 
 
@@ -129,30 +144,12 @@ def _check_numbers(args: argparse.Namespace) -> None:
 
 def _photos(folder: Path) -> list[str]:
     """Return the paths of the photos below a folder; what is passed over is named in a line of the log."""
+    if folder.is_file():
+        return [folder.name]
     find_source(folder, ("identities", "photos"), suffixes=PHOTO_SUFFIXES)
     tree = ImageTree(folder, PHOTO_SUFFIXES, keeps_names=True)
     tree.log_passed_over()
     return tree.names()
-
-
-def crop_names(photos: Sequence[str], policy: Policy = "largest") -> dict[str, str]:
-    """Return photo -> crop: the same name when it ends in .jpg or .jpeg, and with .jpg after it otherwise.
-
-    Raises DataError when a name is too long for a file, and when two photos would give one; with the policy all,
-    further faces have names of their own.
-    """
-    names = {p: p if os.path.splitext(p)[1].lower() in (".jpg", ".jpeg") else f"{p}.jpg" for p in photos}
-    owners = Counter(names.values())
-    if policy == "all":
-        further = (match for name in list(owners) if (match := _FURTHER_FACE.fullmatch(name)))
-        owners.update(match[0] for match in further if match[1] + match[2] in owners)
-    twice = next((name for name, times in owners.items() if times > 1), None)
-    long = next((name for name in owners if len(os.fsencode(os.path.basename(name))) > _LONGEST_NAME), None)
-    if long is not None:
-        raise DataError(f"{long}: a crop's name; expected at most {_LONGEST_NAME} bytes; rename the photo")
-    if twice is not None:
-        raise DataError(f"{twice}: would be the crop of two photos; expected names that differ; rename one photo")
-    return names
 
 
 def prepare_aligner(
@@ -193,7 +190,7 @@ def _known_faces(path: Path | None, folder: CropFolder, *, overwrite: bool) -> d
 
 def _read_records(path: Path) -> Iterator[dict[str, Any]]:
     try:
-        with open(path, encoding="utf-8") as handle:
+        with open(path, encoding="utf-8-sig") as handle:
             for number, line in enumerate(handle, 1):
                 yield _parse_record(f"{path}:{number}", line)
     except (OSError, UnicodeDecodeError) as err:
@@ -225,3 +222,5 @@ def _report(args: argparse.Namespace, totals: Counter[str], num_new: int, num_be
         f"aligned {count(totals['crops'], 'face')} of {count(num_new + num_before, 'photo')}, {rest}{before} "
         f"in {duration(seconds)} ({num_new / max(seconds, 1e-9):,.0f}/s)"
     )
+    if troubles := sum(totals[status] for status in STATUSES[1:]):
+        print(f"what became of {troubles:,} without a face: {args.output / 'align.jsonl'}")

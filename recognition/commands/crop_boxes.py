@@ -29,6 +29,7 @@ from recognition.cli import make_parser, positive_int, run_command
 from recognition.console import Stopwatch, count, duration, progress
 from recognition.detection.alignment import align
 from recognition.detection.crop_folder import CropFolder
+from recognition.detection.landmark_fit import file_trouble, landmark_trouble
 from recognition.errors import DataError
 from recognition.images.codec import encode_jpeg
 from recognition.images.photos import decode_photo, read_photo
@@ -40,7 +41,8 @@ MAX_SIZE, MAX_MARGIN = 4096, 100
 _FARTHEST_PX = 1e6  # where no photo reaches
 BOX_COLUMNS = ("X", "Y", "W", "H")
 LANDMARK_COLUMNS = tuple(f"P{point}{axis}" for point in range(1, 6) for axis in "XY")
-STATUSES = ("ok", "too_small", "unreadable")
+STATUSES = ("ok", "too_small", "unreadable", "misfit", "outside")
+_SAMPLE = 2000  # rows whose landmarks tell whether the table is right
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ class BoxCropper:
         try:
             path = _photo_path(self.photos, row.name)
             rgb = decode_photo(read_photo(path), place=str(path))
+            if len(row.numbers) == 10 and (trouble := self._landmark_trouble(row, rgb)) is not None:
+                return trouble
             _check_inside(row, path, rgb)
             face = self._cut(rgb, row.numbers)
         except OSError as err:
@@ -87,6 +91,12 @@ class BoxCropper:
         temporary = self.folder.staging / f"{row.line}.part"
         write_by_way_of(temporary, self.folder.output / row.crop, encode_jpeg(face, self.quality))
         return {"status": "ok", "crop": row.crop}
+
+    def _landmark_trouble(self, row: Row, rgb: np.ndarray) -> dict[str, Any] | None:
+        trouble = landmark_trouble(np.array(row.numbers).reshape(5, 2), (rgb.shape[0], rgb.shape[1]))
+        if trouble is None:
+            return None
+        return {"status": trouble[0], "reason": f"{row.name}: {trouble[1]} (line {row.line})"}
 
     def _cut(self, rgb: np.ndarray, numbers: tuple[float, ...]) -> np.ndarray | None:
         """Return the face; None when the photo itself is too small for it."""
@@ -209,6 +219,7 @@ def _run(args: argparse.Namespace) -> None:
     if not rows:
         raise DataError(f"{args.table}: has no rows; expected one for each face; check the file")
     crops = _crops(args.table, rows)
+    _check_landmarks(args.table, rows)
     folder = CropFolder(args.output, "crops")
     folder.check(crops, overwrite=args.overwrite)
     cropper = BoxCropper(args.photos, folder, args.size, args.margin, args.min_size, args.quality)
@@ -230,6 +241,15 @@ def _check_numbers(args: argparse.Namespace) -> None:
         raise DataError(f"--margin {args.margin}: expected 0 to {MAX_MARGIN}; choose such a number")
     if args.size > MAX_SIZE:
         raise DataError(f"--size {args.size}: expected at most {MAX_SIZE} pixels; choose such a number")
+
+
+def _check_landmarks(table: Path, rows: Sequence[Row]) -> None:
+    """Raise DataError when most landmarks of a table fit no face."""
+    if len(rows[0].numbers) == 10:
+        sample = rows[:: -(-len(rows) // _SAMPLE)]
+        trouble = file_trouble(np.array([row.numbers for row in sample]).reshape(-1, 5, 2), [])
+        if trouble is not None:
+            raise DataError(f"{table}: {trouble}; looked at {count(len(sample), 'row')}")
 
 
 def _crops(table: Path, rows: Sequence[Row]) -> list[str]:
@@ -260,7 +280,8 @@ def _report(args: argparse.Namespace, totals: Counter[str], num_rows: int, secon
         counts = {"num_rows": num_rows, **{f"num_{status}": totals[status] for status in STATUSES}}
         print(json.dumps({"output": str(args.output), **counts, "seconds": round(seconds, 3)}))
         return
+    misfit = "".join(f", {totals[status]:,} {status}" for status in STATUSES[3:] if totals[status])
     print(
         f"cropped {count(totals['ok'], 'face')} of {count(num_rows, 'row')}, {totals['too_small']:,} too small, "
-        f"{totals['unreadable']:,} unreadable in {duration(seconds)} ({num_rows / max(seconds, 1e-9):,.0f}/s)"
+        f"{totals['unreadable']:,} unreadable{misfit} in {duration(seconds)} ({num_rows / max(seconds, 1e-9):,.0f}/s)"
     )

@@ -11,7 +11,8 @@ from typing import Any, Literal
 import numpy as np
 
 from recognition.detection.alignment import align
-from recognition.detection.choice import Policy, choose_faces
+from recognition.detection.choice import Certainty, Policy, choose_faces
+from recognition.detection.crop_names import crop_name
 from recognition.detection.detectors import detect_within
 from recognition.detection.faces import Detector, Faces, no_faces
 from recognition.errors import DataError
@@ -33,6 +34,7 @@ class AlignSettings:
     min_score: float | None = None
     max_side_px: int = 1600
     quality: int = 95
+    certainty: Certainty = field(default_factory=Certainty)  # of the detector's scores; `min_score` replaces its least
 
 
 @dataclass(frozen=True)
@@ -85,15 +87,15 @@ class PhotoAligner:
 
     def _choose(self, faces: Faces, photo_size: tuple[int, int]) -> tuple[Status, np.ndarray]:
         """Return the status and the indices of the faces to cut out."""
-        least = self.settings.min_score
-        sure = np.flatnonzero(faces.scores >= least) if least is not None else np.arange(len(faces))
+        certainty, least = self.settings.certainty, self.settings.min_score
+        sure = np.flatnonzero(faces.scores >= (certainty.least if least is None else least))
         if len(sure) == 0:
             return "no_face", sure
         sides = (faces.boxes[sure, 2:] - faces.boxes[sure, :2]).min(1)
         large = sure[sides >= self.settings.min_size_px]
         if len(large) == 0:
             return "too_small", large
-        chosen = large[choose_faces(faces.select(large), self.settings.policy, photo_size)]
+        chosen = large[choose_faces(faces.select(large), self.settings.policy, photo_size, certainty)]
         return ("ok" if len(chosen) else "several"), chosen
 
     def _write(self, name: str, content: bytes) -> None:
@@ -101,12 +103,6 @@ class PhotoAligner:
         target = self.output / name
         temporary = self.staging / f"{os.getpid()}.part"
         write_by_way_of(temporary, target, content)
-
-
-def crop_name(name: str, number: int) -> str:
-    """Return the name of a photo's crop: the photo's own for the first face, `.face1` and so on for further ones."""
-    stem, suffix = os.path.splitext(name)
-    return name if number == 0 else f"{stem}.face{number}{suffix}"
 
 
 def face_record(faces: Faces, index: int) -> dict[str, Any]:

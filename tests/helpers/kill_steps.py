@@ -47,7 +47,7 @@ class FewFaces:
         num = int(rgb[0, 0, 0]) // 100
         landmarks = np.stack([ARCFACE_TEMPLATE * 0.4 + 8 * i for i in range(num)]) if num else np.zeros((0, 5, 2))
         boxes = np.array([[8 * i, 8 * i, 8 * i + 48 - i, 8 * i + 48 - i] for i in range(num)]).reshape(num, 4)
-        return Faces(boxes.astype(np.float32), landmarks.astype(np.float32), np.full(num, 0.9, np.float32))
+        return Faces(boxes.astype(np.float32), landmarks.astype(np.float32), np.full(num, 0.99, np.float32))
 
 
 class FewNumbers:

@@ -91,7 +91,7 @@ def test_a_face_beside_the_photo_is_not_cut_out_of_it(photos: Path, tmp_path: Pa
     assert crop_boxes.main(arguments) == 0
     lines = _lines(tmp_path / "out" / "crops.jsonl")
     assert lines["a..b/a..b"]["status"] == "ok"
-    assert "64 x 64 pixels, and the face at 64, 0 lies beside them" in lines["plain/plain"]["reason"]
+    assert "64 x 64 pixels, and the face at 64, 0 is outside them" in lines["plain/plain"]["reason"]
 
 
 def test_of_a_photo_with_one_bad_face_nothing_is_left(
