@@ -86,7 +86,7 @@ class HeadOptimizer(torch.optim.Optimizer):
             self.backbone.param_groups = self.param_groups[len(self.param_groups) - len(self.backbone.param_groups) :]
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Move centers and backbone, or neither where anything is not finite on any rank. Returns the closure's loss.
 
         Collective: one sum of a flag. On CUDA no value travels to the host, if the backbone's optimizer is a fused one.
