@@ -14,7 +14,7 @@ from recognition.backbones.weights import load_weights
 from recognition.config.schema import Config, HeadConfig
 from recognition.distributed.replicate import convert_sync_bn, replicate
 from recognition.distributed.world import World
-from recognition.heads.margins import CombinedMargin, Margin
+from recognition.heads.margins import CombinedMargin, Margin, make_margin
 from recognition.heads.optimizer import HeadOptimizer
 from recognition.heads.sharded_softmax import ShardedSoftmax
 from recognition.optim.groups import make_optimizer
@@ -69,7 +69,7 @@ def build_head(config: Config, num_classes: int, world: World) -> ShardedSoftmax
     return ShardedSoftmax(
         num_classes,
         config.backbone.embedding_size,
-        margin=_margin(head),
+        margin=margin_of(head),
         scale=head.scale,
         seed=config.seed,
         world=world,
@@ -85,9 +85,13 @@ def build_head(config: Config, num_classes: int, world: World) -> ShardedSoftmax
     )
 
 
-def _margin(head: HeadConfig) -> Margin:
-    m1, m2, m3 = head.margins
-    return CombinedMargin(m1, m2, m3, head.margin_gradient)
+def margin_of(head: HeadConfig) -> Margin:
+    """Return the margin that the config chooses; ConfigError with file and line where it is none of the registry's."""
+    chosen = head.margin
+    if chosen is None:
+        m1, m2, m3 = head.margins
+        return CombinedMargin(m1, m2, m3, head.margin_gradient)
+    return make_margin(chosen.name, chosen.settings, where=lambda key: f"{chosen.where(key)}head.margin: ")
 
 
 def _optimizer(config: Config, backbone: nn.Module, head: ShardedSoftmax) -> HeadOptimizer:

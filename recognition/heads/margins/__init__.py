@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from recognition.errors import ConfigError
@@ -44,19 +44,27 @@ MARGINS.register("none")(NoMargin)
 MARGINS.register("sphereface")(SphereFace)
 
 
-def make_margin(name: str, settings: Mapping[str, Any]) -> Margin:
-    """Return the margin `name` with `settings`; ConfigError for an unknown name or setting, or a value it cannot be."""
+def make_margin(name: str, settings: Mapping[str, Any], *, where: Callable[[str], str] = lambda _: "") -> Margin:
+    """Return the margin `name` with `settings`; ConfigError for an unknown name or setting, or a value it cannot be.
+
+    `where` gives the opening of a message about a setting, "name", or "" for all of it.
+    """
+    if name not in MARGINS:
+        raise ConfigError(f"{where('name')}name: found {name!r}, expected a margin{nearest(name, MARGINS)}")
     kind = MARGINS[name]
     known = inspect.signature(kind).parameters
     hints = typing.get_type_hints(kind.__init__)
     for key, value in settings.items():
         if key not in known:
             hint = nearest(key, known) if known else "; it has none"
-            raise ConfigError(f"{key}: unknown setting of margin {name!r}{hint}")
+            raise ConfigError(f"{where(key)}{key}: unknown setting of margin {name!r}{hint}")
         problem = _problem(value, hints[key])
         if problem is not None:
-            raise ConfigError(f"{key}: found {value!r}, expected {problem}; correct it")
-    return kind(**settings)
+            raise ConfigError(f"{where(key)}{key}: found {value!r}, expected {problem}; correct it")
+    try:
+        return kind(**settings)
+    except ConfigError as err:
+        raise ConfigError(f"{where('')}{err}") from err
 
 
 def _problem(value: Any, kind: Any) -> str | None:

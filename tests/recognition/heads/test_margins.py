@@ -105,7 +105,7 @@ def test_negatives_stay_within_the_margins_bound(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("arcfase", {}, "unknown margin 'arcfase'; did you mean 'arcface'?"),
+        ("arcfase", {}, "name: found 'arcfase', expected a margin; did you mean 'arcface'?"),
         ("arcface", {"n": 0.5}, "n: unknown setting of margin 'arcface'; expected one of gradient, m"),
         ("adaface", {"alfa": 0.5}, "alfa: unknown setting of margin 'adaface'; did you mean 'alpha'?"),
         ("none", {"m": 0.5}, "m: unknown setting of margin 'none'; it has none"),
