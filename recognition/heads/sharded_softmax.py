@@ -227,6 +227,8 @@ class ShardedSoftmax(nn.Module):
         number, self.steps = self.steps, self.steps + 1
         if self._on_host and refused.item():
             return
+        if any(passed.version != self.centers._version for passed in passes):
+            raise RuntimeError("step after the centers have moved since its forward: load states before it")
         if passes:
             self._keep(passes[-1].part.margin_state, refused)
         if passes and self.update == "fused":

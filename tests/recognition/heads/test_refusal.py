@@ -147,6 +147,15 @@ def test_a_backward_after_the_step_raises() -> None:
         losses[1].backward()
 
 
+def test_a_step_whose_centers_were_loaded_since_raises() -> None:
+    head = make_head(NUM_CLASSES)
+    optimizer = head.optimizer(lr=0.1)
+    head(*batch(head, BATCH)).backward()
+    head.load_state_dict(head.state_dict())
+    with pytest.raises(RuntimeError, match="step after the centers have moved since its forward"):
+        optimizer.step()
+
+
 def test_nothing_moves_without_gradients_or_in_eval_mode() -> None:
     head = make_head(NUM_CLASSES, margin=CurricularFace(), sample_rate=0.5)
     optimizer = head.optimizer(lr=0.1, momentum=0.9)
