@@ -111,7 +111,9 @@ def measure(
     # A NaN of an image, an embedding or a center is in a sum or in a cosine by now, on every rank.
     seen = [total_N, largest_N, z_N, *(value for value in vars(shaped).values() if value is not None)]
     is_broken = ~torch.stack([value.isfinite().all() for value in seen]).all()
-    gradients = _gradients(loop, own, sums, shaped, lse_negatives_N, lse_N) if wants_dx else None
+    weight_N = torch.ones_like(lse_N) if shaped.weight is None else shaped.weight
+    share_N = weight_N * (loop.scale / len(lse_N))  # s/N, in the block loop's words
+    gradients = _gradients(loop, own, sums, shaped, lse_negatives_N, lse_N, share_N) if wants_dx else None
     result = _result(loop, rows, active, part, shaped, lse_negatives_N - z_N, largest_N, is_broken)
     # What pass 2 shifts by: with a running maximum by lse itself, which is at least any z.
     shift_N = torch.full_like(lse_N, SHIFT) if loop.is_bounded else lse_N
@@ -120,7 +122,7 @@ def measure(
     passed = Pass(
         x_ND=rows.x_ND,
         local_N=rows.local_N,
-        weight_N=((shift_N - lse_N).exp() * (loop.scale / len(lse_N))).to(kind),
+        weight_N=((shift_N - lse_N).exp() * share_N).to(kind),
         target_value_N=(value_N * own.r_N if loop.is_plain else value_N).to(kind),
         row_shift_N=None if loop.is_bounded else lse_N.to(kind),
         active=active,
@@ -132,13 +134,19 @@ def measure(
 
 
 def _gradients(
-    loop: BlockLoop, own: _Own, sums: Sums, shaped: Shaped, lse_negatives_N: Tensor, lse_N: Tensor
+    loop: BlockLoop,
+    own: _Own,
+    sums: Sums,
+    shaped: Shaped,
+    lse_negatives_N: Tensor,
+    lse_N: Tensor,
+    share_N: Tensor,
 ) -> Gradients:
     """Return a (numerator + E_t r_t w_t), the last where the own class is here, and the length's share beside it."""
     assert sums.numerator_ND is not None
-    by_logit_N = (lse_negatives_N - lse_N).exp() * (-loop.scale / len(lse_N))  # s/N (p_t - 1)
+    by_logit_N = -share_N * (lse_negatives_N - lse_N).exp()  # s/N (p_t - 1)
     reference_N = torch.full_like(lse_N, SHIFT) if loop.is_bounded else sums.largest_N
-    a_N = (reference_N - lse_N).exp() * (loop.scale / len(lse_N))
+    a_N = share_N * (reference_N - lse_N).exp()
     dx_ND = sums.numerator_ND.mul_(a_N.to(sums.numerator_ND.dtype).unsqueeze(1))
     own_N = torch.where(own.is_here_N, by_logit_N * shaped.by_cosine * own.r_N, 0.0)
     dx_ND.add_((own_N.unsqueeze(1) * own.w_ND).to(dx_ND.dtype))
@@ -164,7 +172,8 @@ def _result(
     is_broken: Tensor,
 ) -> HeadResult:
     # loss = log(exp(z_t) + exp(lse_neg)) - z_t: exact also where it is 1e-5 and far below
-    parts = {"softmax": functional.softplus(gap_N, threshold=1e4).mean()}
+    softmax_N = functional.softplus(gap_N, threshold=1e4)
+    parts = {"softmax": (softmax_N if shaped.weight is None else softmax_N * shaped.weight).mean()}
     if shaped.term is not None:
         parts["margin"] = shaped.term.mean()
     kind = rows.x_ND.dtype

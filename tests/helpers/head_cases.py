@@ -11,13 +11,30 @@ import torch
 from torch import Tensor
 
 from recognition.distributed.world import World
-from recognition.heads.margins import MARGINS
+from recognition.heads.margins import MARGINS, Margin, OwnRows, Shaped, State
 from recognition.heads.sharded_softmax import ShardedSoftmax
 from tests.helpers import head_oracle
 
 EMBEDDING_SIZE = 24
 GLOBAL_BATCH = 12  # divisible by 1, 2, 3 and 4 ranks
 LR, MOMENTUM, WEIGHT_DECAY = 0.01, 0.9, 5e-4
+
+
+class ByClass(Margin):
+    """What no margin of the library uses: a margin and a weight of each class, and a loss of the lengths."""
+
+    wants_lengths = True
+
+    def target(self, state: State, own: OwnRows) -> Shaped:
+        assert own.length_N is not None
+        ones = torch.ones_like(own.cosine_N)
+        return Shaped(
+            own.cosine_N - (own.label_N % 4) * 0.1,
+            ones,
+            weight=(1 + own.label_N % 3).double(),
+            term=0.01 * own.length_N,
+            term_by_length=0.01 * ones,
+        )
 
 
 @dataclass(frozen=True)
@@ -50,7 +67,7 @@ class Case:
 
     def head(self, world: World) -> ShardedSoftmax:
         """Return the head of this rank with the case's centers."""
-        margin = MARGINS[self.margin](**self.settings)
+        margin = ByClass() if self.margin == "by_class" else MARGINS[self.margin](**self.settings)
         head = ShardedSoftmax(
             self.num_classes, EMBEDDING_SIZE, margin=margin, world=world, seed=5, dtype=self.dtype, **self.changes
         )
@@ -167,6 +184,9 @@ CASES = [
     Case("adaface-sampled", margin="adaface", num_classes=97, changes={"sample_rate": 0.3}),
     Case("adaface-autograd", margin="adaface", changes={"update": "autograd"}),
     Case("float32-adaface", margin="adaface", dtype=_FLOAT32),
+    Case("by-class", margin="by_class", changes={"block_size": 7}),
+    Case("by-class-scale-100", margin="by_class", changes={"scale": 100.0, "block_size": 7}),
+    Case("by-class-autograd", margin="by_class", changes={"update": "autograd"}),
     Case("curricularface", margin="curricularface", num_steps=3, settings={"alpha": 0.5}, changes={"block_size": 7}),
     Case("curricularface-sampled", margin="curricularface", num_classes=97, changes={"sample_rate": 0.3}),
     Case("curricularface-bounded", margin="curricularface", settings={"alpha": 0.5}, changes={"scale": 30.0}),

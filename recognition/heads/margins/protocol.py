@@ -45,6 +45,8 @@ class Shaped:
     """f': what is fed back to the cosine."""
     by_length: Tensor | None = None
     """What is fed back to the embedding's length; None: nothing."""
+    weight: Tensor | None = None
+    """What each image's softmax loss is multiplied by before the mean over the batch; None: 1."""
     term: Tensor | None = None
     """A loss of the margin's own per image, on top of the softmax."""
     term_by_length: Tensor | None = None
