@@ -33,10 +33,10 @@ from benchmarks.materialized import MaterializedHead
 from benchmarks.peak_memory import peak, start_watching
 from benchmarks.ranks import run_ranks
 from recognition.cli import make_parser, run_command
-from recognition.config.schema import HeadConfig
 from recognition.console import progress
 from recognition.distributed.collectives import barrier
 from recognition.distributed.world import World
+from recognition.heads.margins import CombinedMargin
 from recognition.heads.sharded_softmax import ShardedSoftmax
 
 SCALE = 64.0
@@ -48,7 +48,7 @@ PEERS = ("materialized", "arcface_torch")
 class Spec:
     """One head at one size."""
 
-    kind: str  # fused, deferred, autograd, materialized or arcface_torch
+    kind: str  # fused, autograd, materialized or arcface_torch
     identities: int
     batch: int  # of all ranks
     embedding_size: int = 512
@@ -102,9 +102,12 @@ class Runner:
                 spec.checkout, *size, device=world.device, margins=spec.margins, scale=SCALE, sgd=SGD
             )
             return
-        config = HeadConfig(
-            margins=spec.margins,
+        self.head = ShardedSoftmax(
+            *size,
+            margin=CombinedMargin(*spec.margins),
             scale=SCALE,
+            seed=0,
+            world=world,
             update=spec.kind,  # type: ignore[arg-type]
             products=spec.products,  # type: ignore[arg-type]
             block_size=spec.block_size,
@@ -112,16 +115,11 @@ class Runner:
             centers_format=spec.centers,  # type: ignore[arg-type]
             momentum_format=spec.momentum,  # type: ignore[arg-type]
         )
-        self.head = ShardedSoftmax(
-            *size,
-            world=world,
-            config=config,
-            seed=0,
-            momentum=SGD["momentum"],
-            weight_decay=SGD["weight_decay"],
-        )
         if spec.kind == "autograd":
             self.optimizer = torch.optim.SGD(self.head.parameters(), **SGD)
+        else:
+            momentum = 0.0 if spec.momentum == "none" else SGD["momentum"]
+            self.optimizer = self.head.optimizer(lr=SGD["lr"], momentum=momentum, weight_decay=SGD["weight_decay"])
 
     @property
     def state_bytes(self) -> int:
@@ -129,7 +127,7 @@ class Runner:
         if not isinstance(self.head, ShardedSoftmax):
             return 2 * self.head.weight.nbytes
         rows = self.head.state_rows()
-        return sum(tensor.nbytes for tensor in rows.values()) * (1 if self.optimizer is None else 2)
+        return sum(tensor.nbytes for tensor in rows.values()) * (2 if self.spec.kind == "autograd" else 1)
 
     def step(self) -> tuple[float, float, float, float]:
         """Take one step; return its seconds, those of its forward, those this process computed, and the loss."""
@@ -142,8 +140,6 @@ class Runner:
         barrier(self.world)
         _synchronize(self.world)
         start, start_cpu = time.perf_counter(), time.process_time()
-        if isinstance(self.head, ShardedSoftmax):
-            self.head.begin_step(step=self.number, lr=SGD["lr"])
         loss = self.head(embeddings, labels)
         _synchronize(self.world)
         middle = time.perf_counter()
@@ -156,9 +152,7 @@ class Runner:
     def _finish(self) -> None:
         if not isinstance(self.head, ShardedSoftmax):
             self.head.step()
-            return
-        self.head.finish_step(self.head.refused)
-        if self.optimizer is not None:
+        elif self.optimizer is not None:
             self.optimizer.step()
             self.optimizer.zero_grad()
 
@@ -311,7 +305,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ranks", type=int, default=2, help="processes, of one thread each on a CPU")
     parser.add_argument("--batch-size", type=int, default=128, help="images of all ranks")
     parser.add_argument("--embedding-size", type=int, default=512)
-    kinds = ("fused", "deferred", "autograd", "materialized")
+    kinds = ("fused", "autograd", "materialized")
     parser.add_argument("--heads", nargs="+", choices=kinds, default=["fused", "autograd", "materialized"])
     parser.add_argument(
         "--arcface-torch", type=Path, metavar="CHECKOUT", help="measure their own head from this folder too"

@@ -12,6 +12,12 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.2.0"
 
 _HOMES = {
+    "AdaFace": "recognition.heads.margins",
+    "ArcFace": "recognition.heads.margins",
+    "CombinedMargin": "recognition.heads.margins",
+    "CosFace": "recognition.heads.margins",
+    "CurricularFace": "recognition.heads.margins",
+    "SphereFace": "recognition.heads.margins",
     "ShardedSoftmax": "recognition.heads.sharded_softmax",
     "build_backbone": "recognition.backbones",
     "load_backbone": "recognition.backbones.weights",
@@ -19,26 +25,40 @@ _HOMES = {
     "Embedder": "recognition.embedding.embedder",
     "load_embedder": "recognition.embedding.models",
     "join_world": "recognition.distributed.world",
+    "joined_world": "recognition.distributed.world",
+    "load_head": "recognition.heads.saving",
+    "save_head": "recognition.heads.saving",
 }
 """Public name -> the module that holds it."""
 
 __all__ = [
+    "AdaFace",
+    "ArcFace",
+    "CombinedMargin",
+    "CosFace",
+    "CurricularFace",
     "Embedder",
     "ShardedSoftmax",
+    "SphereFace",
     "__version__",
     "build_backbone",
     "join_world",
+    "joined_world",
     "load_backbone",
     "load_embedder",
+    "load_head",
     "save_backbone",
+    "save_head",
 ]
 
 if TYPE_CHECKING:
     from recognition.backbones import build_backbone
     from recognition.backbones.weights import load_backbone, save_backbone
-    from recognition.distributed.world import join_world
+    from recognition.distributed.world import join_world, joined_world
     from recognition.embedding.embedder import Embedder
     from recognition.embedding.models import load_embedder
+    from recognition.heads.margins import AdaFace, ArcFace, CombinedMargin, CosFace, CurricularFace, SphereFace
+    from recognition.heads.saving import load_head, save_head
     from recognition.heads.sharded_softmax import ShardedSoftmax
 
 

@@ -15,7 +15,7 @@ PAGES = [*sorted((ROOT / "docs").rglob("*.md")), *sorted(ROOT.glob("*.md"))]
 FOLDERS = ("recognition", "data_tools", "eval", "benchmarks", "launch", "configs", "tests", "docs", ".ci")
 TREE = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*") if "__pycache__" not in path.parts]
 NAMES = {path.name for path in [*TREE, *ROOT.iterdir()]}
-IMAGINED = re.compile(r"configs/mine(\.yaml)?|(.*/)?(OLD|NAME|hostile)\.py")
+IMAGINED = re.compile(r"configs/mine(\.yaml)?|(.*/)?(OLD|NAME|hostile|two)\.py")
 """Files of the reader, in examples."""
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 INSIDE = re.compile(rf"(?<![\w/.<-])(?:{'|'.join(map(re.escape, FOLDERS))})/[\w./*-]*[\w*]")

@@ -21,6 +21,7 @@ NEVER = {
     "formats": {"config", "feed"},
     "images": {"feed"},
     "config": {"backbones", "heads"},
+    "heads": {"config"},
     "*": {"commands"},
 }
 """Room -> the rooms it never imports, besides what the absence of circles forbids."""

@@ -29,7 +29,7 @@ from recognition.errors import ConfigError
 from recognition.feed.build import build_loader
 from recognition.feed.datasets import Dataset, open_dataset
 from recognition.plan import Plan, find_inputs, make_plan, render_plan
-from recognition.training.build import build_parts
+from recognition.training.build import build_parts, margin_of
 from recognition.training.class_means import start_from_class_means
 from recognition.training.interrupts import Stopped, ignore_save_requests
 from recognition.training.meters import attach_log_files
@@ -58,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> None:
     config = load_config(args.config, args.overrides)
     require_wandb(config, os.environ)
+    margin_of(config.head)
     if args.check:
         if declared_rank() == 0:
             _check(config)

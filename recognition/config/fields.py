@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import functools
@@ -12,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from recognition.config.arcface_keys import COUNTERPARTS
+from recognition.config.choice import Choice
 from recognition.config.keys import Key, stated
 from recognition.config.schema import Config
 from recognition.config.yaml_nodes import CONTROL, ListValue, MappingValue, ScalarValue, Value
@@ -64,7 +66,7 @@ def _flatten(section: Any, prefix: str) -> dict[str, Any]:
         if dataclasses.is_dataclass(value):
             flat.update(_flatten(value, f"{prefix}{name}."))
         else:
-            flat[prefix + name] = value
+            flat[prefix + name] = dict(value) if isinstance(value, Choice) else value
     return flat
 
 
@@ -122,6 +124,8 @@ def convert(value: Value, kind: Any, place: str) -> Any:
         return convert(value, inner, place)
     if origin is tuple:
         return _tuple(value, get_args(kind), place)
+    if kind is Choice:
+        return _choice(value, place)
     if not isinstance(value, ScalarValue):
         raise ConfigError(f"{place}: found {_found(value)}, expected {_describe(kind)}")
     if origin is Literal:
@@ -137,6 +141,28 @@ def _tuple(value: Value, kinds: tuple[Any, ...], place: str) -> tuple[Any, ...]:
     if not isinstance(value, ListValue) or len(value.items) != len(kinds):
         raise ConfigError(f"{place}: found {_found(value)}, expected a list of {len(kinds)} numbers")
     return tuple(convert(item, kind, place) for item, kind in zip(value.items, kinds))
+
+
+def _choice(value: Value, place: str) -> Choice:
+    if not isinstance(value, MappingValue) or "name" not in value.entries:
+        raise ConfigError(f"{place}: found {_found(value)}, expected a name and its settings, as {{name: x, y: 0.5}}")
+    values = {key: _by_look(entry, f"{value.places[key]}: {key}") for key, entry in value.entries.items()}
+    if not isinstance(values["name"], str):
+        raise ConfigError(f"{place}: name: found {values['name']!r}, expected text; correct it")
+    return Choice(values, {**value.places, "": value.place})
+
+
+def _by_look(value: Value, place: str) -> float | bool | str:
+    """Return what a setting looks like: the schema does not know its type, its owner checks it."""
+    if not isinstance(value, ScalarValue) or value.is_null:
+        raise ConfigError(f"{place}: found {_found(value)}, expected a number, true, false or a word; correct it")
+    kinds: tuple[type, ...] = (int, float, bool, str) if value.plain else (str,)
+    for kind in kinds[:-1]:
+        with contextlib.suppress(ConfigError):
+            found: float | bool | str = _scalar(value, kind, place)
+            return found
+    text: str = _scalar(value, str, place)
+    return text
 
 
 def _literal(value: ScalarValue, choices: tuple[str, ...], place: str) -> str:

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from recognition.config.choice import Choice
 from recognition.config.keys import BELOW_ONE, SEED, SHARE, Range, Rule, above, at_least, each, key, within
 
 Precision = Literal["bf16", "fp16", "off"]
@@ -133,20 +134,28 @@ class HeadConfig:
         (1.0, 0.5, 0.0),
         "m1, m2, m3 of cos(m1 * theta + m2) - m3: ArcFace [1, 0.5, 0], CosFace [1, 0, 0.4]",
         Range(_margins, "m1 above 0, m2 at least 0 and below pi, m3 between 0 and 2"),
+        void=Rule(lambda c: c.head.margin is not None, "with head.margin; remove this key"),
+    )
+    margin: Choice | None = key(
+        None,
+        "a margin by name, with its settings, in place of margins: {name: adaface, m: 0.4} (docs/library.md)",
     )
     scale: float = key(64.0, "factor s before the softmax", above(0))
     margin_gradient: Literal["straight_through", "exact"] = key(
         "straight_through",
         "straight_through: what arcface_torch's results come from; or exact",
-        void=Rule(
-            lambda c: c.head.margins[:2] == (1.0, 0.0),
-            "with m1 = 1 and m2 = 0, whose derivative is 1 either way; remove this key",
+        void=(
+            Rule(lambda c: c.head.margin is not None, "with head.margin; set its gradient there or remove this key"),
+            Rule(
+                lambda c: c.head.margins[:2] == (1.0, 0.0),
+                "with m1 = 1 and m2 = 0, whose derivative is 1 either way; remove this key",
+            ),
         ),
     )
     update: Literal["fused", "deferred", "autograd"] = key(
         "fused",
-        "centers move inside the block loop (fused), after the backbone's backward (deferred), or by the optimizer "
-        "(autograd; the only one that goes with gradient accumulation)",
+        "centers move block by block in the optimizer's step (fused; deferred is an older word for it), or by a dense "
+        "gradient (autograd)",
     )
     products: Literal["float32", "bf16"] = key(
         "float32", "precision of the matrix products, float32 or bf16; sums are float32 in both"
@@ -267,16 +276,7 @@ class TrainConfig:
 
     batch_size: int = key(128, "images per rank and micro-batch", within(1, 2**20))
     num_epoch: int = key(20, "passes over the data", at_least(1))
-    gradient_accumulation: int = key(
-        1,
-        "micro-batches per step, averaged",
-        at_least(1),
-        clash=Rule(
-            lambda c: c.train.gradient_accumulation > 1 and c.head.update != "autograd",
-            "cannot be {train.gradient_accumulation} with head.update {head.update}, which moves the centers in every "
-            "micro-batch; set head.update: autograd",
-        ),
-    )
+    gradient_accumulation: int = key(1, "micro-batches per step, averaged", at_least(1))
     precision: Precision = key("bf16", "autocast of the backbone: bf16 (on a CPU, where it has it), fp16 or off")
     channels_last: bool = key(True, "memory layout of the convolutions")
     compile: bool = key(False, "torch.compile of the backbone")

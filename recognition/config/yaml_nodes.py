@@ -151,7 +151,8 @@ def _short_tag(tag: str) -> str:
 
 
 def merge(below: MappingValue, above: MappingValue) -> MappingValue:
-    """Lay `above` over `below`: mappings merge key by key, everything else (lists too) is replaced."""
+    """Lay `above` over `below`: mappings merge key by key; everything else is replaced, lists too, and a
+    mapping by one that names something."""
     entries = dict(below.entries)
     places = dict(below.places)
     for key, value in above.entries.items():
@@ -159,7 +160,7 @@ def merge(below: MappingValue, above: MappingValue) -> MappingValue:
         if isinstance(old, MappingValue):
             if isinstance(value, ScalarValue) and value.is_null:
                 continue  # a section whose every line is commented out changes nothing
-            if isinstance(value, MappingValue):
+            if isinstance(value, MappingValue) and "name" not in value.entries:  # another choice starts anew
                 value = merge(old, value)
         entries[key] = value
         places[key] = above.places[key]

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
@@ -19,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from recognition.distributed.collectives import all_reduce_sum_, gather_stack
-from recognition.distributed.world import World
+from recognition.distributed.world import World, joined_world
 
 # torch 2.13 renamed the argument and warns at the old name; 2.6 has only the old one.
 _SYNC_BUFFERS = (
@@ -149,7 +148,7 @@ class SyncBatchNorm(_BatchNorm):
             raise ValueError(f"BatchNorm got {list(input.shape)}; expected [B, {self.num_features}, ...]")
 
     def forward(self, input: Tensor) -> Tensor:
-        world = _joined_world(input.device)
+        world = joined_world(input.device)
         if not self.training or world.size == 1:
             return super().forward(input)
         self._check_input_dim(input)
@@ -170,12 +169,6 @@ class SyncBatchNorm(_BatchNorm):
         share = self.momentum if self.momentum is not None else 1.0 / self.num_batches_tracked
         self.running_mean.copy_(torch.lerp(self.running_mean, mean.to(self.running_mean.dtype), share))
         self.running_var.copy_(torch.lerp(self.running_var, unbiased.to(self.running_var.dtype), share))
-
-
-def _joined_world(device: torch.device) -> World:
-    if not dist.is_available() or not dist.is_initialized():
-        return World(0, 1, 0, device)
-    return World(dist.get_rank(), dist.get_world_size(), 0, device)
 
 
 def _global_moments(x: Tensor, world: World) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,53 +1,92 @@
 """The two passes over blocks of class centers: neither [N, C] logits nor a [C, D] gradient ever exists.
 
-With raw centers w, r = 1/|w| and unit embeddings x, a block's logits are z = s * (x @ w.T) * r. With the rows'
-weights a = s/N * exp(shift - lse) and E = exp(z - shift), the gradient of the loss by a cosine is g = a E at
-negatives, and for a target g = s/N * (p_t - 1) * f', which is a E with E = -f' * exp(lse_neg - shift). Then, because
+With raw centers w, r = 1/|w| and unit embeddings x, a block's logits are z = s * (x @ w.T) * r. E = exp(z - shift) at
+negatives, and at a row's own class t, E_t = -f' * exp(lse_neg - shift); with the rows' weights
+a = s/N * exp(shift - lse), the gradient of the loss by any cosine is then g = a E. Because
 d/dw = r (d/dw_hat - w_hat (w_hat . d/dw_hat)) and w_hat . d/dw_hat is the column sum of g * cos,
 
-    dx  = a * sum over blocks of (E r) @ w
-    m   = mu * m + (E r).T @ (a x) + (weight_decay - r^2 * colsum(g * cos)) w
-    w   = w - lr * m
+    pass 1:  total     += rowsum(E)                          negatives only
+             numerator += (E r) @ w                          negatives only
+    between: dx         = a * (numerator + E_t r_t w_t)      once lse is known; the target's term on its owner
+    pass 2:  m          = mu * m + (E r).T @ (a x) + (weight_decay - r^2 * colsum(g * cos)) w
+             w          = w - lr m
 
-so a block is read twice a step, written once, and of its gradient only the tile E [N, n] is ever formed.
+Only a and E_t depend on the other ranks, so dx is complete after pass 1 and one exchange. Pass 2 needs nothing until
+the optimizer steps. Of a block's gradient only the tile E [N, n] is ever formed.
+
+Shape suffixes: N rows of the global batch, D embedding size, n classes of a block, K centers a class, k = n K centers.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from recognition.heads.margins import Margin, OwnRows, State
 from recognition.heads.products import Kind, accumulate_, multiply
 from recognition.heads.sampling import Active, Block, Targets
 from recognition.heads.state import CenterState, inverse_norms
 
-# exp(z) and its sum over 1e10 classes fit float32 without a running maximum up to this scale. Pass 2 shifts by a
-# constant that keeps both E and the rows' weights far from the smallest normal number.
-_LARGEST_BOUNDED_SCALE = 64.0
-_SHIFT = 16.0
+# exp(z - 16) and its sum over 1e10 classes fit float32 without a running maximum up to this |z|, and both E and the
+# rows' weights stay far from the smallest normal number.
+_LARGEST_BOUNDED = 64.0
+SHIFT = 16.0
 
 # On 2 MiB of L2 a core, N = 128 and D = 512, 512 to 8,192 rows differ by 5 % in float32; in bf16 2,048 are 10 %
 # faster than 512, whose products are too small. On CUDA it is a guess that keeps launches few; it was not measured.
 _CACHE_BYTES = {"cpu": 12 << 20, "cuda": 200 << 20}
 
-Sink = Callable[[Block, Tensor, Tensor, Tensor], None]
-"""Takes (block, centers [n, D], E r [N, n], colsum(g * cos) [n])."""
+
+@dataclass(frozen=True)
+class Part:
+    """The rows of one forward among those of a step, and what its margin saw."""
+
+    rows: slice
+    own: OwnRows
+    margin_state: State
+    member: Tensor | None = None
+    """Where the step's classes are more than this forward sampled: which of them it did [active classes] bool."""
 
 
-@dataclass
+@dataclass(frozen=True)
+class Sums:
+    """What pass 1 returns, per row of the batch over this rank's negatives."""
+
+    largest_N: Tensor
+    """The largest z, float64; without negatives a floor below any."""
+    total_N: Tensor
+    """The sum of exp(z - reference), float64. The reference is SHIFT, or the row's largest z where that is kept."""
+    numerator_ND: Tensor | None
+    """The sum of exp(z - reference) dz/dcos r w, where it was asked for."""
+
+
+@dataclass(frozen=True)
 class Descent:
-    """What pass 2 needs of a step, per row of the global batch."""
+    """What pass 2 needs of a step: the rows of all its forwards, one after another."""
 
-    x_scaled: Tensor  # s * x  [N, D]
-    weight: Tensor  # a  [N]
-    target_value: Tensor  # E of the own class, times r when a class has one center  [N]
-    row_shift: Tensor | None  # [N], or None where the constant does
+    x_ND: Tensor
+    weight_N: Tensor
+    """a, times what backward was given."""
+    target_value_N: Tensor
+    """E_t; times r_t where a tile's column is one center and no margin bends it."""
+    row_shift_N: Tensor | None
+    """What z is shifted by, or None: SHIFT."""
+    active: Active
+    targets: Targets
+    parts: list[Part]
+
+
+class Rule(Protocol):
+    """What is done with a block's gradient (E r).T @ (a x) - r^2 colsum(g cos) w, which it forms itself."""
+
+    def apply_(
+        self, loop: BlockLoop, block: Block, w_kD: Tensor, e_Nk: Tensor, dot_k: Tensor, weighted_ND: Tensor
+    ) -> None: ...
 
 
 @dataclass
@@ -55,201 +94,233 @@ class BlockLoop:
     """The passes over this rank's centers, and the buffers they share."""
 
     state: CenterState
+    margin: Margin
     scale: float
-    sub_centers: int
-    threshold: float
+    sub_centers: int = 1
+    threshold: float = 0.0
     """Negatives with a cosine above this are left out; 0 keeps all."""
-    products: Kind
-    block_size: int | None
+    products: Kind = "float32"
+    block_size: int | None = None
     """Classes per block; chosen when absent."""
     kernels: Any = None
-    """The module fused_triton where a block's elementwise part can be one kernel."""
+    """The module fused_triton where a block's elementwise part is one kernel."""
     _buffers: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def is_bounded(self) -> bool:
-        """Whether exp(z) needs no running maximum: |z| is at most the scale."""
-        return self.scale <= _LARGEST_BOUNDED_SCALE
+        """Whether exp(z - SHIFT) needs no running maximum."""
+        return self.scale * self.margin.largest <= _LARGEST_BOUNDED
 
     @property
-    def _limit(self) -> float:
-        return self.scale * self.threshold if self.threshold else math.inf
+    def is_plain(self) -> bool:
+        """Whether a tile's column is one center and its logit s cos: then dz/dcos r is r."""
+        return self.sub_centers == 1 and not self.margin.bends_negatives
 
-    def sum_negatives(self, x_scaled: Tensor, active: Active, targets: Targets) -> tuple[Tensor, Tensor]:
-        """Pass 1: return per row the largest negative logit and the sum of exp(z - reference), both float64 [N].
-
-        The reference is 0 when bounded, else the row's largest negative logit. Without negatives: a floor, and 0.
-        """
-        largest = x_scaled.new_full((len(x_scaled),), -2 * self.scale)
-        total = torch.zeros(len(x_scaled), dtype=torch.float64, device=x_scaled.device)
-        for block in active.blocks(self._classes_per_block(len(x_scaled))):
+    def first_pass(
+        self, x_ND: Tensor, active: Active, targets: Targets, part: Part | None, *, want_numerator: bool
+    ) -> Sums:
+        """Pass 1: total += rowsum(E) and numerator += (E r) @ w over the negatives of this rank's active classes."""
+        xs_ND = x_ND * self.scale
+        offset = SHIFT if self.is_bounded else 0.0  # z is kept less this; where it is 0, less its running maximum
+        largest_N = x_ND.new_full((len(x_ND),), -2 * self.scale * self.margin.largest - offset)
+        total_N = torch.zeros(len(x_ND), dtype=torch.float64, device=x_ND.device)
+        numerator_ND = torch.zeros_like(x_ND)
+        for block in active.blocks(self.classes_per_block(len(x_ND))):
+            w_kD = self.state.read_centers(block.rows, self.buffer("centers", block.num_rows, x_ND.shape[1]))
+            r_k = inverse_norms(w_kD)
+            self.state.inverse_norm[block.rows] = r_k  # for pass 2
+            t_Nk = multiply(xs_ND, w_kD.T, self.buffer("z", len(x_ND), len(w_kD)), self.products)
             if self.kernels is not None:
-                self._fold_by_kernel_(x_scaled, block, targets, largest, total)
-                continue
-            z = self._negatives(x_scaled, block, targets)
-            if self.is_bounded:
-                torch.maximum(largest, z.amax(1), out=largest)
+                er_Nk = self._fold_by_kernel_(t_Nk, r_k, block, targets, largest_N, total_N)
             else:
-                before = largest.clone()
-                torch.maximum(largest, z.amax(1), out=largest)
-                total.mul_((before - largest).exp_())
-                z.sub_(largest.unsqueeze(1))
-            total.add_(z.exp_().sum(1))
-        return largest.double(), total
+                z_Nn, slope_Nn, winner_Nn = self._negatives(t_Nk, r_k, block, targets, part, offset)
+                before_N = largest_N
+                largest_N = torch.maximum(before_N, z_Nn.amax(1))
+                if not self.is_bounded:
+                    rescale_N = (before_N - largest_N).exp_()
+                    total_N.mul_(rescale_N)
+                    numerator_ND.mul_(rescale_N.unsqueeze(1))
+                    z_Nn.sub_(largest_N.unsqueeze(1))
+                e_Nn = z_Nn.exp_()
+                total_N.add_(e_Nn.sum(1))
+                er_Nk = self._per_center(e_Nn, slope_Nn, winner_Nn, r_k) if want_numerator else e_Nn
+            if want_numerator:
+                accumulate_(numerator_ND, er_Nk, w_kD, self.products)
+        return Sums(largest_N.double() + offset, total_N, numerator_ND if want_numerator else None)
 
-    def _fold_by_kernel_(
-        self, x_scaled: Tensor, block: Block, targets: Targets, largest: Tensor, total: Tensor
-    ) -> None:
-        t, norms = self._raw_logits(x_scaled, block)
-        self.kernels.sum_negatives_(t, norms, targets.positions, largest, total, start=block.start, limit=self._limit)
+    def second_pass(self, descent: Descent, rule: Rule) -> None:
+        """Pass 2: recompute E r of every block, now with the own classes in it, and let `rule` move the block."""
+        xs_ND = descent.x_ND * self.scale
+        weighted_ND = descent.x_ND * descent.weight_N.unsqueeze(1)
+        column_weight_N = descent.weight_N / self.scale  # g cos = a E z / s
+        by_kernel = self.kernels is not None and all(part.member is None for part in descent.parts)
+        for block in descent.active.blocks(self.classes_per_block(len(xs_ND))):
+            buffer = self.buffer("centers", block.num_rows, xs_ND.shape[1])
+            w_kD = self.state.read_centers(block.rows, buffer, to_change=not self.updates_by_kernel(block))
+            r_k = self.state.inverse_norm[block.rows]
+            t_Nk = multiply(xs_ND, w_kD.T, self.buffer("z", len(xs_ND), len(w_kD)), self.products)
+            if by_kernel:
+                er_Nk, dot_k = self._exponentials_by_kernel(t_Nk, r_k, block, descent, column_weight_N)
+            else:
+                er_Nk = self._exponentials(t_Nk, r_k, block, descent)
+                dot_k = torch.mv(t_Nk.mul_(er_Nk).T, column_weight_N)
+            rule.apply_(self, block, w_kD, er_Nk, dot_k, weighted_ND)
 
-    def nearest(self, x_scaled: Tensor, active: Active, targets: Targets) -> Tensor:
+    def nearest(self, x_ND: Tensor, active: Active, targets: Targets) -> Tensor:
         """Return the largest negative logit of each class over the batch [C_r]: a product over all of them."""
-        scores = x_scaled.new_empty(len(active))
-        for block in active.blocks(self._classes_per_block(len(x_scaled))):
-            torch.amax(self._negatives(x_scaled, block, targets), 0, out=scores[block.start : block.stop])
+        xs_ND = x_ND * self.scale
+        scores = x_ND.new_empty(len(active))
+        for block in active.blocks(self.classes_per_block(len(x_ND))):
+            w_kD = self.state.read_centers(block.rows, self.buffer("centers", block.num_rows, x_ND.shape[1]))
+            t_Nk = multiply(xs_ND, w_kD.T, self.buffer("z", len(x_ND), len(w_kD)), self.products)
+            z_Nn, _ = self._nearest_center(t_Nk.mul_(inverse_norms(w_kD)))
+            if self.threshold:
+                z_Nn.masked_fill_(z_Nn > self._limit, -torch.inf)
+            targets.put_(z_Nn, block, -torch.inf)
+            torch.amax(z_Nn, 0, out=scores[block.start : block.stop])
         return scores
-
-    def _negatives(self, x_scaled: Tensor, block: Block, targets: Targets) -> Tensor:
-        """Return z [N, n] with the rows' own classes and filtered negatives at -inf; keep the centers' norms."""
-        t, norms = self._raw_logits(x_scaled, block)
-        z = t.mul_(norms)
-        if self.sub_centers > 1:
-            z = z.view(len(z), -1, self.sub_centers).amax(2)
-        if self.threshold:
-            z.masked_fill_(z > self._limit, -torch.inf)
-        targets.put_(z, block, -torch.inf)
-        return z
-
-    def _raw_logits(self, x_scaled: Tensor, block: Block) -> tuple[Tensor, Tensor]:
-        """Return s * (x @ w.T) [N, n] of a block and its centers' inverse norms [n], which are kept for pass 2."""
-        centers = self.state.read_centers(block.rows, self._buffer("centers", block.num_rows, x_scaled.shape[1]))
-        norms = inverse_norms(centers)
-        self.state.inverse_norm[block.rows] = norms
-        return self._logits(x_scaled, centers), norms
-
-    def _logits(self, x_scaled: Tensor, centers: Tensor) -> Tensor:
-        """Return s * (x @ w.T) [N, n], not yet divided by the centers' lengths."""
-        out = self._buffer("z", len(x_scaled), len(centers))
-        return multiply(x_scaled, centers.T, out, self.products)
-
-    def prepare(
-        self, x_scaled: Tensor, *, lse_negatives: Tensor, lse: Tensor, derivative: Tensor, norms: Tensor
-    ) -> Descent:
-        """Return what pass 2 needs; all are per row of the batch, `norms` the inverse ones of the own centers."""
-        shift = torch.full_like(lse, _SHIFT) if self.is_bounded else lse
-        weight = (shift - lse).exp() * (self.scale / len(lse))
-        value = -derivative * (lse_negatives - shift).exp() * norms
-        kind = x_scaled.dtype
-        return Descent(x_scaled, weight.to(kind), value.to(kind), None if self.is_bounded else lse.to(kind))
-
-    def descend(
-        self,
-        descent: Descent,
-        active: Active,
-        targets: Targets,
-        factor: Tensor,
-        *,
-        sink: Sink | None,
-        want_dx: bool = True,
-    ) -> Tensor:
-        """Pass 2: return d loss / d x [N, D] of this rank's classes and hand each block to `sink`.
-
-        What goes to the sink carries `factor`; dx does not, and is zero unless wanted.
-        """
-        x_scaled = descent.x_scaled
-        dx = torch.zeros_like(x_scaled)
-        column_weight = descent.weight * factor / self.scale
-        for block in active.blocks(self._classes_per_block(len(x_scaled))):
-            to_change = sink is not None and not self.updates_by_kernel(block)
-            buffer = self._buffer("centers", block.num_rows, x_scaled.shape[1])
-            centers = self.state.read_centers(block.rows, buffer, to_change=to_change)
-            norms = self.state.inverse_norm[block.rows]
-            t = self._logits(x_scaled, centers)
-            if self.kernels is not None:
-                e, dot = self._exponentials_by_kernel(t, norms, block, descent, targets, column_weight)
-            else:
-                e = self._exponentials(t, norms, block, descent, targets)
-                dot = torch.mv(t.mul_(e).T, column_weight)
-            if want_dx:
-                accumulate_(dx, e, centers, self.products)
-            if sink is not None:
-                sink(block, centers, e, dot)
-        return dx.mul_(descent.weight.unsqueeze(1))
 
     def updates_by_kernel(self, block: Block) -> bool:
         """Whether the step of this block is one kernel on rows in place."""
         return self.kernels is not None and self.state.is_plain and isinstance(block.rows, slice)
 
-    def _exponentials_by_kernel(
-        self, t: Tensor, norms: Tensor, block: Block, descent: Descent, targets: Targets, column_weight: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        e = self._buffer("e", t.shape[0], t.shape[1], dtype=torch.bfloat16 if self.products == "bf16" else None)
-        dot = self.kernels.exponentials(
-            t,
-            norms,
-            targets.positions,
-            descent.target_value,
-            column_weight,
-            start=block.start,
-            limit=self._limit,
-            shift=_SHIFT,
-            out=e,
-        )
-        return e, dot
-
-    def _exponentials(self, t: Tensor, norms: Tensor, block: Block, descent: Descent, targets: Targets) -> Tensor:
-        """Return E r [N, n] of a block, from t = s * (x @ w.T)."""
-        e = self._buffer("e", *t.shape)
-        if self.sub_centers > 1:
-            return self._winners(t, norms, block, descent, targets, e)
-        offset = norms.log()
-        if descent.row_shift is None:
-            offset.sub_(_SHIFT)
-        if self.threshold:
-            is_left_out = torch.mul(t, norms, out=e) > self._limit
-            e.add_(offset).masked_fill_(is_left_out, -torch.inf)
-        else:
-            torch.addcmul(offset, t, norms, out=e)
-        if descent.row_shift is not None:
-            e.sub_(descent.row_shift.unsqueeze(1))
-        e.exp_()
-        targets.put_(e, block, descent.target_value)
-        return e
-
-    def _winners(
-        self, t: Tensor, norms: Tensor, block: Block, descent: Descent, targets: Targets, out: Tensor
-    ) -> Tensor:
-        """Return E r where only the nearest sub-center of each class is not zero."""
-        z, winner = torch.mul(t, norms, out=out).view(len(t), -1, self.sub_centers).max(2)
-        if self.threshold:
-            z.masked_fill_(z > self._limit, -torch.inf)
-        z.sub_(_SHIFT if descent.row_shift is None else descent.row_shift.unsqueeze(1)).exp_()
-        targets.put_(z, block, descent.target_value)
-        z.mul_(norms.view(-1, self.sub_centers).expand(len(t), -1, -1).gather(2, winner.unsqueeze(2)).squeeze(2))
-        out.zero_().view(len(t), -1, self.sub_centers).scatter_(2, winner.unsqueeze(2), z.unsqueeze(2))
-        return out
-
-    def _classes_per_block(self, batch: int) -> int:
+    def classes_per_block(self, batch: int) -> int:
+        """Return the classes of a block."""
         if self.block_size is not None:
             return self.block_size
         centers = self.state.centers
         return rows_per_block(batch, centers.shape[1], self.sub_centers, centers.device.type) // self.sub_centers
 
-    def _buffer(self, name: str, rows: int, columns: int, dtype: torch.dtype | None = None) -> Tensor:
+    def buffer(self, name: str, rows: int, columns: int, dtype: torch.dtype | None = None) -> Tensor:
         """Return a [rows, columns] piece of a buffer that is allocated once for the largest."""
-        held = self._buffers.get(name)
-        if held is None or held.numel() < rows * columns:
-            device = self.state.centers.device
-            held = torch.empty(rows * columns, dtype=dtype or self.state.dtype, device=device)
-            self._buffers[name] = held
+        held, device = self._buffers.get(name), self.state.centers.device
+        dtype = dtype or self.state.dtype
+        if held is None or held.numel() < rows * columns or held.dtype != dtype or held.device != device:
+            held = self._buffers[name] = torch.empty(rows * columns, dtype=dtype, device=device)
         return held[: rows * columns].view(rows, columns)
 
+    @property
+    def _limit(self) -> float:
+        return self.scale * self.threshold if self.threshold else math.inf
 
-def load_kernels(device: torch.device, dtype: torch.dtype, *, scale: float, sub_centers: int) -> Any:
+    def _negatives(
+        self, t_Nk: Tensor, r_k: Tensor, block: Block, targets: Targets, part: Part | None, offset: float
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Return z - offset [N, n] from t = s * (x @ w.T), which is destroyed; dz/dcos; and which center won.
+
+        Own and filtered classes are at -inf. Both passes decide about filtering, and about what a margin bends, by the
+        same arithmetic on the same t.
+        """
+        slope_Nn = winner_Nn = None
+        if self.is_plain and not self.threshold:
+            z_Nn = torch.addcmul(r_k.new_full((len(r_k),), -offset), t_Nk, r_k, out=t_Nk)
+        else:
+            z_Nn, winner_Nn = self._nearest_center(t_Nk.mul_(r_k))
+            is_filtered = z_Nn > self._limit if self.threshold else None
+            if self.margin.bends_negatives:
+                assert part is not None, "a margin that bends negatives knows the own cosines by now"
+                z_Nn, slope_Nn = self._bent(z_Nn, [part])
+            z_Nn.sub_(offset)
+            if is_filtered is not None:
+                z_Nn.masked_fill_(is_filtered, -torch.inf)
+        targets.put_(z_Nn, block, -torch.inf)
+        return z_Nn, slope_Nn, winner_Nn
+
+    def _nearest_center(self, z_Nk: Tensor) -> tuple[Tensor, Tensor | None]:
+        if self.sub_centers == 1:
+            return z_Nk, None
+        z_Nn, winner_Nn = z_Nk.view(len(z_Nk), -1, self.sub_centers).max(2)
+        return z_Nn, winner_Nn
+
+    def _bent(self, z_Nn: Tensor, parts: list[Part]) -> tuple[Tensor, Tensor]:
+        pieces = [
+            self.margin.negative(part.margin_state, part.own, z_Nn[part.rows] / self.scale) for part in parts
+        ]  # fmt: skip
+        bent_Nn, slope_Nn = (torch.cat(each) if len(each) > 1 else each[0] for each in zip(*pieces, strict=True))
+        return bent_Nn * self.scale, slope_Nn
+
+    def _per_center(self, e_Nn: Tensor, slope_Nn: Tensor | None, winner_Nn: Tensor | None, r_k: Tensor) -> Tensor:
+        """Return E dz/dcos r [N, k] of a tile E [N, n], which is destroyed; only a class's nearest center counts."""
+        if slope_Nn is not None:
+            e_Nn.mul_(slope_Nn)
+        if winner_Nn is None:
+            return e_Nn.mul_(r_k)
+        r_NnK = r_k.view(-1, self.sub_centers).expand(len(e_Nn), -1, -1)
+        e_Nn.mul_(r_NnK.gather(2, winner_Nn.unsqueeze(2)).squeeze(2))
+        er_Nk = self.buffer("e", len(e_Nn), len(r_k)).zero_()
+        er_Nk.view_as(r_NnK).scatter_(2, winner_Nn.unsqueeze(2), e_Nn.unsqueeze(2))
+        return er_Nk
+
+    def _exponentials(self, t_Nk: Tensor, r_k: Tensor, block: Block, descent: Descent) -> Tensor:
+        """Return E dz/dcos r [N, k] of a block for pass 2, own classes included; t stays as it is."""
+        z_Nk = self.buffer("e" if self.is_plain else "zr", *t_Nk.shape)
+        shift = SHIFT if descent.row_shift_N is None else descent.row_shift_N.unsqueeze(1)
+        if self.is_plain and self.threshold == 0:  # one walk less: exp(z + log r) is E r
+            torch.addcmul(r_k.log().sub_(SHIFT if descent.row_shift_N is None else 0.0), t_Nk, r_k, out=z_Nk)
+            e_Nk = (z_Nk if descent.row_shift_N is None else z_Nk.sub_(shift)).exp_()
+        else:
+            z_Nn, winner_Nn = self._nearest_center(torch.mul(t_Nk, r_k, out=z_Nk))
+            is_filtered = z_Nn > self._limit if self.threshold else None
+            z_Nn, slope_Nn = self._bent(z_Nn, descent.parts) if self.margin.bends_negatives else (z_Nn, None)
+            if is_filtered is not None:
+                z_Nn.masked_fill_(is_filtered, -torch.inf)
+            e_Nn = z_Nn.sub_(shift).exp_()
+            if not self.is_plain:
+                self._put_own(e_Nn if slope_Nn is None else e_Nn.mul_(slope_Nn), block, descent)
+                return self._per_center(e_Nn, None, winner_Nn, r_k)
+            e_Nk = e_Nn.mul_(r_k)
+        self._put_own(e_Nk, block, descent)
+        return e_Nk
+
+    def _put_own(self, e_Nn: Tensor, block: Block, descent: Descent) -> None:
+        """Write E_t at the own classes, and 0 where a forward of the step did not sample a class."""
+        for part in descent.parts:
+            if part.member is not None:
+                e_Nn[part.rows].masked_fill_(~part.member[block.start : block.stop], 0.0)
+        descent.targets.put_(e_Nn, block, descent.target_value_N)
+
+    def _fold_by_kernel_(
+        self, t_Nk: Tensor, r_k: Tensor, block: Block, targets: Targets, largest_N: Tensor, total_N: Tensor
+    ) -> Tensor:
+        out = self._tile_for_products(t_Nk)
+        self.kernels.fold_(
+            t_Nk,
+            r_k,
+            targets.positions,
+            largest_N,
+            total_N,
+            start=block.start,
+            limit=self._limit,
+            shift=SHIFT,
+            out=out,
+        )
+        return out
+
+    def _exponentials_by_kernel(
+        self, t_Nk: Tensor, r_k: Tensor, block: Block, descent: Descent, column_weight_N: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        out = self._tile_for_products(t_Nk)
+        dot_k = self.kernels.exponentials(
+            t_Nk,
+            r_k,
+            descent.targets.positions,
+            descent.target_value_N,
+            column_weight_N,
+            start=block.start,
+            limit=self._limit,
+            shift=SHIFT,
+            out=out,
+        )
+        return out, dot_k
+
+    def _tile_for_products(self, t_Nk: Tensor) -> Tensor:
+        rows, columns = t_Nk.shape
+        return self.buffer("e", rows, columns, dtype=torch.bfloat16 if self.products == "bf16" else None)
+
+
+def load_kernels(*, is_bounded: bool, is_plain: bool, dtype: torch.dtype) -> Any:
     """Return the module of fused kernels where they apply and Triton is installed, else None."""
-    applies = dtype == torch.float32 and scale <= _LARGEST_BOUNDED_SCALE and sub_centers == 1
-    if device.type != "cuda" or not applies or importlib.util.find_spec("triton") is None:
+    if not (is_bounded and is_plain and dtype == torch.float32) or importlib.util.find_spec("triton") is None:
         return None
     from recognition.heads import fused_triton  # it cannot be imported without Triton
 
@@ -263,56 +334,4 @@ def rows_per_block(batch: int, embedding_size: int, sub_centers: int, device: st
     """
     row_bytes = 4 * 2 * (batch + embedding_size)
     classes = max(1, _CACHE_BYTES[device] // (row_bytes * sub_centers))
-    return sub_centers * 2 ** (classes.bit_length() - 1)
-
-
-@dataclass
-class StateUpdate:
-    """A sink that takes the step of SGD with momentum and weight decay, as torch.optim.SGD does, block by block."""
-
-    loop: BlockLoop
-    x_weighted: Tensor  # a * factor * x  [N, D]
-    lr: float
-    momentum: float
-    weight_decay: float
-    step: int
-    refused: Tensor | None
-    """On CUDA, whether the step was refused (0-dim bool on the device); None where the host has already decided."""
-
-    def __call__(self, block: Block, centers: Tensor, e: Tensor, dot: Tensor) -> None:
-        state = self.loop.state
-        buffer = self.loop._buffer("momentum", block.num_rows, centers.shape[1])
-        radial = dot.mul_(state.inverse_norm[block.rows].square()).neg_().add_(self.weight_decay)
-        if self.loop.updates_by_kernel(block):
-            gradient = multiply(e.T, self.x_weighted, buffer, self.loop.products)
-            self.loop.kernels.update_(
-                centers,
-                state.momentum[block.rows],  # type: ignore[index]
-                gradient,
-                radial,
-                self.refused,
-                lr=self.lr,
-                keep=self.momentum,
-            )
-            return
-        momentum = state.read_momentum(block.rows, buffer)
-        keep = 0.0 if state.momentum is None else self.momentum
-        accumulate_(momentum, e.T, self.x_weighted, self.loop.products, keep=keep)
-        momentum.addcmul_(centers, radial.unsqueeze(1))
-        centers.add_(momentum, alpha=-self.lr)
-        state.write(block.rows, centers, momentum, step=self.step, keep=self.refused)
-
-
-@dataclass
-class GradientSink:
-    """A sink that writes the centers' gradient into a tensor of their shape, for an optimizer to use."""
-
-    loop: BlockLoop
-    x_weighted: Tensor
-    gradient: Tensor  # [C_r, D]
-
-    def __call__(self, block: Block, centers: Tensor, e: Tensor, dot: Tensor) -> None:
-        rows = self.gradient[block.rows]
-        multiply(e.T, self.x_weighted, rows, self.loop.products)
-        radial = dot.mul_(self.loop.state.inverse_norm[block.rows].square()).neg_()
-        rows.addcmul_(centers, radial.unsqueeze(1))
+    return sub_centers << (classes.bit_length() - 1)

@@ -12,11 +12,23 @@ import triton.language as tl
 from torch import Tensor
 
 
-def sum_negatives_(
-    t: Tensor, norms: Tensor, positions: Tensor, largest: Tensor, total: Tensor, *, start: int, limit: float
+def fold_(
+    t: Tensor,
+    norms: Tensor,
+    positions: Tensor,
+    largest: Tensor,
+    total: Tensor,
+    *,
+    start: int,
+    limit: float,
+    shift: float,
+    out: Tensor,
 ) -> None:
-    """Fold a block of pass 1 into `largest` [N] and `total` [N, float64]; `t` [N, n] = s * (x @ w.T)."""
-    _sum_negatives[(len(t),)](t, norms, positions, largest, total, start, t.shape[1], limit, BLOCK=1024)
+    """Fold a block of pass 1 into `largest` [N] of z - shift and `total` [N, float64]; write its E r to `out` [N, n].
+
+    `t` [N, n] = s * (x @ w.T); own and filtered classes are 0 in `out`.
+    """
+    _fold[(len(t),)](t, norms, positions, largest, total, out, start, t.shape[1], limit, shift, BLOCK=1024)
 
 
 def exponentials(
@@ -73,7 +85,9 @@ def update_(
 
 
 @triton.jit
-def _sum_negatives(t, norms, positions, largest, total, start, num_columns, limit, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+def _fold(  # type: ignore[no-untyped-def]
+    t, norms, positions, largest, total, out, start, num_columns, limit, shift, BLOCK: tl.constexpr
+):
     row = tl.program_id(0)
     target = tl.load(positions + row) - start
     best = tl.load(largest + row)
@@ -81,12 +95,15 @@ def _sum_negatives(t, norms, positions, largest, total, start, num_columns, limi
     for first in range(0, num_columns, BLOCK):
         columns = first + tl.arange(0, BLOCK)
         inside = columns < num_columns
-        z = tl.load(t + row * num_columns + columns, mask=inside, other=0.0)
-        z = z * tl.load(norms + columns, mask=inside, other=0.0)
+        place = row.to(tl.int64) * num_columns + columns
+        norm = tl.load(norms + columns, mask=inside, other=0.0)
+        z = tl.load(t + place, mask=inside, other=0.0) * norm
         # A NaN is above no limit: it stays, and the sum carries it.
-        z = tl.where(inside & (columns != target) & ((z > limit) == 0), z, float("-inf"))
+        z = tl.where(inside & (columns != target) & ((z > limit) == 0), z - shift, float("-inf"))
         best = tl.maximum(best, tl.max(z, axis=0))
-        summed += tl.exp(z)
+        e = tl.exp(z)
+        summed += e
+        tl.store(out + place, (e * norm).to(out.dtype.element_ty), mask=inside)
     tl.store(largest + row, best)
     tl.store(total + row, tl.load(total + row) + tl.sum(summed, axis=0).to(tl.float64))
 

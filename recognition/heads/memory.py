@@ -1,43 +1,55 @@
-"""Bytes the head needs, as a function of the config alone."""
+"""Bytes the head needs, as a function of its arguments alone."""
 
 from __future__ import annotations
 
-from recognition.config.schema import HeadConfig
 from recognition.distributed.shards import class_range
 from recognition.heads.block_loop import rows_per_block
+from recognition.heads.state import CentersFormat, MomentumFormat
 
 _BYTES = {"float32": 4, "bf16": 2, "int8": 1, "none": 0}
 
 
 def head_bytes(
-    num_classes: int, ranks: int, batch: int, embedding_size: int, config: HeadConfig, *, device: str = "cpu"
+    num_classes: int,
+    ranks: int,
+    batch: int,
+    embedding_size: int,
+    *,
+    update: str = "fused",
+    sub_centers: int = 1,
+    sample_rate: float = 1.0,
+    centers_format: CentersFormat = "float32",
+    momentum_format: MomentumFormat = "float32",
+    block_size: int | None = None,
+    forwards: int = 1,
+    device: str = "cpu",
 ) -> dict[str, int]:
-    """Return the bytes on rank 0, which owns the most classes, by part; `batch` is the images per rank.
+    """Return the bytes on rank 0, which owns the most classes, by part.
 
-    "centers" and "momentum" are the state. "norms" (one number per center) and "scores" (a number or two per class,
-    only when sampling) also grow with the classes; "blocks" and "rows" do not. "gradient" is that of update autograd,
-    whose optimizer keeps momentum of its own.
+    `batch` is the images per rank of a forward, of which a step has `forwards`. "centers" and "momentum" are the state.
+    "norms" (one number per center) and "scores" (a number or two per class, only when sampling) also grow with the
+    classes; "blocks" and "rows" do not. "gradient" is that of update autograd, whose optimizer keeps its own momentum.
     """
-    rows = len(class_range(num_classes, 0, ranks)) * config.sub_centers
-    total_batch = batch * ranks
-    block = rows_per_block(total_batch, embedding_size, config.sub_centers, device)
-    if config.block_size is not None:
-        block = config.block_size * config.sub_centers
+    rows = len(class_range(num_classes, 0, ranks)) * sub_centers
+    total_batch = batch * ranks * (1 if update == "autograd" else forwards)
+    block = rows_per_block(total_batch, embedding_size, sub_centers, device)
+    if block_size is not None:
+        block = block_size * sub_centers
     block = min(rows, block)
-    uses_autograd = config.update == "autograd"
-    momentum = 0 if uses_autograd else rows * embedding_size * _BYTES[config.momentum_format]
-    if config.momentum_format == "int8" and not uses_autograd:
+    uses_autograd = update == "autograd"
+    momentum = 0 if uses_autograd else rows * embedding_size * _BYTES[momentum_format]
+    if momentum_format == "int8" and not uses_autograd:
         momentum += 4 * rows
-    sampled = config.sample_rate < 1
-    copies = (sampled or config.centers_format != "float32") + (sampled or config.momentum_format != "float32")
+    sampled = sample_rate < 1
+    copies = (sampled or centers_format != "float32") + (sampled or momentum_format != "float32")
     return {
-        "centers": rows * embedding_size * _BYTES[config.centers_format],
+        "centers": rows * embedding_size * _BYTES[centers_format],
         "momentum": momentum,
         "gradient": 4 * rows * embedding_size if uses_autograd else 0,
         "norms": 4 * rows,
-        "scores": (4 + 4) * rows // config.sub_centers if sampled else 0,
+        "scores": (4 + 4) * rows // sub_centers if sampled else 0,
         # Two tiles [N, n], and float copies of a block where the stored rows cannot be changed in place.
         "blocks": 4 * block * (2 * total_batch + copies * embedding_size),
         # Embeddings gathered, scaled and weighted, their gradient, and the own centers in float64.
-        "rows": 4 * total_batch * embedding_size * (4 + 2 * 2 * config.sub_centers),
+        "rows": 4 * total_batch * embedding_size * (4 + 2 * 2 * sub_centers),
     }

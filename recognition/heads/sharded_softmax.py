@@ -1,157 +1,204 @@
 """Margin-softmax over class centers that are sharded over the ranks, without logits or a weight gradient in memory.
 
-Each rank owns the centers of a range of classes. A step gathers the unit embeddings of all ranks, sums exp(z) over
-its own classes block by block (pass 1), exchanges three numbers per image, and walks its blocks again to form the
-embeddings' gradient and move the centers (pass 2; `block_loop.py` has the algebra). docs/distributed.md counts the
-collectives.
+    head = ShardedSoftmax(num_classes, 512, margin=ArcFace(0.5), scale=64.0, seed=0)
+    optimizer = head.optimizer(lr=0.1, momentum=0.9, weight_decay=5e-4)
+    loss = head(embeddings, labels)
+    loss.backward(); optimizer.step()
+
+Each rank owns the centers of a range of classes. The forward gathers the unit embeddings of all ranks, walks its own
+classes once (pass 1 of `block_loop.py`), exchanges three numbers per image, and has both the loss and the embeddings'
+gradient; backward returns it. The optimizer's step is pass 2, which moves the centers. docs/distributed.md counts the
+collectives, docs/library.md shows whole programs.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
 
-from recognition.config.schema import HeadConfig
-from recognition.distributed.collectives import all_reduce_sum_, gather_rows, gather_stack
+from recognition.distributed.collectives import gather_rows, gather_stack, hosts_can_meet
 from recognition.distributed.shards import class_range
-from recognition.distributed.world import World
+from recognition.distributed.world import World, joined_world
 from recognition.errors import ConfigError
-from recognition.heads.block_loop import BlockLoop, Descent, GradientSink, StateUpdate, load_kernels
-from recognition.heads.margins import make_margin
-from recognition.heads.products import check_products, product_precision
+from recognition.heads.block_loop import BlockLoop, Rule, load_kernels
+from recognition.heads.guards import check_ranks, check_span, check_update
+from recognition.heads.margins import ArcFace, Margin, State
+from recognition.heads.measure import Gradients, HeadResult, Rows, measure
+from recognition.heads.optimizer import HeadOptimizer
+from recognition.heads.passes import Pass, join
+from recognition.heads.products import Kind, check_products, product_precision
+from recognition.heads.rules import DenseGradient
 from recognition.heads.sampling import Active, Targets, random_scores, sample_classes
-from recognition.heads.state import CenterState
+from recognition.heads.state import CentersFormat, CenterState, MomentumFormat
+from recognition.heads.unit import unit_and_length
 
-
-@dataclass(frozen=True)
-class _Step:
-    """What `begin_step` was told."""
-
-    number: int
-    lr: float
-    loss_scale: float | Tensor
-
-
-@dataclass
-class _Pass:
-    """What pass 1 leaves for pass 2."""
-
-    loss: Tensor
-    x: Tensor  # [N, D]
-    descent: Descent
-    active: Active
-    targets: Targets
-    is_broken: Tensor  # 0-dim bool: something that all ranks share is not finite
-    step: _Step | None
-    version: int  # of the centers
-    factor: Tensor | None = None  # set by backward when the update is deferred
+Mode = Literal["auto", "host", "device", "kernels"]
 
 
 class ShardedSoftmax(nn.Module):
     """The loss of a batch against all classes, and the keeper of this rank's centers.
 
-    In training: begin_step, forward, backward, finish_step. `update` "fused" moves the centers during backward,
-    "deferred" in finish_step, "autograd" leaves a gradient in the parameter `centers` for an optimizer.
+    `seed`: the first centers are a function of it and the class id. `margin`: ArcFace(0.5) when absent. `world`: this
+    process's place among the ranks; that in the default process group when absent, `joined_world(device, group)` gives
+    that in another. `update` "fused": pass 2 moves the centers in the step of `optimizer(...)`; "autograd": backward
+    leaves a gradient of their size in `centers.grad`, for any optimizer. `sample_rate` of the classes take part in a
+    training step, `negatives` says which. `mode`: where it is decided what is refused and where targets lie: on the
+    "host" (the choice on a CPU), or on the "device" without a word to the host, or there with fused "kernels" where
+    Triton has them (the choice on CUDA). The other arguments are keys of docs/configs.md.
     """
+
+    classes: Tensor
+    """This rank's range and the number of all classes. Kept as a buffer because it shows what a copy came from."""
 
     def __init__(
         self,
         num_classes: int,
         embedding_size: int,
         *,
-        world: World,
-        config: HeadConfig,
-        seed: int,
-        momentum: float,
-        weight_decay: float,
+        margin: Margin | None = None,
+        scale: float = 64.0,
+        seed: int = 0,
+        world: World | None = None,
+        update: Literal["fused", "autograd"] = "fused",
+        products: Kind = "float32",
+        sub_centers: int = 1,
+        sample_rate: float = 1.0,
+        negatives: Literal["random", "nearest"] = "random",
+        interclass_filtering_threshold: float = 0.0,
+        centers_format: CentersFormat = "float32",
+        momentum_format: MomentumFormat = "float32",
+        block_size: int | None = None,
+        mode: Mode = "auto",
         dtype: torch.dtype = torch.float32,
     ) -> None:
+        """Take this rank's share of `num_classes`; see the class for the arguments."""
         super().__init__()
-        _check(config)
-        check_products(config.products, world.device)
+        check_update(update, sample_rate, centers_format)
+        world = world or joined_world()
+        check_products(products, world.device)
         self.world = world
-        self.config = config
+        self.margin = ArcFace() if margin is None else margin
+        self.num_classes = num_classes
         self.class_range = class_range(num_classes, world.rank, world.size)
-        self.sampled: Tensor | None = None
-        """The local ids of the classes that took part in the last forward; None when all did."""
-        self.stats: dict[str, Tensor] = {}
-        self.rows: dict[str, Tensor] = {}
-        """Target cosine and hardest negative of every image of the last forward [N], equal on all ranks."""
-        self.refused = torch.zeros((), device=world.device)
-        self._sgd = (momentum, weight_decay)
-        # On CUDA nothing waits for the device: what is refused, and where the targets lie, is decided there.
-        self._on_host = world.device.type == "cpu"
-        self._margin = make_margin(*config.margins, gradient=config.margin_gradient)
-        self._state = CenterState(
-            self.class_range, embedding_size, config=config, device=world.device, dtype=dtype, seed=seed
+        self.update = update
+        self.sample_rate, self.negatives = sample_rate, negatives
+        self.mode = mode
+        self.steps = 0
+        """Steps that its optimizer was asked for, refused ones included; samples and rounding are drawn by it."""
+        self.result: HeadResult | None = None  # of the last forward
+        self.state = CenterState(
+            self.class_range,
+            embedding_size,
+            sub_centers=sub_centers,
+            centers_format=centers_format,
+            momentum_format=momentum_format,
+            trainable=update == "autograd",
+            device=world.device,
+            dtype=dtype,
+            seed=seed,
         )
+        self._span = [self.class_range.start, self.class_range.stop, num_classes]
+        self.register_buffer("classes", torch.tensor(self._span, device=world.device))
+        self.statistics = _buffers(self.margin.first(), world.device)
         self._loop = BlockLoop(
-            self._state,
-            config.scale,
-            config.sub_centers,
-            config.interclass_filtering_threshold,
-            config.products,
-            config.block_size,
-            load_kernels(world.device, dtype, scale=config.scale, sub_centers=config.sub_centers),
+            self.state, self.margin, scale, sub_centers, interclass_filtering_threshold, products, block_size
         )
-        self._step: _Step | None = None
-        self._pending: _Pass | None = None
-        if config.update == "autograd":
-            self.centers = nn.Parameter(self._state.centers)
-        else:
-            self.register_buffer("centers", self._state.centers, persistent=False)
+        self.proxies = [] if update == "autograd" else [nn.Parameter(torch.zeros((), dtype=dtype))]
+        """What an optimizer sees of the centers that pass 2 moves: a number, whose gradient is that of the loss."""
+        self.given: Tensor | None = None
+        """The sum of what the backwards since the last step were given (0-dim)."""
+        self._pending: list[Pass] = []
+        self._decides_later, self._has_met = update == "fused", False
+        self._settle()
 
-    def begin_step(self, *, step: int, lr: float, loss_scale: float | Tensor = 1.0) -> None:
-        """Announce a training step: its number, the run's learning rate (the centers' is `lr_factor` times that), and
-        the factor the loss will be scaled by."""
-        assert self._pending is None, "the step before was deferred and not finished; call finish_step"
-        self._step = _Step(step, lr * self.config.lr_factor, loss_scale)
+    @property
+    def centers(self) -> Tensor:
+        """This rank's centers: a parameter with update "autograd", else a buffer that pass 2 moves."""
+        return self.state.centers
+
+    @property
+    def sub_centers(self) -> int:
+        """Centers per class."""
+        return self._loop.sub_centers
+
+    def optimizer(
+        self,
+        *,
+        lr: float | None = None,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        backbone: torch.optim.Optimizer | None = None,
+    ) -> HeadOptimizer:
+        """Return the optimizer whose step is pass 2: SGD on the centers. `backbone`, an optimizer too, steps with it.
+
+        With both in one, a value that is not finite anywhere keeps both from moving, on every rank, also under
+        torch.amp.GradScaler. With update "autograd" the centers are among the parameters of `backbone`, and `lr`,
+        `momentum` and `weight_decay` are its own.
+        """
+        if self.update == "autograd" and (backbone is None or lr is not None):
+            raise ConfigError(
+                "head.optimizer: found update 'autograd', whose centers are a parameter; expected an optimizer that "
+                "holds them as backbone=... and no lr; or build the head with update='fused'"
+            )
+        if self.update == "fused" and lr is None:
+            raise ConfigError("head.optimizer: found no lr; expected the centers' learning rate; state lr=...")
+        if momentum and self.state.momentum is None:
+            raise ConfigError(
+                f"head.optimizer: found momentum={momentum:g} and a head that keeps none (momentum_format 'none'); "
+                "expected one or the other; set momentum=0 or build the head with another momentum_format"
+            )
+        self._decides_later = True
+        return HeadOptimizer(self, lr=lr, momentum=momentum, weight_decay=weight_decay, backbone=backbone)
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """Return the mean loss over the images of all ranks (0-dim, equal on all ranks).
+        """Return the mean loss over the images of all ranks (0-dim, equal on all ranks); `result` holds the rest.
 
         `embeddings` [B, D] of any length, `labels` [B] int64 in range(num_classes); B is the same on every rank. The
-        gradient of `embeddings` is complete, times the number of ranks, which DDP divides by.
+        gradient of `embeddings` is complete, times the number of ranks, which DDP divides by. In training mode it
+        leaves what `optimizer` needs; in eval mode, or under no_grad, all classes count and nothing will move.
         """
+        self._meet(len(embeddings))
         with self._precision():
-            x = normalize(embeddings.to(self._state.dtype))
-            if torch.is_grad_enabled() and not x.requires_grad:
-                x.requires_grad_()  # a frozen backbone still lets the centers learn
+            x, length = unit_and_length(embeddings.to(self.state.dtype))
+            if self.margin.wants_lengths:
+                x = torch.cat([x, length.unsqueeze(1)], 1)
             gathered = gather_rows(x, self.world)
-            everyones = gather_stack(labels, self.world).flatten()
-            centers = self.centers if self.config.update == "autograd" else None
-            loss: Tensor = _Softmax.apply(gathered, centers, self, everyones)
-            return loss
-
-    def finish_step(self, refused: Tensor) -> None:
-        """Take the centers' deferred step unless `refused` (0-dim, not zero: refused). Nothing in the other modes."""
-        passed, self._pending = self._pending, None
-        if passed is None:
-            return
-        keep = refused.bool()
-        if self._on_host and keep.item():
-            return
-        assert passed.factor is not None, "finish_step before backward"
-        with torch.no_grad(), self._precision():
-            sink = self._state_update(passed, passed.factor, keep)
-            self._loop.descend(passed.descent, passed.active, passed.targets, passed.factor, sink=sink, want_dx=False)
+            rows = self._rows(gathered.detach(), gather_stack(labels, self.world).flatten())
+            learns = self.training and torch.is_grad_enabled()
+            active, targets = self._active(rows, is_sampled=learns and self.sample_rate < 1)
+            self.result, passed, gradients = measure(
+                self._loop,
+                rows,
+                active,
+                targets,
+                margin_state=self._pending[-1].part.margin_state if self._pending else self.margin_state(),
+                learns=learns,
+                wants_dx=torch.is_grad_enabled() and gathered.requires_grad,
+                world=self.world,
+            )
+        anchor = (self.centers if self.update == "autograd" else self.proxies[0]) if learns else None
+        loss: Tensor = _Softmax.apply(self.result.loss, gathered, anchor, self, passed, gradients)
+        return loss
 
     def state_rows(self) -> dict[str, Tensor]:
         """Return this rank's stored tensors by name; row i is of class class_range.start + i // sub_centers."""
-        return self._state.named()
+        return self.state.named()
+
+    def margin_state(self) -> dict[str, Tensor]:
+        """Return what the margin keeps from batch to batch, by name; equal on all ranks."""
+        return dict(self.statistics.named_buffers())
 
     def load_rows(self, name: str, start: int, rows: Tensor) -> None:
         """Copy those of `rows` that this rank owns into its stored tensor `name`; they begin at class `start`."""
-        stored = self._state.named()[name]
-        first = start * self.config.sub_centers
-        own = self._state.rows
+        stored = self.state.named()[name]
+        first = start * self.sub_centers
+        own = self.state.rows
         begin, end = max(first, own.start), min(first + len(rows), own.stop)
         if begin < end:
             with torch.no_grad():
@@ -161,172 +208,174 @@ class ShardedSoftmax(nn.Module):
         """Copy those of the float rows `centers` that this rank owns; they begin at class `start`, grouped by class."""
         self.load_rows("centers", start, centers)
 
+    def forget(self) -> None:
+        """Drop what backwards since the last step have left, as zero_grad drops gradients."""
+        self._pending.clear()
+        self.given = None
+        for proxy in self.proxies:
+            proxy.grad = None
+
+    @torch.no_grad()
+    def descend(self, make_rule: Callable[[int, Tensor | None], Rule], factor: Tensor, refused: Tensor) -> None:
+        """Pass 2 over the rows of all backwards since the last step, unless `refused` (0-dim bool, equal on all ranks).
+
+        `make_rule(number of the step, refused or None)` gives what moves the blocks; `factor` scales the gradient.
+        """
+        passes, self._pending = self._pending, []
+        if self.result is not None:
+            self.result = replace(self.result, refused=refused)
+        number, self.steps = self.steps, self.steps + 1
+        if self._on_host and refused.item():
+            return
+        if any(passed.version != self.centers._version for passed in passes):
+            raise RuntimeError("step after the centers have moved since its forward: load states before it")
+        if passes:
+            self._keep(passes[-1].part.margin_state, refused)
+        if passes and self.update == "fused":
+            with self._precision():
+                rule = make_rule(number, None if self._on_host else refused)
+                self._loop.second_pass(join(passes, factor, on_host=self._on_host), rule)
+
+    def verdict(self) -> Tensor:
+        """Return whether a backward since the last step met a value that is not finite (0-dim bool; not yet shared)."""
+        flags = [passed.is_broken | ~passed.given.isfinite() for passed in self._pending]
+        return torch.stack(flags).any() if flags else torch.zeros((), dtype=torch.bool, device=self.centers.device)
+
     @contextlib.contextmanager
     def _precision(self) -> Iterator[None]:
-        """Hold autocast off, and the products as the config wants them."""
-        with torch.autocast(self._state.centers.device.type, enabled=False), product_precision(self.config.products):
+        """Hold autocast off, and the products as they were asked for."""
+        with torch.autocast(self.centers.device.type, enabled=False), product_precision(self._loop.products):
             yield
 
-    def _measure(self, x: Tensor, labels: Tensor) -> _Pass:
-        """Pass 1 and the exchange."""
-        step, self._step = self._step, None
-        assert step is None or self.training, "begin_step announces a training step, but the head is in eval mode"
-        local = labels - self.class_range.start
-        x_scaled = x * self.config.scale
-        active = Active(len(self.class_range), self.config.sub_centers)
-        if self.config.sample_rate < 1 and step is not None:
-            active = self._sample(active, x_scaled, local, step)
-        targets = Targets(active.positions(local), on_host=self._on_host)
-        cosine, norms = self._own_cosines(x, local)
-        self.sampled = active.sample
-        largest, total = self._loop.sum_negatives(x_scaled, active, targets)
-        largest, total, cosine = self._exchange(largest, total, cosine)
-        logit, derivative = self._margin(cosine)
-        logit = logit * self.config.scale
-        lse_negatives = total.log() if self._loop.is_bounded else total.log() + largest
-        lse = torch.logaddexp(lse_negatives, logit)
-        # A NaN of an image, an embedding or a center is in a sum or in a cosine by now, on every rank.
-        is_broken = ~(total.isfinite() & largest.isfinite() & logit.isfinite() & derivative.isfinite()).all()
-        self._note(cosine, largest / self.config.scale)
-        return _Pass(
-            loss=functional.softplus(lse_negatives - logit, threshold=1e4).mean().to(x.dtype),
-            x=x,
-            descent=self._loop.prepare(
-                x_scaled, lse_negatives=lse_negatives, lse=lse, derivative=derivative, norms=norms
-            ),
-            active=active,
-            targets=targets,
-            is_broken=is_broken,
-            step=step,
-            version=self.centers._version,
-        )
+    def _rows(self, gathered: Tensor, label_N: Tensor) -> Rows:
+        x_ND, length_N = gathered, None
+        if self.margin.wants_lengths:
+            x_ND, length_N = gathered[:, :-1].contiguous(), gathered[:, -1].double()
+        return Rows(x_ND, length_N, label_N, label_N - self.class_range.start)
 
-    def _sample(self, everything: Active, x_scaled: Tensor, local: Tensor, step: _Step) -> Active:
-        if self.config.negatives == "nearest":
-            scores = self._loop.nearest(
-                x_scaled, everything, Targets(everything.positions(local), on_host=self._on_host)
-            )
+    @torch.no_grad()
+    def _active(self, rows: Rows, *, is_sampled: bool) -> tuple[Active, Targets]:
+        """Return the classes that take part, and where the own ones lie among them."""
+        everything = Active(len(self.class_range), self.sub_centers)
+        targets = Targets(everything.positions(rows.local_N), on_host=self._on_host)
+        if not is_sampled:
+            return everything, targets
+        if self.negatives == "nearest":
+            scores = self._loop.nearest(rows.x_ND, everything, targets)
         else:
             scores = random_scores(
-                len(everything), seed=self._state.seed, step=step.number, rank=self.world.rank, device=local.device
+                len(everything), seed=self.state.seed, step=self.steps, rank=self.world.rank, device=self.centers.device
             )
-        sample = sample_classes(scores, local, self.config.sample_rate, on_host=self._on_host)
-        return Active(everything.num_local, everything.sub_centers, sample)
+        sample = sample_classes(scores, rows.local_N, self.sample_rate, on_host=self._on_host)
+        active = replace(everything, sample=sample)
+        return active, Targets(active.positions(rows.local_N), on_host=self._on_host)
 
-    def _own_cosines(self, x: Tensor, local: Tensor) -> tuple[Tensor, Tensor]:
-        """Return float64 cosines of the rows whose class is here (0 elsewhere), and their centers' inverse norms.
-
-        In float64 because a loss of 1e-5 is the difference of logits near 64. The norms are 1 where a class has
-        several centers.
-        """
-        if not len(self.class_range):
-            return x.new_zeros(len(x), dtype=torch.float64), x.new_ones(len(x), dtype=torch.float64)
-        per_class = self.config.sub_centers
-        rows = local.clamp(0, len(self.class_range) - 1).unsqueeze(1) * per_class
-        rows = rows + torch.arange(per_class, device=rows.device)  # [N, K]
-        centers = self._state.centers.detach()[rows].double()  # [N, K, D]
-        norms = torch.linalg.vector_norm(centers, dim=2).clamp_min_(1e-12).reciprocal_()
-        cosine = (torch.einsum("nkd,nd->nk", centers, x.double()) * norms).amax(1)
-        is_own = (local >= 0) & (local < len(self.class_range))
-        return torch.where(is_own, cosine, 0.0), norms[:, 0] if per_class == 1 else torch.ones_like(cosine)
-
-    def _exchange(self, largest: Tensor, total: Tensor, cosine: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return over all ranks the largest negative logit, the sum of exp, and the target's cosine, each [N].
-
-        One gather of [3, N] float64 and the same arithmetic everywhere: equal bits on all ranks, and no NaN is lost.
-        """
-        everyones = gather_stack(torch.stack([largest, total, cosine]), self.world)  # [W, 3, N]
-        overall = everyones[:, 0].amax(0)
-        totals = everyones[:, 1]
-        if not self._loop.is_bounded:
-            totals = totals * (everyones[:, 0] - overall).exp()
-        return overall, totals.sum(0), everyones[:, 2].sum(0)
-
-    def _note(self, cosine: Tensor, hardest: Tensor) -> None:
-        self.rows = {"target_cosine": cosine.detach(), "hardest_negative": hardest.detach()}
-        self.stats = {
-            "top1": (cosine > hardest).to(torch.float32).mean(),
-            "target_cosine": cosine.mean().float(),
-            "hardest_negative": hardest.clamp_min(-1).mean().float(),
-        }
-
-    def _descend(self, passed: _Pass, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Pass 2: decide on every rank alike; return (dx [N, D], the centers' gradient or None), move the centers."""
-        scale = 1.0 if passed.step is None else passed.step.loss_scale
-        factor = gradient / scale
-        is_bad = (~(gradient.isfinite() & factor.isfinite())).to(torch.float32)
-        refused = (all_reduce_sum_(is_bad, self.world) > 0) | passed.is_broken
-        self.refused = refused.to(torch.float32)
-        wants_gradient = self.config.update == "autograd"
-        weights = torch.zeros_like(self._state.centers) if wants_gradient else None
-        if self._on_host and refused.item():
-            return torch.zeros_like(passed.x), weights
-        sink: GradientSink | StateUpdate | None = None
-        if weights is not None:
-            factor = gradient
-            sink = GradientSink(self._loop, self._weighted(passed, factor), weights)
-        elif self.config.update == "fused":
-            sink = self._state_update(passed, factor, refused)
+    def _accept(self, passed: Pass, gradient: Tensor) -> Tensor | None:
+        """Note what backward was given; with update "autograd" return the centers' gradient [C_r, D]."""
+        if any(passed is other for other in self._pending):
+            passed.factor = passed.given + gradient
         else:
-            passed.factor = factor
-            self._pending = passed
-        dx = self._loop.descend(passed.descent, passed.active, passed.targets, factor, sink=sink).mul_(gradient)
-        return torch.where(refused, 0.0, dx), weights
+            passed.factor = gradient
+            if self._decides_later:
+                self._pending.append(passed)
+        if self.update == "fused":
+            self.given = gradient if self.given is None else self.given + gradient  # as autograd sums the proxy's
+            return None
+        is_bad = passed.is_broken | ~gradient.isfinite()
+        if not self._decides_later:
+            self._keep(passed.part.margin_state, is_bad)
+        weights_CD = torch.zeros_like(self.centers)
+        if self._on_host and is_bad.item():
+            return weights_CD
+        with self._precision():
+            alone = [replace(passed, factor=gradient)]
+            descent = join(alone, torch.ones_like(gradient), on_host=self._on_host)
+            self._loop.second_pass(descent, DenseGradient(weights_CD))
+        return weights_CD if self._on_host else weights_CD.masked_fill_(is_bad, 0.0)
 
-    def _state_update(self, passed: _Pass, factor: Tensor, refused: Tensor) -> StateUpdate:
-        assert passed.step is not None, "call begin_step before the forward of a training step"
-        momentum, weight_decay = self._sgd
-        return StateUpdate(
-            self._loop,
-            self._weighted(passed, factor),
-            lr=passed.step.lr,
-            momentum=momentum,
-            weight_decay=weight_decay,
-            step=passed.step.number,
-            refused=None if self._on_host else refused,
-        )
+    def _keep(self, state: State, refused: Tensor) -> None:
+        """Take over what the margin has learned of an accepted step."""
+        for name, kept in self.statistics.named_buffers():
+            kept.copy_(torch.where(refused, kept, state[name]))
 
-    def _weighted(self, passed: _Pass, factor: Tensor) -> Tensor:
-        return passed.x * (passed.descent.weight * factor).unsqueeze(1)
+    def _meet(self, batch: int) -> None:
+        """See that the ranks agree. Where their hosts cannot talk (NCCL alone), at the first forward only."""
+        if self.world.size == 1 or (self._has_met and not hosts_can_meet(self.world)):
+            return
+        looks = self._on_host or not self._has_met  # on CUDA it is a wait for the device
+        check_ranks(batch, keeps_own=not looks or self.classes.tolist() == self._span, world=self.world)
+        self._has_met = True
+
+    def _settle(self) -> None:
+        """Follow the state to where it is now."""
+        device = self.centers.device
+        self.world = replace(self.world, device=device)
+        mode = self.mode if self.mode != "auto" else "host" if device.type != "cuda" else "kernels"
+        # On CUDA nothing waits for the device: what is refused, and where the targets lie, is decided there.
+        self._on_host = mode == "host"
+        self.state.changes_in_place = self._on_host
+        self._loop.kernels = None
+        if mode == "kernels":
+            self._loop.kernels = load_kernels(
+                is_bounded=self._loop.is_bounded, is_plain=self._loop.is_plain, dtype=self.state.dtype
+            )
+        for proxy in self.proxies:
+            proxy.data = proxy.data.to(device, self.state.dtype)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ShardedSoftmax:
+        self.state.check_cast(fn)
+        super()._apply(fn, recurse)
+        for name, value in self.statistics.named_buffers():
+            setattr(self.statistics, name, value.double())  # whatever the centers are
+        self._settle()
+        return self
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[f"{prefix}steps"] = torch.tensor(self.steps)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        held = state_dict.get(f"{prefix}classes")
+        if held is not None:
+            check_span(held.tolist(), self._span, self.world)
+        if f"{prefix}steps" in state_dict:
+            self.steps = int(state_dict[f"{prefix}steps"])
+        present = {key: value for key, value in state_dict.items() if key != f"{prefix}steps"}
+        super()._load_from_state_dict(present, prefix, *args)
+
+
+def _buffers(tensors: State, device: torch.device) -> nn.Module:
+    module = nn.Module()
+    for name, value in tensors.items():
+        module.register_buffer(name, value.to(device))
+    return module
 
 
 class _Softmax(torch.autograd.Function):
-    """The loss of gathered unit embeddings, with pass 2 as its backward."""
+    """The loss that a forward has measured; its backward returns the gradients that the forward has formed."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, centers: Tensor | None, head: ShardedSoftmax, labels: Tensor) -> Tensor:
-        ctx.head = head
-        ctx.passed = head._measure(x, labels)
-        loss: Tensor = ctx.passed.loss
-        return loss
+    def forward(
+        ctx: Any,
+        loss: Tensor,
+        gathered: Tensor,
+        anchor: Tensor | None,
+        head: ShardedSoftmax,
+        passed: Pass,
+        gradients: Gradients | None,
+    ) -> Tensor:
+        ctx.head, ctx.passed, ctx.gradients, ctx.learns = head, passed, gradients, anchor is not None
+        return loss.clone()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         head, passed = ctx.head, ctx.passed
-        if passed is None:
-            raise RuntimeError("backward a second time: the centers have moved; run the forward again")
         if passed.version != head.centers._version:
-            raise RuntimeError("backward after the centers have moved: take a step's backward before the next one's")
-        if head.config.update != "autograd":
-            ctx.passed = None
-        with head._precision():
-            dx, weights = head._descend(passed, gradient)
-        return dx, weights, None, None
-
-
-def normalize(embeddings: Tensor) -> Tensor:
-    """Return the rows at length 1. Those shorter than 1e-12 become zero, their gradient too; huge ones are safe."""
-    # A row and its direction do not change by a constant factor, so the factor needs no gradient.
-    largest = embeddings.detach().abs().amax(1, keepdim=True)
-    factor = torch.where(largest < 1e-12, torch.zeros_like(largest), largest.reciprocal())
-    scaled = embeddings * factor  # the largest entry is now 1 or the row is zero, so the length is at least 1 or is 0
-    return scaled / torch.linalg.vector_norm(scaled, dim=1, keepdim=True).clamp_min(1)
-
-
-def _check(config: HeadConfig) -> None:
-    if config.update == "autograd" and (config.sample_rate < 1 or config.centers_format != "float32"):
-        raise ConfigError(
-            "head.update: found 'autograd' with sample_rate below 1 or bf16 centers, but an optimizer moves every row, "
-            "in float32; use head.update=fused or deferred"
-        )
+            raise RuntimeError("backward after the centers have moved: take it before the optimizer's step")
+        is_bad = passed.is_broken | ~gradient.isfinite()
+        rows = None if ctx.gradients is None else torch.where(is_bad, 0.0, ctx.gradients.rows * gradient)
+        if not ctx.learns:
+            return None, rows, None, None, None, None
+        weights = head._accept(passed, gradient)
+        return None, rows, gradient if weights is None else weights, None, None, None

@@ -122,10 +122,9 @@ def _adapt_optimizer(values: Values, notes: list[str], name: str) -> None:
 def _adapt_accumulation(values: Values, notes: list[str], name: str) -> None:
     setting = values.get("train.gradient_accumulation")
     if setting and isinstance(setting.value, int) and setting.value > 1:
-        values["head.update"] = Setting("autograd", setting.place)
         notes.append(
             f"gradient_acc = {setting.value}: gradients are averaged here and summed there: with SGD the same step "
-            f"needs {setting.value} times the lr; the schedule counts optimizer steps; head.update is autograd"
+            f"needs {setting.value} times the lr; the schedule counts optimizer steps"
         )
 
 

@@ -91,7 +91,13 @@ def _as_kept(tensor: Tensor) -> Tensor:
 def _rows(shard: ArcfaceShard, classes: range, config: Config, step: int) -> dict[str, Tensor]:
     """Return the rows of one rank in the formats of `head.centers_format` and `head.momentum_format`."""
     state = CenterState(
-        classes, shard.centers.shape[1], config=config.head, device=_CPU, dtype=torch.float32, seed=config.seed
+        classes,
+        shard.centers.shape[1],
+        centers_format=config.head.centers_format,
+        momentum_format="none" if config.head.update == "autograd" else config.head.momentum_format,
+        device=_CPU,
+        dtype=torch.float32,
+        seed=config.seed,
     )
     held = shard.centers_state or {}
     momentum = held.get("momentum_buffer")
@@ -104,7 +110,7 @@ def _rows(shard: ArcfaceShard, classes: range, config: Config, step: int) -> dic
                 f"{shard.path}: a center or its momentum is not finite among classes {classes[rows]}; "
                 "the run had diverged; start from an older model.pt with init_from"
             )
-        state.write(rows, centers, moved, step=step, keep=None)
+        state.write(rows, centers, moved, step=step, refused=None)
     tensors = state.named()
     if config.head.update == "autograd":
         kinds = ("exp_avg", "exp_avg_sq") if config.optim.optimizer == "adamw" else ("momentum_buffer",)

@@ -3,47 +3,69 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from recognition.config.schema import OptimConfig
+if TYPE_CHECKING:
+    from recognition.config.schema import OptimConfig
 
 
 def make_optimizer(
-    parameters: Iterable[nn.Parameter], optim: OptimConfig, *, decay_all: bool, lr_factor: float = 1.0
+    parameters: Iterable[nn.Parameter],
+    optim: OptimConfig,
+    *,
+    decay_all: bool,
+    centers: nn.Parameter | None = None,
+    lr_factor: float = 1.0,
 ) -> torch.optim.Optimizer:
     """Return SGD or AdamW over `parameters`, with every state tensor in place before the first step.
 
     The fused kernels are used on CPU and CUDA alike, because they take a refusal (`refuse`) as a tensor: no value
     travels to the host. `decay_all` applies weight decay to every parameter, as the published SGD recipes do;
-    otherwise vectors (norms, biases, PReLU slopes) are left out. `set_lr` gives it the run's rate times `lr_factor`.
+    otherwise vectors (norms, biases, PReLU slopes) are left out. `centers`, where they are a parameter, come last and
+    get from `set_lr` the run's rate times `lr_factor`.
     """
     groups = _decay_groups([p for p in parameters if p.requires_grad], optim.weight_decay, decay_all)
+    if centers is not None:
+        groups.append({"params": [centers], "weight_decay": optim.weight_decay, "lr_factor": lr_factor})
     optimizer: torch.optim.Optimizer
     if optim.optimizer == "adamw":
         optimizer = torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, fused=True)
     else:
         optimizer = torch.optim.SGD(groups, lr=optim.lr, momentum=optim.momentum, fused=True)
-    for group in optimizer.param_groups:
-        group["lr_factor"] = lr_factor
     _prime_state(optimizer)
     return optimizer
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give every group the rate of this step, times the factor it was made with."""
+    """Give every group the rate of this step, times the factor it has."""
     for group in optimizer.param_groups:
-        group["lr"] = lr * group["lr_factor"]
+        group["lr"] = lr * group.get("lr_factor", 1.0)
 
 
-def step_unless(optimizer: torch.optim.Optimizer, refused: torch.Tensor) -> None:
-    """Take the optimizer's step, or leave parameters and state bit-identical where `refused` is 1 (0-dim, float32)."""
+def step_unless(
+    optimizer: torch.optim.Optimizer, refused: torch.Tensor, *, grad_scale: torch.Tensor | None = None
+) -> None:
+    """Take the optimizer's step, or leave parameters and state bit-identical where `refused` is 1 (0-dim, float32).
+
+    Gradients are divided by `grad_scale` first. A fused optimizer on CUDA decides on the device; any other is asked
+    for its step only if it counts.
+    """
+    decides = getattr(optimizer, "_step_supports_amp_scaling", False)
+    if not (decides and refused.device.type == "cuda") and refused.item():
+        return
+    if not decides:
+        if grad_scale is not None:
+            gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+            torch._foreach_mul_(gradients, grad_scale.reciprocal())
+        optimizer.step()
+        return
     # The attributes through which torch.amp.GradScaler hands the same decision to a fused optimizer.
-    optimizer.grad_scale = None  # type: ignore[attr-defined]
-    optimizer.found_inf = refused  # type: ignore[attr-defined]
+    optimizer.grad_scale, optimizer.found_inf = grad_scale, refused  # type: ignore[attr-defined]
     optimizer.step()
+    del optimizer.grad_scale, optimizer.found_inf  # type: ignore[attr-defined]
 
 
 def _decay_groups(parameters: list[nn.Parameter], weight_decay: float, decay_all: bool) -> list[dict[str, Any]]:

@@ -80,7 +80,20 @@ def _activations(config: Config, cost: NetworkCost) -> int:
 
 def _head_bytes(config: Config, world_size: int, num_classes: int, num_states: int) -> tuple[int, int, int]:
     """Return the bytes of centers, of their optimizer's state, and of all else the head holds during a step."""
-    parts = head_bytes(num_classes, world_size, config.train.batch_size, config.backbone.embedding_size, config.head)
+    head = config.head
+    parts = head_bytes(
+        num_classes,
+        world_size,
+        config.train.batch_size,
+        config.backbone.embedding_size,
+        update=head.update,
+        sub_centers=head.sub_centers,
+        sample_rate=head.sample_rate,
+        centers_format=head.centers_format,
+        momentum_format=head.momentum_format,
+        block_size=head.block_size,
+        forwards=config.train.gradient_accumulation,
+    )
     centers = parts.pop("centers")
     momentum = parts.pop("momentum") + parts["gradient"] * num_states
     return centers, momentum, sum(parts.values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from recognition.config.schema import HeadConfig
 from recognition.console import count, size
 from recognition.plan.inputs import Inputs
 from recognition.plan.run import Plan
@@ -94,11 +95,10 @@ def _classes(plan: Plan) -> str:
 
 def _head(plan: Plan) -> str:
     head = plan.config.head
-    m1, m2, m3 = head.margins
     parts = [
-        f"cos({'' if m1 == 1 else f'{m1:g} * '}theta{f' + {m2:g}' if m2 else ''}){f' - {m3:g}' if m3 else ''}",
+        _margin(head),
         f"scale {head.scale:g}",
-        f"update {head.update}",
+        f"update {'autograd' if head.update == 'autograd' else 'fused'}",
         f"products {head.products}",
         f"centers {head.centers_format}",
         f"momentum {head.momentum_format}",
@@ -110,6 +110,13 @@ def _head(plan: Plan) -> str:
     if head.interclass_filtering_threshold:
         parts.append(f"negatives above a cosine of {head.interclass_filtering_threshold:g} left out")
     return ", ".join(parts)
+
+
+def _margin(head: HeadConfig) -> str:
+    if head.margin is not None:
+        return " ".join([head.margin.name, *(f"{key}={value}" for key, value in head.margin.settings.items())])
+    m1, m2, m3 = head.margins
+    return f"cos({'' if m1 == 1 else f'{m1:g} * '}theta{f' + {m2:g}' if m2 else ''}){f' - {m3:g}' if m3 else ''}"
 
 
 def _memory(plan: Plan) -> str:

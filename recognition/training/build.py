@@ -11,9 +11,11 @@ from torch import nn
 
 from recognition.backbones.architecture import Architecture
 from recognition.backbones.weights import load_weights
-from recognition.config.schema import Config
+from recognition.config.schema import Config, HeadConfig
 from recognition.distributed.replicate import convert_sync_bn, replicate
 from recognition.distributed.world import World
+from recognition.heads.margins import CombinedMargin, Margin, make_margin
+from recognition.heads.optimizer import HeadOptimizer
 from recognition.heads.sharded_softmax import ShardedSoftmax
 from recognition.optim.groups import make_optimizer
 
@@ -28,14 +30,8 @@ class Parts:
     replica: nn.Module
     head: ShardedSoftmax
     num_classes: int
-    optimizer: torch.optim.Optimizer
-    head_optimizer: torch.optim.Optimizer | None
-    """Present with head.update=autograd alone; otherwise the head takes its own step."""
-
-    @property
-    def optimizers(self) -> list[torch.optim.Optimizer]:
-        """Every optimizer that a step drives."""
-        return [self.optimizer] + ([self.head_optimizer] if self.head_optimizer else [])
+    optimizer: HeadOptimizer
+    """Of the backbone and of the centers: a step counts for both or for none."""
 
 
 def build_parts(config: Config, num_classes: int, world: World) -> Parts:
@@ -57,29 +53,68 @@ def build_parts(config: Config, num_classes: int, world: World) -> Parts:
     backbone = backbone.to(world.device)
     if config.train.channels_last:
         backbone = backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    head = ShardedSoftmax(
-        num_classes,
-        config.backbone.embedding_size,
-        world=world,
-        config=config.head,
-        seed=config.seed,
-        momentum=config.optim.momentum,
-        weight_decay=config.optim.weight_decay,
-    )
-    decay_all = config.optim.optimizer == "sgd"  # the published recipes decay every parameter
-    head_optimizer = None
-    if config.head.update == "autograd":
-        head_optimizer = make_optimizer(
-            head.parameters(), config.optim, decay_all=True, lr_factor=config.head.lr_factor
-        )
+    head = build_head(config, num_classes, world)
     return Parts(
         backbone=backbone,
         replica=replicate(_compiled(backbone, config), world),
         head=head,
         num_classes=num_classes,
-        optimizer=make_optimizer(backbone.parameters(), config.optim, decay_all=decay_all),
-        head_optimizer=head_optimizer,
+        optimizer=_optimizer(config, backbone, head),
     )
+
+
+def build_head(config: Config, num_classes: int, world: World) -> ShardedSoftmax:
+    """Return this rank's share of the head that `config` describes."""
+    head = config.head
+    return ShardedSoftmax(
+        num_classes,
+        config.backbone.embedding_size,
+        margin=margin_of(head),
+        scale=head.scale,
+        seed=config.seed,
+        world=world,
+        update="autograd" if head.update == "autograd" else "fused",  # "deferred" is an older word for it
+        products=head.products,
+        sub_centers=head.sub_centers,
+        sample_rate=head.sample_rate,
+        negatives=head.negatives,
+        interclass_filtering_threshold=head.interclass_filtering_threshold,
+        centers_format=head.centers_format,
+        momentum_format=head.momentum_format,
+        block_size=head.block_size,
+    )
+
+
+def margin_of(head: HeadConfig) -> Margin:
+    """Return the margin that the config chooses; ConfigError with file and line where it is none of the registry's."""
+    chosen = head.margin
+    if chosen is None:
+        m1, m2, m3 = head.margins
+        return CombinedMargin(m1, m2, m3, head.margin_gradient)
+    return make_margin(chosen.name, chosen.settings, where=lambda key: f"{chosen.where(key)}head.margin: ")
+
+
+def _optimizer(config: Config, backbone: nn.Module, head: ShardedSoftmax) -> HeadOptimizer:
+    optim = config.optim
+    decay_all = optim.optimizer == "sgd"  # the published recipes decay every parameter
+    if isinstance(head.centers, nn.Parameter):
+        return head.optimizer(
+            backbone=make_optimizer(
+                backbone.parameters(),
+                optim,
+                decay_all=decay_all,
+                centers=head.centers,
+                lr_factor=config.head.lr_factor,
+            )
+        )
+    optimizer = head.optimizer(
+        lr=optim.lr,
+        momentum=0.0 if config.head.momentum_format == "none" else optim.momentum,
+        weight_decay=optim.weight_decay,
+        backbone=make_optimizer(backbone.parameters(), optim, decay_all=decay_all),
+    )
+    optimizer.param_groups[0]["lr_factor"] = config.head.lr_factor
+    return optimizer
 
 
 def _compiled(backbone: nn.Module, config: Config) -> nn.Module:

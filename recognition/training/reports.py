@@ -88,7 +88,10 @@ class Reports:
         self.log.write(step, "train", values)
         if self.log.draws:
             norms = torch.linalg.vector_norm(self._stepper.embeddings, dim=1)
-            self.log.histograms(step, {"embedding_norm": norms, **self._stepper.parts.head.rows})
+            result = self._stepper.parts.head.result
+            assert result is not None, "a report comes after a step"
+            rows = {"target_cosine": result.target_cosine_N, "hardest_negative": result.hardest_negative_N}
+            self.log.histograms(step, {"embedding_norm": norms, **rows})
 
     def settle(self) -> None:
         """Bring into the state what is still on the device, for a checkpoint. Two host syncs."""

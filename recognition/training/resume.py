@@ -10,6 +10,7 @@ from torch import Tensor
 from recognition.config.schema import Config
 from recognition.distributed.checkpoint import Checkpoint, Snapshot
 from recognition.errors import CheckpointError
+from recognition.heads.saving import MARGIN
 from recognition.training.build import Parts
 from recognition.training.run_meta import OrderSettings, RunMeta
 from recognition.training.scaler import LossScaler
@@ -29,8 +30,8 @@ def snapshot_run(parts: Parts, meta: RunMeta, *, has_own_buffers: bool) -> Snaps
     alike = {name: tensor for name, tensor in backbone.items() if name not in local}
     return Snapshot(
         step=meta.state.step,
-        replicated={**alike, **_optimizer_tensors(parts)},
-        rows={**parts.head.state_rows(), **_head_optimizer_rows(parts)},
+        replicated={**alike, **_optimizer_tensors(parts), **_named(MARGIN, parts.head.margin_state())},
+        rows={**parts.head.state_rows(), **_center_rows(parts)},
         local={name: tensor for name, tensor in backbone.items() if name in local},
         classes=parts.head.class_range,
         num_classes=parts.num_classes,
@@ -65,14 +66,19 @@ def load_run(checkpoint: Checkpoint, parts: Parts, scaler: LossScaler, *, order:
     if meta.state.step != checkpoint.step:
         raise CheckpointError(f"{path}: its state is of step {meta.state.step}; expected that of its folder")
     tensors = {**checkpoint.replicated(), **checkpoint.local(parts.head.world)}
-    live = {**_named(_BACKBONE, parts.backbone.state_dict()), **_optimizer_tensors(parts)}
+    live = {
+        **_named(_BACKBONE, parts.backbone.state_dict()),
+        **_optimizer_tensors(parts),
+        **_named(MARGIN, parts.head.margin_state()),
+    }
     _refuse_strangers(checkpoint, tensors, live)
     classes = parts.head.class_range
     with torch.no_grad():
         for name, tensor in live.items():
             tensor.copy_(_matching(checkpoint, tensors, name, tensor))
-        for name, tensor in {**parts.head.state_rows(), **_head_optimizer_rows(parts)}.items():
+        for name, tensor in {**parts.head.state_rows(), **_center_rows(parts)}.items():
             checkpoint.read_rows_(name, classes, tensor)
+    parts.head.steps = meta.state.step
     scaler.load_state(meta.scaler)
     return meta.state
 
@@ -91,29 +97,25 @@ def _named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _optimizer_tensors(parts: Parts) -> dict[str, Tensor]:
-    """Return the live state that all ranks hold alike: the backbone optimizer's tensors under their parameters' names,
-    and the step count of a head optimizer that has one."""
+    """Return the live state that all ranks hold alike: the optimizer's tensors under their parameters' names, and the
+    step count where the centers are a parameter whose optimizer has one."""
     names: dict[Tensor, str] = {p: name for name, p in parts.backbone.named_parameters()}
     tensors = {
         f"optimizer.{names[parameter]}.{key}": tensor
         for parameter, state in parts.optimizer.state.items()
+        if parameter in names
         for key, tensor in state.items()
     }
-    for key, tensor in _head_state(parts):
-        if tensor.ndim == 0:
-            tensors[f"head_optimizer.{key}"] = tensor
-    return tensors
+    return tensors | {f"head_optimizer.{key}": tensor for key, tensor in _of_centers(parts) if tensor.ndim == 0}
 
 
-def _head_optimizer_rows(parts: Parts) -> dict[str, Tensor]:
-    """Return the live per-row state of the head's own optimizer (head.update=autograd)."""
-    return {f"optimizer.{key}": tensor for key, tensor in _head_state(parts) if tensor.ndim > 0}
+def _center_rows(parts: Parts) -> dict[str, Tensor]:
+    """Return the live per-row state of centers that are a parameter (head.update=autograd)."""
+    return {f"optimizer.{key}": tensor for key, tensor in _of_centers(parts) if tensor.ndim > 0}
 
 
-def _head_state(parts: Parts) -> list[tuple[str, Tensor]]:
-    if parts.head_optimizer is None:
-        return []
-    return [item for state in parts.head_optimizer.state.values() for item in state.items()]
+def _of_centers(parts: Parts) -> list[tuple[str, Tensor]]:
+    return list(parts.optimizer.state.get(parts.head.centers, {}).items())
 
 
 def _matching(checkpoint: Checkpoint, tensors: Mapping[str, Tensor], name: str, like: Tensor) -> Tensor:

@@ -10,14 +10,13 @@ import torch
 
 from recognition.backbones.precision import AUTOCAST as _AUTOCAST
 from recognition.config.schema import Config
-from recognition.distributed.collectives import all_reduce_sum_
 from recognition.distributed.replicate import holding_back
 from recognition.distributed.world import World
 from recognition.draws.hashing import mix
 from recognition.feed.loader import Batch
 from recognition.images.augment import Augmenter, flip_mask, recipe
 from recognition.images.preprocess import to_network
-from recognition.optim.groups import set_lr, step_unless
+from recognition.optim.groups import set_lr
 from recognition.training.build import Parts
 from recognition.training.scaler import LossScaler
 
@@ -48,39 +47,36 @@ class Stepper:
 
         A step counts on every rank or on none: where a non-finite value appeared in any embedding, loss, gradient or
         center, backbone, buffers and optimizer state come out bit-identical to how they went in.
-        Collectives: the head's, DDP's, and one sum of a flag.
+        Collectives: the head's, DDP's, and the optimizer's.
         """
         kept = [buffer.clone() for buffer in self._buffers]
-        for optimizer in self.parts.optimizers:
-            set_lr(optimizer, lr)
-            optimizer.zero_grad(set_to_none=True)
-        losses, refusals = [], []
+        optimizer, head = self.parts.optimizer, self.parts.head
+        set_lr(optimizer, lr)
+        optimizer.zero_grad(set_to_none=True)
+        losses = []
         for index, batch in enumerate(batches):
-            losses.append(self._micro_step(batch, index, len(batches), step=step, epoch=epoch, lr=lr))
-            refusals.append(self.parts.head.refused)
+            losses.append(self._micro_step(batch, index, len(batches), step=step, epoch=epoch))
         norm, overflow = self._unscale_and_clip_()
-        head_refused = torch.stack(refusals).amax(0)
-        # The head's verdict is shared already; DDP has spread an overflow too, but two replicas must never disagree.
-        refused = torch.stack([head_refused, overflow]).amax(0)
-        refused = (all_reduce_sum_(refused.clone(), self.world) > 0).float()
-        for optimizer in self.parts.optimizers:
-            step_unless(optimizer, refused)
-        self.parts.head.finish_step(refused)
+        # As torch.amp.GradScaler hands over what it has found; the head's own verdict and the other ranks' come on top.
+        optimizer.grad_scale, optimizer.found_inf = None, overflow
+        optimizer.step()
+        refused = optimizer.refused.float()
         self._restore_buffers_(kept, refused)
         self.scaler.update_(refused)
-        values = {"loss": torch.stack(losses).mean(), "grad_norm": norm, **self.parts.head.stats}
+        assert head.result is not None
+        values = {"loss": torch.stack(losses).mean(), "grad_norm": norm, **head.result.means()}
         return StepResult(refused, values)
 
     def broken(self) -> list[str]:
         """Return what of state and last step is not finite on this rank, causes first. Copies to the host."""
         head, rows = self.parts.head, self.parts.head.state_rows()
-        optimizer_states = [state for optimizer in self.parts.optimizers for state in optimizer.state.values()]
+        optimizer_states = self.parts.optimizer.state.values()
         suspects: dict[str, list[torch.Tensor]] = {
             "the centers": [rows["centers"]],
             "the centers' momentum": [tensor for name, tensor in rows.items() if name != "centers"],
             "the backbone's weights": list(self.parts.backbone.parameters()),
             "the backbone's buffers": self._buffers,
-            "the optimizers' state": [tensor for state in optimizer_states for tensor in state.values()],
+            "the optimizer's state": [tensor for state in optimizer_states for tensor in state.values()],
             "the embeddings": [self.embeddings],
             "the loss gradient": [self.scaler.scale],
             "the centers' gradient": [p.grad for p in head.parameters() if p.grad is not None],
@@ -88,7 +84,7 @@ class Stepper:
         }
         return [name for name, tensors in suspects.items() if not all(map(_is_finite, tensors))]
 
-    def _micro_step(self, batch: Batch, index: int, count: int, *, step: int, epoch: int, lr: float) -> torch.Tensor:
+    def _micro_step(self, batch: Batch, index: int, count: int, *, step: int, epoch: int) -> torch.Tensor:
         flips = flip_mask(self.config.seed, epoch, batch.indices, self.config.data.flip)
         images = to_network(self.augment(batch.images, batch.indices, epoch), flips)
         # Gradients travel once per optimizer step, with the last micro-batch.
@@ -99,7 +95,6 @@ class Stepper:
             with self._autocast():
                 embeddings = self.parts.replica(images)
             self.embeddings = embeddings.detach()
-            self.parts.head.begin_step(step=step, lr=lr, loss_scale=self.scaler.scale)
             loss = self.parts.head(embeddings, batch.labels)
             loss.backward(self.scaler.scale / count)
         return loss.detach()
@@ -112,7 +107,7 @@ class Stepper:
 
     def _unscale_and_clip_(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Divide all gradients by the loss scale, clip the backbone's norm, and return (norm, overflow flag)."""
-        for parameter in self.parts.head.parameters():
+        for parameter in (*self.parts.head.parameters(), *self.parts.head.proxies):
             if parameter.grad is not None:
                 parameter.grad.div_(self.scaler.scale)
         grads = [p.grad for p in self.parts.backbone.parameters() if p.grad is not None]

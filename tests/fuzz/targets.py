@@ -495,8 +495,8 @@ def _small_run():
     import torch
     from torch import nn
 
-    from recognition.config.schema import HeadConfig, OptimConfig
-    from recognition.distributed.world import World
+    from recognition.config.schema import OptimConfig
+    from recognition.heads.margins import CurricularFace
     from recognition.heads.sharded_softmax import ShardedSoftmax
     from recognition.optim.groups import make_optimizer
     from recognition.training.build import Parts
@@ -504,9 +504,9 @@ def _small_run():
 
     cpu = torch.device("cpu")
     backbone = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
-    head = ShardedSoftmax(2, 3, world=World(0, 1, 0, cpu), config=HeadConfig(), seed=0, momentum=0.9, weight_decay=0.0)
-    optimizer = make_optimizer(backbone.parameters(), OptimConfig(), decay_all=True)
-    return Parts(backbone, backbone, head, 2, optimizer, None), LossScaler(cpu, enabled=True)
+    head = ShardedSoftmax(2, 3, margin=CurricularFace())  # one that keeps something from batch to batch
+    optimizer = head.optimizer(lr=0.1, backbone=make_optimizer(backbone.parameters(), OptimConfig(), decay_all=True))
+    return Parts(backbone, backbone, head, 2, optimizer), LossScaler(cpu, enabled=True)
 
 
 def _checkpoint_seeds() -> list[bytes]:

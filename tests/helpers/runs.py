@@ -78,6 +78,7 @@ def snapshot(trainer: Trainer) -> dict[str, torch.Tensor]:
     """Return copies of weights, buffers, optimizer state, centers and momentum of this rank."""
     tensors = {f"backbone.{k}": v for k, v in trainer.parts.backbone.state_dict().items()}
     tensors |= {f"head.{k}": v for k, v in trainer.parts.head.state_rows().items()}
+    tensors |= {f"margin.{k}": v for k, v in trainer.parts.head.margin_state().items()}
     for number, state in enumerate(trainer.parts.optimizer.state.values()):
         tensors |= {f"optimizer.{number}.{k}": v for k, v in state.items()}
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}

@@ -258,8 +258,6 @@ def test_a_value_out_of_range_is_placed(write, override, expected):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("train: {gradient_accumulation: 2}", "train.gradient_accumulation: cannot be 2 with head.update fused"),
-        ("train: {gradient_accumulation: 2}\nhead: {update: deferred}", "set head.update: autograd"),
         ("head: {update: autograd, centers_format: bf16}", "head.centers_format: would be ignored"),
         ("head: {update: autograd, momentum_format: int8}", "head.momentum_format: would be ignored"),
         ("head: {negatives: nearest}", "head.negatives: would be ignored with head.sample_rate 1"),

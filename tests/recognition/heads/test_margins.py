@@ -1,4 +1,4 @@
-"""Margins against their printed formulas, their derivatives against autograd and finite differences."""
+"""Margins against their printed formulas, their derivatives against autograd, and their names in a config."""
 
 from __future__ import annotations
 
@@ -8,7 +8,19 @@ import pytest
 import torch
 
 from recognition.errors import ConfigError
-from recognition.heads.margins import ArcFace, CombinedMargin, CosFace, NoMargin, SphereFace, make_margin
+from recognition.heads.margins import (
+    MARGINS,
+    AdaFace,
+    ArcFace,
+    CombinedMargin,
+    CosFace,
+    CurricularFace,
+    Margin,
+    NoMargin,
+    OwnRows,
+    SphereFace,
+    make_margin,
+)
 
 COSINE = torch.cos(torch.linspace(0.02, math.pi - 0.02, 200, dtype=torch.float64))
 ALL = [
@@ -21,8 +33,12 @@ ALL = [
 ]
 
 
+def own_rows(cosine: torch.Tensor = COSINE) -> OwnRows:
+    return OwnRows(cosine, torch.arange(len(cosine)), torch.linspace(1, 40, len(cosine), dtype=torch.float64))
+
+
 def test_arcface_adds_the_angle_and_continues_past_pi() -> None:
-    logit, derivative = ArcFace(0.5)(COSINE)
+    logit, derivative = ArcFace(0.5).shape(COSINE)
     theta = torch.acos(COSINE)
     formula = torch.where(theta + 0.5 <= math.pi, torch.cos(theta + 0.5), COSINE - 0.5 * math.sin(0.5))
     assert torch.allclose(logit, formula, atol=1e-14)
@@ -30,15 +46,16 @@ def test_arcface_adds_the_angle_and_continues_past_pi() -> None:
 
 
 def test_no_part_of_a_combined_margin_is_dropped() -> None:
-    logit, _ = make_margin(1.0, 0.3, 0.2)(torch.tensor([0.7], dtype=torch.float64))
+    cosine = torch.tensor([0.7], dtype=torch.float64)
+    logit, _ = CombinedMargin(1.0, 0.3, 0.2).shape(cosine)
     assert logit.item() == pytest.approx(math.cos(math.acos(0.7) + 0.3) - 0.2, abs=1e-14)
-    logit, _ = make_margin(1.35, 0.0, 0.0)(torch.tensor([0.7], dtype=torch.float64))
+    logit, _ = CombinedMargin(1.35, 0.0, 0.0).shape(cosine)
     assert logit.item() == pytest.approx(math.cos(1.35 * math.acos(0.7)), abs=1e-14)
 
 
 @pytest.mark.parametrize("margin", ALL, ids=repr)
 def test_logit_falls_with_the_angle(margin: CombinedMargin) -> None:
-    logit, _ = margin(COSINE)
+    logit, _ = margin.shape(COSINE)
     assert bool((logit[1:] < logit[:-1]).all())
 
 
@@ -46,27 +63,74 @@ def test_logit_falls_with_the_angle(margin: CombinedMargin) -> None:
 def test_exact_derivative_is_that_of_the_logit(margin: CombinedMargin) -> None:
     exact = CombinedMargin(margin.m1, margin.m2, margin.m3, "exact")
     cosine = COSINE.clone().requires_grad_()
-    logit, derivative = exact(cosine)
+    logit, derivative = exact.shape(cosine)
     (by_autograd,) = torch.autograd.grad(logit.sum(), cosine)
     assert torch.allclose(derivative.detach(), by_autograd, rtol=1e-9)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("margin", ALL, ids=repr)
-def test_finite_at_and_beyond_the_ends(margin: CombinedMargin, dtype: torch.dtype) -> None:
-    exact = CombinedMargin(margin.m1, margin.m2, margin.m3, "exact")
-    ends = torch.tensor([-1.0, 1.0, 1 + 1e-6, -1 - 1e-6], dtype=dtype)
-    for values in exact(ends):
-        assert bool(values.isfinite().all())
+@pytest.mark.parametrize("name", MARGINS)
+def test_finite_at_and_beyond_the_ends(name: str) -> None:
+    kind = MARGINS[name]
+    settings = {"gradient": "exact"} if name in ("arcface", "combined", "sphereface") else {}
+    margin = kind(**settings)
+    own = own_rows(torch.tensor([-1.0, 1.0, 1 + 1e-6, -1 - 1e-6], dtype=torch.float64))
+    state = margin.observe(margin.first(), own)
+    for value in vars(margin.target(state, own)).values():
+        assert value is None or bool(value.isfinite().all())
 
 
-def test_make_margin_names_the_paper() -> None:
-    assert isinstance(make_margin(1, 0.5, 0), ArcFace)
-    assert isinstance(make_margin(1, 0, 0.4), CosFace)
-    assert isinstance(make_margin(1.35, 0, 0), SphereFace)
-    assert isinstance(make_margin(1, 0, 0), NoMargin)
+@pytest.mark.parametrize("name", MARGINS)
+def test_to_observe_is_not_to_change(name: str) -> None:
+    margin = MARGINS[name]()
+    before = margin.first()
+    after = margin.observe(before, own_rows())
+    assert all(torch.equal(value, margin.first()[key]) for key, value in before.items())
+    assert before.keys() == after.keys()
+    assert not before or any(not torch.equal(value, after[key]) for key, value in before.items())
 
 
-def test_a_margin_in_degrees_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"head.margins: found m1=1.0, m2=28.6; expected m1 > 0 and 0 <= m2 < pi"):
-        make_margin(1.0, 28.6, 0.0)
+@pytest.mark.parametrize("name", MARGINS)
+def test_negatives_stay_within_the_margins_bound(name: str) -> None:
+    margin = MARGINS[name]()
+    if not margin.bends_negatives:
+        return
+    own = own_rows()
+    tile = torch.linspace(-1, 1, 50).expand(len(COSINE), -1)
+    for t in (0.0, 1.0):
+        state = {key: torch.tensor(t, dtype=torch.float64) for key in margin.first()}
+        bent, _ = margin.negative(state, own, tile)
+        assert bent.abs().max() <= margin.largest
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("arcfase", {}, "name: found 'arcfase', expected a margin; did you mean 'arcface'?"),
+        ("arcface", {"n": 0.5}, "n: unknown setting of margin 'arcface'; expected one of gradient, m"),
+        ("adaface", {"alfa": 0.5}, "alfa: unknown setting of margin 'adaface'; did you mean 'alpha'?"),
+        ("none", {"m": 0.5}, "m: unknown setting of margin 'none'; it has none"),
+        ("arcface", {"m": "0.5"}, "m: found '0.5', expected a number; correct it"),
+        ("arcface", {"m": 28.6}, "margin: found m1=1.0, m2=28.6, m3=0.0; expected m1 > 0, 0 <= m2 < pi"),
+        ("arcface", {"gradient": "full"}, "gradient: found 'full', expected one of straight_through, exact"),
+        ("curricularface", {"alpha": 0}, "margin: found m=0.5, alpha=0; expected 0 <= m < pi"),
+        ("adaface", {"h": -1.0}, "margin: found m=0.4, h=-1.0, alpha=0.01; expected"),
+    ],
+)
+def test_a_wrong_name_setting_or_value_is_named(name: str, settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make_margin(name, settings)
+    assert str(caught.value).startswith(message)
+
+
+def test_settings_reach_the_margin() -> None:
+    assert make_margin("arcface", {"m": 0.3, "gradient": "exact"}) == ArcFace(0.3, "exact")
+    assert make_margin("cosface", {}) == CosFace()
+    assert make_margin("curricularface", {"m": 0.4}) == CurricularFace(0.4)
+    assert make_margin("adaface", {"length_gradient": "exact"}) == AdaFace(length_gradient="exact")
+
+
+def test_every_margin_says_where_it_comes_from() -> None:
+    for name in MARGINS:
+        kind = MARGINS[name]
+        assert issubclass(kind, Margin)
+        assert "arXiv:" in (kind.__doc__ or ""), name

@@ -10,10 +10,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from recognition.config.schema import HeadConfig
-from recognition.distributed.world import World
+from recognition.heads.margins import AdaFace, CombinedMargin, CurricularFace
 from recognition.heads.memory import head_bytes
-from recognition.heads.sharded_softmax import ShardedSoftmax
+from tests.helpers.heads import make_head, optimizer_of
 
 NUM_CLASSES, DIM, BATCH, BLOCK = 2048, 32, 16, 64
 LARGEST = min(BATCH, DIM) * NUM_CLASSES
@@ -39,22 +38,15 @@ class Watch(TorchDispatchMode):
         return out
 
 
-def watched_step(**changes: Any) -> Watch:
-    head = ShardedSoftmax(
-        NUM_CLASSES,
-        DIM,
-        world=World(0, 1, 0, torch.device("cpu")),
-        config=HeadConfig(block_size=BLOCK, **changes),
-        seed=0,
-        momentum=0.9,
-        weight_decay=5e-4,
-    )
+def watched_step(backwards: int = 1, **changes: Any) -> Watch:
+    head = make_head(NUM_CLASSES, DIM, block_size=BLOCK, **changes)
+    optimizer = optimizer_of(head)
     embeddings = torch.randn(BATCH, DIM, requires_grad=True)
     labels = torch.randint(0, NUM_CLASSES, (BATCH,))
     with Watch(list(head.state_rows().values())) as watch:
-        head.begin_step(step=0, lr=0.1)
-        head(embeddings, labels).backward()
-        head.finish_step(head.refused)
+        for _ in range(backwards):
+            head(embeddings, labels).backward()
+        optimizer.step()
     return watch
 
 
@@ -62,14 +54,17 @@ def watched_step(**changes: Any) -> Watch:
     "changes",
     [
         {},
-        {"update": "deferred"},
-        {"margin_gradient": "exact", "margins": (0.9, 0.4, 0.1)},
+        {"margin": CombinedMargin(0.9, 0.4, 0.1, "exact")},
+        {"margin": AdaFace()},
+        {"margin": CurricularFace()},
         {"scale": 100.0},
         {"products": "bf16"},
         {"centers_format": "bf16", "momentum_format": "int8"},
         {"momentum_format": "none"},
         {"interclass_filtering_threshold": 0.3},
         {"sample_rate": 0.5},
+        {"sample_rate": 0.5, "backwards": 2},
+        {"mode": "device", "centers_format": "bf16"},
         {"sample_rate": 0.5, "negatives": "nearest"},
         {"sub_centers": 3},
     ],
@@ -85,13 +80,11 @@ def test_the_watch_sees_what_it_should() -> None:
     assert any("mm" in line for line in watched_step(update="autograd").found)
 
 
-def test_the_state_is_as_large_as_computed() -> None:
-    for changes in ({}, {"centers_format": "bf16", "momentum_format": "int8"}, {"sub_centers": 2}):
-        config = HeadConfig(**changes)  # type: ignore[arg-type]
-        head = ShardedSoftmax(
-            1001, DIM, world=World(0, 1, 0, torch.device("cpu")), config=config, seed=0, momentum=0.9, weight_decay=0.0
-        )
-        rows = head.state_rows()
-        found = head_bytes(1001, 1, BATCH, DIM, config)
-        assert found["centers"] == rows["centers"].nbytes
-        assert found["momentum"] == sum(rows[name].nbytes for name in rows if name.startswith("momentum"))
+@pytest.mark.parametrize(
+    "changes", [{}, {"centers_format": "bf16", "momentum_format": "int8"}, {"sub_centers": 2}], ids=str
+)
+def test_the_state_is_as_large_as_computed(changes: dict[str, Any]) -> None:
+    rows = make_head(1001, DIM, **changes).state_rows()
+    found = head_bytes(1001, 1, BATCH, DIM, **changes)
+    assert found["centers"] == rows["centers"].nbytes
+    assert found["momentum"] == sum(rows[name].nbytes for name in rows if name.startswith("momentum"))

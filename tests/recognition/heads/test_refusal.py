@@ -7,96 +7,63 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
-from recognition.config.schema import HeadConfig
 from recognition.distributed.world import World
 from recognition.errors import ConfigError
-from recognition.heads.sharded_softmax import ShardedSoftmax, normalize
+from recognition.heads.margins import AdaFace, ArcFace, CombinedMargin, CosFace, CurricularFace, Margin, SphereFace
+from recognition.heads.sharded_softmax import ShardedSoftmax
+from recognition.heads.unit import unit_and_length
+from tests.helpers.heads import ALONE, batch, make_head, optimizer_of, same_bits, snapshot, take_step
 from tests.helpers.worlds import run_world, world_sizes
 
-CPU = World(0, 1, 0, torch.device("cpu"))
-NUM_CLASSES, DIM, BATCH = 37, 16, 4
-
-
-def make_head(world: World = CPU, num_classes: int = NUM_CLASSES, **changes: Any) -> ShardedSoftmax:
-    return ShardedSoftmax(
-        num_classes, DIM, world=world, config=HeadConfig(**changes), seed=3, momentum=0.9, weight_decay=5e-4
-    )
-
-
-def batch(world: World = CPU, step: int = 0) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(100 * step + world.rank)
-    labels = torch.randint(0, NUM_CLASSES, (BATCH,), generator=generator)
-    return torch.randn(BATCH, DIM, generator=generator).requires_grad_(), labels
-
-
-def take_step(head: ShardedSoftmax, world: World = CPU, *, step: int = 0, factor: float = 1.0, **begin: Any) -> Tensor:
-    embeddings, labels = batch(world, step)
-    head.begin_step(step=step, lr=0.1, **begin)
-    (head(embeddings, labels) * factor).backward()
-    head.finish_step(head.refused)
-    assert embeddings.grad is not None
-    return embeddings.grad
-
-
-def snapshot(head: ShardedSoftmax) -> dict[str, Tensor]:
-    return {name: rows.clone() for name, rows in head.state_rows().items()}
-
-
-def same_bits(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
-    return all(torch.equal(_bits(left[name]), _bits(right[name])) for name in left)
-
-
-def _bits(tensor: Tensor) -> Tensor:
-    return tensor.detach().contiguous().view(torch.uint8)
-
+NUM_CLASSES, BATCH = 37, 4
 
 FORMATS: list[dict[str, Any]] = [
     {},
-    {"update": "deferred"},
     {"centers_format": "bf16", "momentum_format": "int8"},
     {"sample_rate": 0.5},
+    {"margin": AdaFace()},
+    {"margin": CurricularFace()},
     {"update": "autograd"},
+    {"update": "autograd", "margin": CurricularFace()},
 ]
+PLACES = ("embedding", "center", "factor", "none")
 
 
-def _plant(world: World, place: str, culprit: int, changes: dict[str, Any]) -> tuple[float, bool, bool]:
-    head = make_head(world, **changes)
+def _plant(world: World, place: str, culprit: int, changes: dict[str, Any]) -> tuple[bool, bool]:
+    """Take two good steps, then one with a NaN in `place` of one rank; return (refused, nothing moved)."""
+    head = make_head(NUM_CLASSES, world=world, **changes)
+    optimizer = optimizer_of(head)
     for step in range(2):
-        take_step(head, world, step=step)
-    embeddings, labels = batch(world, 2)
+        take_step(head, optimizer, batch(head, BATCH, step))
+    embeddings, labels = batch(head, BATCH, 2)
     factor = 1.0
-    if world.rank == culprit and place == "embedding":
-        embeddings = embeddings.detach().clone()
-        embeddings[1, 3] = torch.nan
-        embeddings.requires_grad_()
-    if world.rank == culprit and place == "center":
-        with torch.no_grad():
-            head.centers[0 if head.sampled is None else int(labels[0]) % len(head.centers), 2] = torch.nan
-    if world.rank == culprit and place == "factor":
-        factor = torch.inf
-    if place == "center" and changes.get("sample_rate"):
-        labels = torch.full_like(labels, head.class_range.start) if world.rank == culprit else labels
-        with torch.no_grad():
-            if world.rank == culprit:
-                head.centers[0, 2] = torch.nan
+    if world.rank == culprit:
+        if place == "embedding":
+            embeddings = embeddings.detach().index_put((torch.tensor(1), torch.tensor(3)), torch.tensor(torch.nan))
+            embeddings.requires_grad_()
+        if place == "center":
+            head.state_rows()["centers"][0, 2] = torch.nan
+            labels = torch.full_like(labels, head.class_range.start)  # in the sample, if there is one
+        if place == "factor":
+            factor = torch.inf
     before = snapshot(head)
-    head.begin_step(step=2, lr=0.1)
     loss = head(embeddings, labels)
     (loss * factor).backward()
-    head.finish_step(head.refused)
-    gradient = head.centers.grad
-    unmoved = same_bits(before, head.state_rows()) and (
-        gradient is None or changes.get("update") != "autograd" or place == "none" or head.refused.item() == 1
-    )
-    return head.refused.item(), unmoved, bool(loss.isfinite())
+    if head.update == "autograd":
+        gradient = head.centers.grad
+        assert head.result is not None
+        assert gradient is not None
+        is_still = not gradient.any() and same_bits(before, snapshot(head))
+        return bool(head.result.refused) or factor != 1.0, is_still
+    optimizer.step()
+    return bool(optimizer.refused), same_bits(before, snapshot(head))  # type: ignore[attr-defined]
 
 
-def _plant_everywhere(world: World) -> dict[str, tuple[float, bool, bool]]:
+def _plant_everywhere(world: World) -> dict[tuple[str, int, int], tuple[bool, bool]]:
     return {
-        f"{place}-{culprit}-{number}": _plant(world, place, culprit, changes)
-        for place in ("embedding", "center", "factor", "none")
+        (place, culprit, number): _plant(world, place, culprit, changes)
+        for place in PLACES
         for culprit in range(world.size)
         for number, changes in enumerate(FORMATS)
     }
@@ -105,23 +72,25 @@ def _plant_everywhere(world: World) -> dict[str, tuple[float, bool, bool]]:
 @pytest.mark.parametrize("size", world_sizes(1, 3))
 def test_a_nan_anywhere_moves_nothing_anywhere(size: int) -> None:
     ranks = run_world(size, _plant_everywhere, timeout_s=300)
-    for name in ranks[0]:
-        for rank in ranks:
-            refused, unmoved, _ = rank[name]
-            wanted = 0.0 if name.startswith("none") else 1.0
-            assert refused == wanted, name
-            if wanted:
-                assert unmoved, f"{name}: a refused step moved something"
-            elif FORMATS[int(name[-1])].get("update") != "autograd":
-                assert not unmoved, f"{name}: an accepted step moved nothing"
+    for (place, culprit, number), _ in ranks[0].items():
+        is_own_optimizer = FORMATS[number].get("update") == "autograd"
+        for rank, results in enumerate(ranks):
+            refused, is_still = results[place, culprit, number]
+            if is_own_optimizer and place == "factor" and rank != culprit:
+                continue  # the other ranks' gradients are good, and it is their optimizer's business
+            name = f"{place} of rank {culprit}, {FORMATS[number]}, seen by {rank}"
+            assert refused == (place != "none"), name
+            assert is_still == (place != "none"), name
 
 
 def test_loss_scales_give_bit_equal_centers() -> None:
     states, gradients = [], []
     for scale in (1.0, 1024.0, 65536.0):
-        head = make_head()
+        head = make_head(NUM_CLASSES)
+        optimizer = head.optimizer(lr=0.1, momentum=0.9)
         for step in range(3):
-            gradient = take_step(head, step=step, factor=scale, loss_scale=torch.tensor(scale))
+            optimizer.grad_scale, optimizer.found_inf = torch.tensor(scale), torch.zeros(())
+            _, gradient, _ = take_step(head, optimizer, batch(head, BATCH, step), factor=scale)
         states.append(snapshot(head))
         gradients.append(gradient / scale)
     assert same_bits(states[0], states[1])
@@ -129,117 +98,141 @@ def test_loss_scales_give_bit_equal_centers() -> None:
     assert torch.equal(gradients[0], gradients[2])
 
 
-def test_a_deferred_step_can_still_be_refused() -> None:
-    head = make_head(update="deferred")
+def test_a_step_can_be_refused_after_its_backward() -> None:
+    head = make_head(NUM_CLASSES)
+    optimizer = head.optimizer(lr=0.1, momentum=0.9)
     before = snapshot(head)
-    embeddings, labels = batch()
-    head.begin_step(step=0, lr=0.1)
-    head(embeddings, labels).backward()
-    assert same_bits(before, head.state_rows())
-    head.finish_step(torch.tensor(1.0))
-    assert same_bits(before, head.state_rows())
-    take_step(head)
-    assert not same_bits(before, head.state_rows())
+    optimizer.found_inf = torch.tensor(1.0)
+    assert take_step(head, optimizer, batch(head, BATCH))[2]
+    assert head.result is not None
+    assert head.result.refused
+    assert same_bits(before, snapshot(head))
+    del optimizer.found_inf
+    take_step(head, optimizer, batch(head, BATCH))
+    assert not same_bits(before, snapshot(head))
 
 
-def test_deferred_and_fused_take_the_same_steps() -> None:
-    heads = [make_head(), make_head(update="deferred")]
-    for step in range(3):
-        for head in heads:
-            take_step(head, step=step)
-    assert same_bits(snapshot(heads[0]), snapshot(heads[1]))
+def test_dropped_gradients_move_nothing() -> None:
+    for drop in ("zero_grad", "by hand"):
+        head = make_head(NUM_CLASSES)
+        optimizer = head.optimizer(lr=0.1, momentum=0.9)
+        before = snapshot(head)
+        head(*batch(head, BATCH)).backward()
+        if drop == "zero_grad":
+            optimizer.zero_grad()
+        else:
+            optimizer.param_groups[0]["params"][0].grad = None
+        optimizer.step()
+        assert same_bits(before, snapshot(head))
 
 
-def test_a_second_backward_raises() -> None:
-    head = make_head()
-    embeddings, labels = batch()
-    head.begin_step(step=0, lr=0.1)
-    loss = head(embeddings, labels)
-    loss.backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match="backward a second time: the centers have moved"):
-        loss.backward()
+def test_a_loss_taken_twice_counts_twice() -> None:
+    heads = [make_head(NUM_CLASSES), make_head(NUM_CLASSES)]
+    for head, times in zip(heads, (1, 2), strict=True):
+        optimizer = head.optimizer(lr=0.1, momentum=0.9)
+        loss = head(*batch(head, BATCH)) * (2 // times)
+        for _ in range(times):
+            loss.backward(retain_graph=True)
+        optimizer.step()
+    assert torch.allclose(heads[0].centers, heads[1].centers, rtol=0, atol=1e-8)
 
 
-def test_two_steps_cannot_overlap() -> None:
-    head = make_head()
-    losses = []
-    for step in range(2):
-        embeddings, labels = batch(step=step)
-        head.begin_step(step=step, lr=0.1)
-        losses.append(head(embeddings, labels))
+def test_a_backward_after_the_step_raises() -> None:
+    head = make_head(NUM_CLASSES)
+    optimizer = head.optimizer(lr=0.1)
+    losses = [head(*batch(head, BATCH, step)) for step in range(2)]
     losses[0].backward()
+    optimizer.step()
     with pytest.raises(RuntimeError, match="backward after the centers have moved"):
         losses[1].backward()
 
 
-def test_nothing_moves_without_gradients() -> None:
-    head = make_head()
+def test_a_step_whose_centers_were_loaded_since_raises() -> None:
+    head = make_head(NUM_CLASSES)
+    optimizer = head.optimizer(lr=0.1)
+    head(*batch(head, BATCH)).backward()
+    head.load_state_dict(head.state_dict())
+    with pytest.raises(RuntimeError, match="step after the centers have moved since its forward"):
+        optimizer.step()
+
+
+def test_nothing_moves_without_gradients_or_in_eval_mode() -> None:
+    head = make_head(NUM_CLASSES, margin=CurricularFace(), sample_rate=0.5)
+    optimizer = head.optimizer(lr=0.1, momentum=0.9)
     before = snapshot(head)
-    embeddings, labels = batch()
+    embeddings, labels = batch(head, BATCH)
     with torch.no_grad():
         quiet = head(embeddings, labels)
     head.eval()
-    assert head(embeddings, labels).item() == quiet.item()
-    assert same_bits(before, head.state_rows())
+    loss = head(embeddings, labels)
+    assert loss.item() == quiet.item()
+    loss.backward()
+    assert embeddings.grad is not None
+    assert embeddings.grad.any()
+    optimizer.step()
+    assert same_bits(before, snapshot(head))
 
 
 def test_a_frozen_backbone_lets_the_centers_learn() -> None:
-    head = make_head()
+    head = make_head(NUM_CLASSES)
+    optimizer = head.optimizer(lr=0.1)
     before = snapshot(head)
-    embeddings, labels = batch()
-    head.begin_step(step=0, lr=0.1)
+    embeddings, labels = batch(head, BATCH)
     head(embeddings.detach(), labels).backward()
-    assert not same_bits(before, head.state_rows())
+    optimizer.step()
+    assert not same_bits(before, snapshot(head))
+
+
+EXACT: list[Margin] = [
+    ArcFace(0.5, "exact"),
+    SphereFace(1.35, "exact"),
+    CosFace(0.4),
+    AdaFace(length_gradient="exact"),
+    CurricularFace(),
+]
 
 
 @pytest.mark.parametrize("cosine", [1.0, -1.0])
-@pytest.mark.parametrize("num_classes", [2, 1_000_000])
-@pytest.mark.parametrize("margins", [(1.0, 0.5, 0.0), (1.35, 0.0, 0.0), (1.0, 0.0, 0.4)])
-def test_finite_at_the_ends_of_the_cosine(cosine: float, num_classes: int, margins: tuple[float, float, float]) -> None:
-    head = ShardedSoftmax(
-        num_classes,
-        4,
-        world=CPU,
-        config=HeadConfig(margins=margins, margin_gradient="exact", block_size=65536),
-        seed=0,
-        momentum=0.9,
-        weight_decay=0.0,
-    )
+@pytest.mark.parametrize("num_classes", [2, pytest.param(1_000_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("margin", EXACT, ids=lambda margin: type(margin).__name__)
+def test_finite_at_the_ends_of_the_cosine(cosine: float, num_classes: int, margin: Margin) -> None:
+    head = make_head(num_classes, 4, margin=margin, block_size=65536, seed=0)
     labels = torch.tensor([0, 1])
-    embeddings = (head.state_rows()["centers"][labels] * cosine).clone().requires_grad_()
-    head.begin_step(step=0, lr=0.1)
-    loss = head(embeddings, labels)
-    loss.backward()
-    assert head.refused.item() == 0
-    assert bool(loss.isfinite())
-    assert embeddings.grad is not None
-    assert bool(embeddings.grad.isfinite().all())
-    assert bool(head.state_rows()["centers"].isfinite().all())
+    embeddings = (head.centers[labels] * cosine).clone().requires_grad_()
+    loss, gradient, refused = take_step(head, head.optimizer(lr=0.1), (embeddings, labels))
+    assert not refused
+    assert loss < torch.inf
+    assert bool(gradient.isfinite().all())
+    assert bool(head.centers.isfinite().all())
 
 
 @pytest.mark.parametrize("length", [0.0, 1e-30, 1e30])
 def test_embeddings_of_any_length_are_safe(length: float) -> None:
-    embeddings, labels = batch()
-    embeddings = (embeddings.detach() * length).requires_grad_()
-    head = make_head()
-    head.begin_step(step=0, lr=0.1)
-    loss = head(embeddings, labels)
-    loss.backward()
-    assert head.refused.item() == 0
-    assert embeddings.grad is not None
-    assert bool(loss.isfinite() & embeddings.grad.isfinite().all())
+    for margin in (ArcFace(), AdaFace(length_gradient="exact")):
+        head = make_head(NUM_CLASSES, margin=margin)
+        embeddings, labels = batch(head, BATCH)
+        embeddings = (embeddings.detach() * length).requires_grad_()
+        loss, gradient, refused = take_step(head, head.optimizer(lr=0.1), (embeddings, labels))
+        assert not refused
+        assert loss < torch.inf
+        assert bool(gradient.isfinite().all())
 
 
-def test_normalize_has_the_gradient_of_the_plain_formula() -> None:
+def test_unit_rows_and_lengths_have_the_gradients_of_the_plain_formulas() -> None:
     rows = torch.randn(5, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    assert torch.allclose(normalize(rows), torch.nn.functional.normalize(rows), atol=1e-15)
-    assert torch.autograd.gradcheck(normalize, rows)
+    unit, length = unit_and_length(rows)
+    assert torch.allclose(unit, torch.nn.functional.normalize(rows), atol=1e-15)
+    assert torch.allclose(length, rows.norm(dim=1), atol=1e-14)
+    assert torch.autograd.gradcheck(unit_and_length, rows)
 
 
-@pytest.mark.parametrize("margins", [(1.0, 0.5, 0.0), (0.9, 0.4, 0.15), (1.0, 0.0, 0.4)])
-def test_gradcheck_with_exact_gradients(margins: tuple[float, float, float]) -> None:
-    config = HeadConfig(margins=margins, margin_gradient="exact", update="autograd", scale=8.0, block_size=3)
-    head = ShardedSoftmax(7, 5, world=CPU, config=config, seed=0, momentum=0.9, weight_decay=0.0, dtype=torch.float64)
+@pytest.mark.parametrize(
+    "margin",
+    [ArcFace(0.5, "exact"), CombinedMargin(0.9, 0.4, 0.15, "exact"), CosFace(0.4), CurricularFace(alpha=1e-9)],
+    ids=lambda margin: type(margin).__name__,
+)
+def test_gradcheck_with_exact_gradients(margin: Margin) -> None:
+    head = make_head(7, 5, margin=margin, update="autograd", scale=8.0, block_size=3, dtype=torch.float64)
     generator = torch.Generator().manual_seed(1)
     head.set_centers(0, torch.randn(7, 5, generator=generator, dtype=torch.float64))
     embeddings = torch.randn(4, 5, generator=generator, dtype=torch.float64).requires_grad_()
@@ -249,11 +242,15 @@ def test_gradcheck_with_exact_gradients(margins: tuple[float, float, float]) -> 
 
 def test_autograd_refuses_what_an_optimizer_cannot_keep() -> None:
     with pytest.raises(ConfigError, match=r"head.update: found 'autograd' with sample_rate below 1 or bf16 centers"):
-        make_head(update="autograd", sample_rate=0.1)
+        make_head(NUM_CLASSES, update="autograd", sample_rate=0.1)
 
 
 def test_a_sample_smaller_than_the_batch_warns(caplog: pytest.LogCaptureFixture) -> None:
-    head = make_head(sample_rate=0.03)
+    head = make_head(NUM_CLASSES, sample_rate=0.03)
     with caplog.at_level(logging.WARNING):
-        take_step(head)
+        take_step(head, optimizer_of(head), batch(head, BATCH))
     assert "such steps draw no negatives here; raise the rate" in caplog.text
+
+
+def test_one_head_is_one_object_in_a_world_of_one() -> None:
+    assert ShardedSoftmax(5, 4).world == ALONE

@@ -10,36 +10,20 @@ from torch import Tensor
 
 from recognition.distributed import collectives
 from recognition.distributed.world import World
-from recognition.heads.sharded_softmax import ShardedSoftmax
+from tests.helpers import head_oracle
+from tests.helpers.head_cases import CASES, LR, MOMENTUM, WEIGHT_DECAY, Case
 from tests.helpers.worlds import run_world, world_sizes
-from tests.recognition.heads import oracle
-from tests.recognition.heads.cases import CASES, EMBEDDING_SIZE, LR, MOMENTUM, WEIGHT_DECAY, Case
 
-Inputs = tuple[Tensor, list[tuple[Tensor, Tensor]]]  # centers, and (embeddings, labels) of each step
+Batches = list[list[tuple[Tensor, Tensor]]]
 
-_worlds: dict[int, list[dict[str, dict[str, Any]]]] = {}
-_inputs: dict[str, Inputs] = {}
+_worlds: dict[int, list[dict[str, Any]]] = {}
+_batches: dict[str, Batches] = {}
 
 
-def inputs_of(case: Case) -> Inputs:
-    if case.name not in _inputs:
-        _inputs[case.name] = case.centers(), case.steps()
-    return _inputs[case.name]
-
-
-def make_head(case: Case, centers: Tensor, world: World) -> ShardedSoftmax:
-    head = ShardedSoftmax(
-        case.num_classes,
-        EMBEDDING_SIZE,
-        world=world,
-        config=case.config,
-        seed=5,
-        momentum=MOMENTUM,
-        weight_decay=WEIGHT_DECAY,
-        dtype=case.dtype,
-    )
-    head.set_centers(0, centers)
-    return head
+def batches_of(case: Case) -> Batches:
+    if case.name not in _batches:
+        _batches[case.name] = case.steps()
+    return _batches[case.name]
 
 
 def own_rows(tensor: Tensor, world: World) -> Tensor:
@@ -47,56 +31,64 @@ def own_rows(tensor: Tensor, world: World) -> Tensor:
     return tensor[world.rank * each : (world.rank + 1) * each]
 
 
-def run_case(world: World, case: Case, inputs: Inputs) -> dict[str, Any]:
-    centers, steps = inputs
-    head = make_head(case, centers, world)
-    optimizer = None
-    if case.config.update == "autograd":
+def run_case(world: World, case: Case, steps: Batches) -> dict[str, Any]:
+    head = case.head(world)
+    optimizer: torch.optim.Optimizer
+    if head.update == "autograd":
         optimizer = torch.optim.SGD(head.parameters(), lr=LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
-    result: dict[str, Any] = {"losses": [], "gradients": [], "sampled": []}
-    for number, (embeddings, labels) in enumerate(steps):
-        leaf = own_rows(embeddings, world).clone().requires_grad_()
-        head.begin_step(step=number, lr=LR)
-        loss = head(leaf, own_rows(labels, world))
-        loss.backward()
-        if optimizer is not None:
-            assert head.centers.grad is not None
-            result.setdefault("center_gradient", head.centers.grad.clone())
-            optimizer.step()
-            optimizer.zero_grad()
-        head.finish_step(head.refused)
-        result["losses"].append(loss.item())
-        result["gradients"].append(leaf.grad)
-        if head.sampled is not None:
-            result["sampled"].append(head.sampled + head.class_range.start)
-        assert head.refused.item() == 0
-    result["centers"] = head.state_rows()["centers"].detach()
-    if optimizer is not None:
-        result["momentum"] = optimizer.state[head.centers]["momentum_buffer"]
     else:
-        result["momentum"] = head.state_rows()["momentum"]
-    result["stats"] = {name: value.item() for name, value in head.stats.items()}
-    return result
+        optimizer = head.optimizer(lr=LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+    found: dict[str, Any] = {"losses": [], "gradients": [], "sampled": []}
+    for forwards in steps:
+        for weight, (embeddings, labels) in zip(case.forwards, forwards, strict=True):
+            leaf = own_rows(embeddings, world).clone().requires_grad_()
+            loss = head(leaf, own_rows(labels, world))
+            (loss * weight).backward()
+            assert head.result is not None
+            assert not head.result.refused
+            found["losses"].append(loss.item())
+            found["gradients"].append(leaf.grad)
+            if head.result.sampled is not None:
+                found["sampled"].append(head.result.sampled + head.class_range.start)
+        if head.centers.grad is not None:
+            found.setdefault("center_gradient", head.centers.grad.clone())
+        optimizer.step()
+        optimizer.zero_grad()
+    assert head.result is not None
+    found["centers"] = head.state_rows()["centers"]
+    momentum = head.state_rows().get("momentum")
+    found["momentum"] = optimizer.state[head.centers]["momentum_buffer"] if momentum is None else momentum
+    found["means"] = {name: value.item() for name, value in head.result.means().items()}
+    found["margin"] = {name: value.item() for name, value in head.margin_state().items()}
+    return found
 
 
-def run_all(world: World, inputs: dict[str, Inputs]) -> dict[str, dict[str, Any]]:
-    return {case.name: run_case(world, case, inputs[case.name]) for case in CASES}
+def run_all(world: World, batches: dict[str, Batches]) -> dict[str, Any]:
+    found: dict[str, Any] = {case.name: run_case(world, case, batches[case.name]) for case in CASES}
+    found["collectives"] = [_count_collectives(world, name, batches[name]) for name in ("float32", "curricularface")]
+    return found
 
 
-def world_results(size: int) -> list[dict[str, dict[str, Any]]]:
+def world_results(size: int) -> list[dict[str, Any]]:
     if size not in _worlds:
-        _worlds[size] = run_world(size, run_all, {case.name: inputs_of(case) for case in CASES}, timeout_s=300)
+        _worlds[size] = run_world(size, run_all, {case.name: batches_of(case) for case in CASES}, timeout_s=300)
     return _worlds[size]
 
 
-def allowed_classes(case: Case, ranks: list[dict[str, Any]]) -> list[Tensor]:
-    """Return, per step, which of all classes the ranks sampled [C] bool."""
-    masks = []
-    for number in range(case.num_steps):
-        mask = torch.zeros(case.num_classes, dtype=torch.bool)
-        mask[torch.cat([rank["sampled"][number] for rank in ranks])] = True
-        masks.append(mask)
-    return masks
+def forwards_of(case: Case, ranks: list[dict[str, Any]]) -> list[list[head_oracle.Forward]]:
+    """Return the oracle's steps, with the classes that the ranks sampled in each forward."""
+    steps, number = [], 0
+    for batches in batches_of(case):
+        forwards = []
+        for weight, (embeddings, labels) in zip(case.forwards, batches, strict=True):
+            allowed = None
+            if ranks[0]["sampled"]:
+                allowed = torch.zeros(case.num_classes, dtype=torch.bool)
+                allowed[torch.cat([rank["sampled"][number] for rank in ranks])] = True
+            forwards.append(head_oracle.Forward(embeddings, labels, allowed, weight))
+            number += 1
+        steps.append(forwards)
+    return steps
 
 
 def assert_close(found: Tensor, expected: Tensor, tolerance: float) -> None:
@@ -109,56 +101,67 @@ def assert_close(found: Tensor, expected: Tensor, tolerance: float) -> None:
 @pytest.mark.parametrize("size", world_sizes(1, 2, 3, long=4))
 def test_steps_equal_the_float64_oracle(size: int, case: Case) -> None:
     ranks = [results[case.name] for results in world_results(size)]
-    centers, steps = inputs_of(case)
-    truth = oracle.train(
-        steps,
-        centers,
-        case.problem,
-        lr=LR * case.config.lr_factor,
-        momentum=MOMENTUM,
-        weight_decay=WEIGHT_DECAY,
-        allowed=allowed_classes(case, ranks) if ranks[0]["sampled"] else None,
+    truth = head_oracle.train(
+        forwards_of(case, ranks), case.centers(), case.problem, lr=LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
     )
     for rank in ranks:
         assert rank["losses"] == ranks[0]["losses"], "the loss differs between ranks"
-        assert rank["stats"] == ranks[0]["stats"]
+        assert rank["means"] == ranks[0]["means"]
+        assert rank["margin"] == ranks[0]["margin"], "what the margin has learned differs between ranks"
     assert_close(torch.tensor(ranks[0]["losses"]), torch.tensor(truth.losses).double(), case.tolerance)
     for number, expected in enumerate(truth.embedding_gradients):
         found = torch.cat([rank["gradients"][number] for rank in ranks])
         assert_close(found / size, expected, case.tolerance)  # DDP divides by the number of ranks
     assert_close(torch.cat([rank["centers"] for rank in ranks]), truth.centers, case.tolerance)
     assert_close(torch.cat([rank["momentum"] for rank in ranks]), truth.momentum, case.tolerance)
+    for name, expected in truth.state.items():
+        assert ranks[0]["margin"][name] == pytest.approx(expected.item(), rel=case.tolerance)
     if "center_gradient" in ranks[0]:
         assert_close(torch.cat([rank["center_gradient"] for rank in ranks]), truth.center_gradient, case.tolerance)
 
 
-def _count_collectives(world: World) -> list[str]:
+def _count_collectives(world: World, name: str, steps: Batches) -> list[str]:
     calls: list[str] = []
 
-    def counted(name: str, function: Any) -> Any:
+    def counted(kind: str, function: Any) -> Any:
         def call(*args: Any, **kwargs: Any) -> Any:
-            calls.append(name)
+            calls.append(kind)
             return function(*args, **kwargs)
 
         return call
 
-    collectives._all_gather_single = counted("gather", collectives._all_gather_single)
-    collectives.dist.all_reduce = counted("reduce", collectives.dist.all_reduce)
-    case = Case("deferred", num_steps=1, changes={"update": "deferred"})
-    run_case(world, case, inputs_of(case))
+    held = collectives._all_gather_single, collectives.dist.all_reduce
+    collectives._all_gather_single = counted("gather", held[0])
+    collectives.dist.all_reduce = counted("reduce", held[1])
+    try:
+        run_case(world, next(case for case in CASES if case.name == name), steps[:1])
+    finally:
+        collectives._all_gather_single, collectives.dist.all_reduce = held
     return calls
 
 
 @pytest.mark.slow
-def test_a_step_is_five_collectives() -> None:
-    for calls in run_world(2, _count_collectives):
-        assert calls == ["gather", "gather", "gather", "reduce", "reduce"]
+def test_a_step_is_six_collectives_and_one_more_where_negatives_are_bent() -> None:
+    for rank in world_results(2):
+        # how many rows each rank brings, rows, labels, (target cosines,) sums; the rows' gradient, the verdict
+        assert rank["collectives"] == [["gather"] * 4 + ["reduce"] * 2, ["gather"] * 5 + ["reduce"] * 2]
+    assert world_results(1)[0]["collectives"] == [[], []]
 
 
 def test_the_data_has_rows_that_show_a_wrong_target_gradient() -> None:
     case = next(case for case in CASES if case.name == "margin-arcface")
-    embeddings, labels = case.steps()[0]
-    losses = oracle.row_losses(embeddings, case.centers(), labels, case.problem)
+    embeddings, labels = batches_of(case)[0][0]
+    losses, _ = head_oracle.row_losses(embeddings, case.centers(), labels, case.problem)
     probabilities = losses.neg().exp()
     assert int(((probabilities > 0.04) & (probabilities < 0.96)).sum()) >= 7
     assert int((losses.sub(1e-5).abs() < 1e-7).sum()) == 3
+
+
+def test_the_data_bends_some_negatives_and_leaves_others() -> None:
+    case = next(case for case in CASES if case.name == "curricularface")
+    embeddings, labels = batches_of(case)[0][0]
+    unit, centers = torch.nn.functional.normalize(embeddings), torch.nn.functional.normalize(case.centers())
+    cosine = unit @ centers.T
+    edge = torch.cos(torch.arccos(cosine.gather(1, labels.unsqueeze(1))) + 0.5)
+    is_hard = (cosine > edge).scatter(1, labels.unsqueeze(1), False)
+    assert 20 < int(is_hard.sum()) < is_hard.numel() - 20

@@ -6,43 +6,35 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
-from recognition.config.schema import HeadConfig
 from recognition.distributed.world import World
 from recognition.draws.hashing import mix
 from recognition.draws.rounding import stochastic_bf16_bits
 from recognition.heads.sharded_softmax import ShardedSoftmax
+from tests.helpers.heads import SGD, batch, bits, make_head, optimizer_of, snapshot, take_step
 
-DIM, BATCH = 16, 6
-
-
-def make_head(num_classes: int, rank: int = 0, size: int = 1, seed: int = 3, **changes: Any) -> ShardedSoftmax:
-    """Make the head of one rank; without a process group it can be looked at, not trained."""
-    world = World(rank, size, rank, torch.device("cpu"))
-    return ShardedSoftmax(
-        num_classes, DIM, world=world, config=HeadConfig(**changes), seed=seed, momentum=0.9, weight_decay=5e-4
-    )
+BATCH = 6
 
 
-def train(head: ShardedSoftmax, num_classes: int, steps: int) -> list[float]:
-    generator = torch.Generator().manual_seed(0)
-    rows = torch.randn(BATCH, DIM, generator=generator)
-    labels = torch.randint(0, num_classes, (BATCH,), generator=generator)
-    losses = []
-    for step in range(steps):
-        head.begin_step(step=step, lr=0.5)
-        loss = head(rows.clone().requires_grad_(), labels)
-        loss.backward()
-        losses.append(loss.item())
-    return losses
+def rank_of(rank: int, size: int) -> World:
+    return World(rank, size, rank, torch.device("cpu"))
+
+
+def train(head: ShardedSoftmax, steps: int) -> list[float]:
+    optimizer = optimizer_of(head, lr=0.5)
+    embeddings, labels = batch(head, BATCH)
+    return [
+        take_step(head, optimizer, (embeddings.detach().clone().requires_grad_(), labels))[0] for _ in range(steps)
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("size", [2, 3, 7])
 def test_first_centers_do_not_depend_on_the_number_of_ranks(size: int) -> None:
     num_classes = 9001  # more than the rows drawn at once, so shards begin inside a draw
     whole = make_head(num_classes, sub_centers=2).state_rows()["centers"]
-    parts = torch.cat([make_head(num_classes, r, size, sub_centers=2).state_rows()["centers"] for r in range(size)])
+    parts = torch.cat(
+        [make_head(num_classes, world=rank_of(r, size), sub_centers=2).state_rows()["centers"] for r in range(size)]
+    )
     assert torch.equal(whole, parts)
 
 
@@ -58,8 +50,8 @@ def test_rows_move_to_another_number_of_ranks() -> None:
     num_classes = 23
     changes: dict[str, Any] = {"centers_format": "bf16", "momentum_format": "int8", "sub_centers": 2}
     whole = make_head(num_classes, **changes)
-    train(whole, num_classes, 3)
-    heads = [make_head(num_classes, rank, 4, seed=9, **changes) for rank in range(4)]
+    train(whole, 3)
+    heads = [make_head(num_classes, world=rank_of(rank, 4), seed=9, **changes) for rank in range(4)]
     for name, rows in whole.state_rows().items():
         for head in heads:
             for start in range(0, num_classes, 5):  # in pieces that no shard is aligned with
@@ -110,7 +102,7 @@ def test_small_formats_follow_float32(changes: dict[str, Any], tolerance: float)
     num_classes = 50
     exact = make_head(num_classes)
     small = make_head(num_classes, **changes)
-    exact_losses, small_losses = train(exact, num_classes, 6), train(small, num_classes, 6)
+    exact_losses, small_losses = train(exact, 6), train(small, 6)
     assert exact_losses[-1] < 0.8 * exact_losses[0]
     assert small_losses == pytest.approx(exact_losses, rel=tolerance)
     moved = exact.state_rows()["centers"] - make_head(num_classes).state_rows()["centers"]
@@ -119,49 +111,60 @@ def test_small_formats_follow_float32(changes: dict[str, Any], tolerance: float)
 
 
 def test_without_momentum_the_step_is_plain_sgd() -> None:
-    head = make_head(30, momentum_format="none")
-    plain = ShardedSoftmax(
-        30, DIM, world=World(0, 1, 0, torch.device("cpu")), config=HeadConfig(), seed=3, momentum=0.0, weight_decay=5e-4
-    )
-    assert train(head, 30, 4) == train(plain, 30, 4)
-    assert torch.equal(head.state_rows()["centers"], plain.state_rows()["centers"])
+    head, plain = make_head(30, momentum_format="none"), make_head(30)
+    optimizers = optimizer_of(head), plain.optimizer(lr=0.1, weight_decay=SGD["weight_decay"])
+    for step in range(4):
+        rows, labels = batch(head, BATCH, step)
+        take_step(head, optimizers[0], (rows, labels))
+        take_step(plain, optimizers[1], (rows, labels))
+    assert torch.equal(head.centers, plain.centers)
     assert set(head.state_rows()) == {"centers"}
 
 
 def test_rows_outside_the_sample_keep_their_bits() -> None:
     num_classes = 400
     head = make_head(num_classes, sample_rate=0.1, centers_format="bf16", momentum_format="int8")
+    optimizer = optimizer_of(head, lr=0.5)
     for step in range(3):
-        before = {name: rows.clone() for name, rows in head.state_rows().items()}
-        rows = torch.randn(BATCH, DIM, generator=torch.Generator().manual_seed(step))
-        head.begin_step(step=step, lr=0.5)
-        labels = torch.randint(0, num_classes, (BATCH,), generator=torch.Generator().manual_seed(step))
-        head(rows.requires_grad_(), labels).backward()
-        assert head.sampled is not None
-        assert len(head.sampled) == 40
-        assert bool(torch.isin(labels, head.sampled).all())
+        before = snapshot(head)
+        rows, labels = batch(head, BATCH, step)
+        take_step(head, optimizer, (rows, labels))
+        assert head.result is not None
+        sampled = head.result.sampled
+        assert sampled is not None
+        assert len(sampled) == 40
+        assert bool(torch.isin(labels, sampled).all())
         outside = torch.ones(num_classes, dtype=torch.bool)
-        outside[head.sampled] = False
+        outside[sampled] = False
         for name, stored in head.state_rows().items():
-            assert torch.equal(_bits(stored[outside]), _bits(before[name][outside]))
-            assert not torch.equal(_bits(stored[~outside]), _bits(before[name][~outside]))
+            assert torch.equal(bits(stored[outside]), bits(before[name][outside]))
+            assert not torch.equal(bits(stored[~outside]), bits(before[name][~outside]))
 
 
-def test_samples_differ_by_step_and_rank_and_cover_all_classes() -> None:
+def test_samples_differ_by_step_and_cover_all_classes() -> None:
+    head = make_head(200, sample_rate=0.2)
+    optimizer = optimizer_of(head)
     seen = torch.zeros(200)
     samples = []
-    for step in range(100):
-        head = make_head(200, sample_rate=0.2)
-        head.begin_step(step=step, lr=0.1)
-        head(torch.randn(2, DIM, requires_grad=True), torch.tensor([0, 1]))
-        assert head.sampled is not None
-        assert len(head.sampled.unique()) == 40
-        seen[head.sampled] += 1
-        samples.append(head.sampled)
+    for _ in range(100):
+        rows, _ = batch(head, 2)
+        take_step(head, optimizer, (rows, torch.tensor([0, 1])))
+        assert head.result is not None
+        sampled = head.result.sampled
+        assert sampled is not None
+        assert len(sampled.unique()) == 40
+        seen[sampled] += 1
+        samples.append(sampled)
     assert not torch.equal(samples[0], samples[1])
     # Binomial(100, 0.19): 5 deviations around the mean.
     assert 0 < seen[2:].min() < 20 < seen[2:].max() < 40
 
 
-def _bits(tensor: Tensor) -> Tensor:
-    return tensor.contiguous().view(torch.uint8)
+def test_samples_of_the_ranks_differ() -> None:
+    heads = [make_head(400, world=rank_of(rank, 2), sample_rate=0.2) for rank in range(2)]
+    samples = []
+    for head in heads:
+        x_ND = torch.nn.functional.normalize(torch.randn(2, 16))
+        rows = head._rows(x_ND, torch.tensor([0, 399]))
+        samples.append(head._active(rows, is_sampled=True)[0].sample)
+    assert not torch.equal(*samples)

@@ -102,7 +102,7 @@ def test_adamw_drives_the_centers_too(converted):
 
 def test_accumulation_says_that_it_averages(converted):
     config, out, _ = converted(START + "config.gradient_acc = 12\n")
-    assert (config.train.gradient_accumulation, config.head.update) == (12, "autograd")
+    assert (config.train.gradient_accumulation, config.head.update) == (12, "fused")
     assert "gradients are averaged here and summed there: with SGD the same step needs 12 times the lr" in out
 
 

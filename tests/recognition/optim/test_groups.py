@@ -82,8 +82,27 @@ def test_set_lr_reaches_every_group() -> None:
     assert {group["lr"] for group in optimizer.param_groups} == {0.25}
 
 
-def test_set_lr_keeps_the_factor_of_an_optimizer() -> None:
-    optimizer = make_optimizer(_model().parameters(), OptimConfig(), decay_all=True, lr_factor=10.0)
+def test_set_lr_keeps_the_factor_of_the_centers() -> None:
+    centers = torch.nn.Parameter(torch.zeros(3, 2))
+    optimizer = make_optimizer(_model().parameters(), OptimConfig(), decay_all=True, centers=centers, lr_factor=10.0)
     set_lr(optimizer, 0.25)
     set_lr(optimizer, 0.5)
-    assert {group["lr"] for group in optimizer.param_groups} == {5.0}
+    assert [group["lr"] for group in optimizer.param_groups] == [0.5, 5.0]
+    assert optimizer.param_groups[1]["params"] == [centers]
+
+
+def test_an_optimizer_that_cannot_decide_is_asked_only_if_the_step_counts() -> None:
+    for is_fused in (False, True):
+        model = _model()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, fused=is_fused)
+        _fill_grads(model, 0)
+        before = copy.deepcopy(model.state_dict())
+        step_unless(optimizer, YES, grad_scale=torch.tensor(4.0))
+        assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+        step_unless(optimizer, NO, grad_scale=torch.tensor(4.0))
+        other = _model()
+        _fill_grads(other, 0)
+        torch.optim.SGD(other.parameters(), lr=0.1 / 4).step()
+        for found, expected in zip(model.parameters(), other.parameters(), strict=True):
+            torch.testing.assert_close(found, expected)
+        assert not hasattr(optimizer, "grad_scale"), "GradScaler would take it for its own"

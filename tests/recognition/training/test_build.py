@@ -9,8 +9,11 @@ import pytest
 import torch
 
 from recognition.backbones import build_backbone
+from recognition.config.loader import load_config
 from recognition.distributed.world import World
-from recognition.errors import CheckpointError
+from recognition.errors import CheckpointError, ConfigError
+from recognition.heads.margins import AdaFace, CombinedMargin
+from recognition.training.build import build_head, margin_of
 from tests.helpers.runs import make_trainer
 
 ALONE = World(0, 1, 0, torch.device("cpu"))
@@ -35,3 +38,32 @@ def test_weights_of_another_network_are_named(tmp_path: Path) -> None:
         make_trainer(ALONE, str(tmp_path / "run"), [f"init_from={tmp_path}/backbone.pth"])
     assert str(hit.value).startswith(f"{tmp_path}/backbone.pth: does not fit the network: ")
     assert str(hit.value).endswith("; they are those of backbone.network=mbf backbone.embedding_size=24")
+
+
+def test_a_margin_is_chosen_by_name_or_by_the_three_numbers() -> None:
+    named = load_config("configs/base", ["head.margin={name: adaface, m: 0.3, length_gradient: exact}"])
+    assert margin_of(named.head) == AdaFace(m=0.3, length_gradient="exact")
+    three = load_config("configs/base", ["head.margins=[1, 0.3, 0.1]", "head.margin_gradient=exact"])
+    assert margin_of(three.head) == CombinedMargin(1.0, 0.3, 0.1, "exact")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("name: adafase", "5: head.margin: name: found 'adafase', expected a margin; did you mean 'adaface'?"),
+        ("name: adaface\n    n: 0.4", "6: head.margin: n: unknown setting of margin 'adaface'; expected one of "),
+        ("name: adaface\n    m: wide", "6: head.margin: m: found 'wide', expected a number; correct it"),
+        ("name: adaface\n    m: 0.4\n    h: 0", "5: head.margin: margin: found m=0.4, h=0, alpha=0.01; expected 0 <= "),
+    ],
+)
+def test_a_wrong_margin_is_told_with_its_line(tmp_path: Path, line: str, message: str) -> None:
+    (tmp_path / "run.yaml").write_text(f"# a run\nseed: 1\nhead:\n  margin:\n    {line}\n")
+    config = load_config(str(tmp_path / "run.yaml"))
+    with pytest.raises(ConfigError) as caught:
+        build_head(config, 10, ALONE)
+    assert str(caught.value).startswith(f"{tmp_path}/run.yaml:{message}")
+
+
+@pytest.mark.parametrize("word", ["fused", "deferred"])
+def test_both_words_for_the_one_mode_load(word: str) -> None:
+    assert build_head(load_config("configs/base", [f"head.update={word}"]), 10, ALONE).update == "fused"

@@ -21,11 +21,12 @@ from tests.helpers.runs import losses, make_trainer, snapshot
 from tests.helpers.worlds import run_world, world_sizes
 
 BATCH = 12
-ACCUMULATED = ["head.update=autograd", "train.gradient_accumulation=2"]
+ACCUMULATED = ["train.gradient_accumulation=2", "head.margin={name: curricularface}"]
 CASES: dict[str, list[str]] = {
     "plain": [],
     "sync_bn": ["backbone.sync_bn=true"],
     "deferred": ["head.update=deferred", "train.precision=fp16"],
+    "adaface": ["head.margin={name: adaface, alpha: 0.5}"],
     "adamw": ["head.update=autograd", "optim.optimizer=adamw", "optim.lr=0.001"],
     "accumulated": ACCUMULATED,
     "small formats": ["head.centers_format=bf16", "head.momentum_format=int8", "train.precision=bf16"],

@@ -41,8 +41,9 @@ def test_every_number_of_ranks_trains_the_same_model_with_sync_bn(tmp_path: Path
     assert curves[1][-3:].mean() < 0.5 * curves[1][:3].mean(), "nothing was learned"
 
 
-def test_accumulation_equals_the_larger_batch(tmp_path: Path) -> None:
-    common = ["head.update=autograd", "data.flip=0", "backbone.sync_bn=false"]
+@pytest.mark.parametrize("update", ["fused", "autograd"])
+def test_accumulation_equals_the_larger_batch(update: str, tmp_path: Path) -> None:
+    common = [f"head.update={update}", "data.flip=0", "backbone.sync_bn=false"]
     # BatchNorm sees each micro-batch apart, so its layers are frozen in evaluation mode for this comparison.
     curves = []
     for name, size, micro_batches in (("one", 12, 1), ("two", 6, 2)):

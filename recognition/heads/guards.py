@@ -1,0 +1,52 @@
+"""What a head refuses in one line, on every rank alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from recognition.distributed.collectives import gather_numbers, hosts_can_meet
+from recognition.distributed.world import World
+from recognition.errors import CheckpointError, ConfigError
+
+
+def check_update(update: str, sample_rate: float, centers_format: str) -> None:
+    """Raise ConfigError where an optimizer of one's own could not keep what is asked for."""
+    if update == "autograd" and (sample_rate < 1 or centers_format != "float32"):
+        raise ConfigError(
+            "head.update: found 'autograd' with sample_rate below 1 or bf16 centers, but an optimizer moves every row, "
+            "in float32; use head.update=fused"
+        )
+
+
+def check_ranks(batch: int, *, keeps_own: bool, world: World) -> None:
+    """Raise ConfigError on all ranks unless each brings as many rows and `keeps_own` centers.
+
+    Collective: one gather of two numbers, between the hosts where the group has a backend for them.
+    """
+    device = "cpu" if hosts_can_meet(world) else world.device
+    batches, kept = zip(*gather_numbers([batch, int(keeps_own)], world, device=device), strict=True)
+    if not all(kept):
+        raise ConfigError(
+            "head: its centers were replaced by those of rank 0, which DistributedDataParallel does to whatever it "
+            "wraps; expected each rank to keep its own; wrap the backbone alone and call the head beside it"
+        )
+    if len(set(batches)) > 1:
+        raise ConfigError(
+            f"head: found {', '.join(map(str, batches))} embeddings on ranks 0 to {world.size - 1}; expected as many "
+            "on every rank; drop the last, smaller batch of an epoch (drop_last=True)"
+        )
+
+
+def check_span(held: Sequence[int], own: Sequence[int], world: World) -> None:
+    """Raise CheckpointError unless a state's span (first class, end, all classes) is that of this rank."""
+    if list(held) != list(own):
+        raise CheckpointError(
+            f"head: the state is of classes {_spelled(held)}; expected {_spelled(own)}, those of rank {world.rank} of "
+            f"{world.size}; a state_dict is one rank's rows: for another number of ranks use save_head(head, folder) "
+            "and load_head(head, folder)"
+        )
+
+
+def _spelled(span: Sequence[int]) -> str:
+    start, stop, total = span
+    return f"{start:,} to {stop - 1:,} of {total:,}"

@@ -1,0 +1,72 @@
+"""What a forward leaves for its backward and for pass 2, and how several of them become one step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from recognition.heads.block_loop import Descent, Part
+from recognition.heads.sampling import Active, Targets
+
+
+@dataclass
+class Pass:
+    """A measured forward. Rows are those of the global batch."""
+
+    x_ND: Tensor
+    local_N: Tensor
+    """Class ids less this rank's first."""
+    weight_N: Tensor
+    """a of the block loop, before what backward is given."""
+    target_value_N: Tensor
+    row_shift_N: Tensor | None
+    active: Active
+    part: Part
+    is_broken: Tensor
+    """0-dim bool: something that all ranks share is not finite."""
+    version: int
+    """Of the centers, which must not have moved when backward comes."""
+    factor: Tensor | None = None
+    """What backward was given, summed over its calls (0-dim); None before the first."""
+
+    @property
+    def given(self) -> Tensor:
+        """What backward was given."""
+        assert self.factor is not None, "a pass takes part in a step once its backward was called"
+        return self.factor
+
+
+def join(passes: Sequence[Pass], factor: Tensor, *, on_host: bool) -> Descent:
+    """Return the rows of `passes` as those of one step, each weighted by what its backward was given times `factor`.
+
+    Classes take part that any of the forwards sampled; for those that did not, they count nothing.
+    """
+    active = passes[0].active
+    is_mixed = len(passes) > 1 and active.sample is not None
+    if is_mixed:
+        active = replace(active, sample=torch.cat([_sample(each) for each in passes]).unique())
+    parts, start = [], 0
+    for each in passes:
+        rows = slice(start, start + len(each.x_ND))
+        member = torch.isin(active.sample, _sample(each)) if is_mixed and active.sample is not None else None
+        parts.append(replace(each.part, rows=rows, member=member))
+        start = rows.stop
+    local_N = torch.cat([each.local_N for each in passes])
+    shifts = [each.row_shift_N for each in passes if each.row_shift_N is not None]
+    return Descent(
+        x_ND=torch.cat([each.x_ND for each in passes]) if len(passes) > 1 else passes[0].x_ND,
+        weight_N=torch.cat([each.weight_N * (each.given * factor) for each in passes]),
+        target_value_N=torch.cat([each.target_value_N for each in passes]),
+        row_shift_N=torch.cat(shifts) if shifts else None,
+        active=active,
+        targets=Targets(active.positions(local_N), on_host=on_host),
+        parts=parts,
+    )
+
+
+def _sample(each: Pass) -> Tensor:
+    assert each.active.sample is not None, "the forwards of one step are all sampled or none"
+    return each.active.sample

@@ -1,0 +1,103 @@
+"""A head in a folder: what all ranks hold, in the format of a run's checkpoints, for any number of ranks to read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from recognition.distributed.checkpoint import Snapshot, choose_checkpoint, list_checkpoints
+from recognition.distributed.publish import (
+    Written,
+    files_of,
+    make_manifest,
+    part_folder,
+    point_and_prune,
+    publish_checkpoint,
+    remove_leftovers,
+    write_files,
+)
+from recognition.distributed.together import together
+from recognition.errors import CheckpointError
+from recognition.heads.sharded_softmax import ShardedSoftmax
+
+T = TypeVar("T")
+
+MARGIN = "margin."
+"""Before the names of what a margin keeps, among what all ranks hold alike."""
+
+
+def save_head(head: ShardedSoftmax, folder: str | Path) -> Path:
+    """Write the head's state below `folder`, which all ranks see, and return the checkpoint's own folder.
+
+    It appears whole or not at all, under the number of the steps taken; others there stay. CheckpointError on every
+    rank alike when it cannot be written. Collective.
+    """
+    folder, world = Path(folder), head.world
+    snapshot = Snapshot(
+        step=head.steps,
+        replicated={MARGIN + name: value for name, value in head.margin_state().items()},
+        rows=head.state_rows(),
+        local={},
+        classes=head.class_range,
+        num_classes=head.num_classes,
+        meta={},
+    )
+    part = part_folder(folder, snapshot.step)
+
+    def write() -> Written:
+        files = {
+            name: {key: tensor.cpu().contiguous() for key, tensor in tensors.items()}
+            for name, tensors in files_of(snapshot, world.rank).items()
+        }
+        return Written(snapshot.classes, _writing(folder, lambda: write_files(part, files)))
+
+    def publish() -> None:
+        if world.is_main:
+            manifest = make_manifest(snapshot, ranks)
+            path = _writing(folder, lambda: publish_checkpoint(folder, manifest))
+            point_and_prune(folder, manifest, keep=len(list_checkpoints(path.parent)))
+
+    together(lambda: remove_leftovers(folder) if world.is_main else None, world)
+    ranks = together(write, world)
+    together(publish, world)
+    return folder / part.name.removeprefix(".").removesuffix(".part")
+
+
+def load_head(head: ShardedSoftmax, folder: str | Path) -> Path:
+    """Bring `head` to the newest whole state below `folder`, whatever number of ranks wrote it; return its folder.
+
+    The checkpoints of a training run, RUN/checkpoints, are such a folder as well. CheckpointError on every rank alike
+    when there is none, or when it is of another number of classes, embedding size, format or margin. Collective.
+    """
+    folder = Path(folder)
+    checkpoint = choose_checkpoint(folder, head.world)
+    if checkpoint is None:
+        raise CheckpointError(f"{folder}: holds no checkpoint; expected one that save_head or a training run wrote")
+    if checkpoint.num_classes != head.num_classes:
+        raise CheckpointError(
+            f"{checkpoint.path}: holds {checkpoint.num_classes:,} classes; expected the head's {head.num_classes:,}"
+        )
+
+    def load() -> None:
+        alike = checkpoint.replicated()
+        with torch.no_grad():
+            for name, value in head.margin_state().items():
+                if MARGIN + name not in alike:
+                    raise CheckpointError(f"{checkpoint.path}: holds no {name!r} of a margin; expected the head's own")
+                value.copy_(alike[MARGIN + name])
+            for name, rows in head.state_rows().items():
+                checkpoint.read_rows_(name, head.class_range, rows)
+        head.steps = checkpoint.step
+
+    together(load, head.world)
+    return checkpoint.path
+
+
+def _writing(folder: Path, work: Callable[[], T]) -> T:
+    try:
+        return work()
+    except OSError as err:
+        raise CheckpointError(f"{folder}: cannot be written ({err}); check space and permissions") from err
