@@ -233,9 +233,8 @@ class BlockLoop:
         return z_Nn, winner_Nn
 
     def _bent(self, z_Nn: Tensor, parts: list[Part]) -> tuple[Tensor, Tensor]:
-        pieces = [
-            self.margin.negative(part.margin_state, part.own, z_Nn[part.rows] / self.scale) for part in parts
-        ]  # fmt: skip
+        cos_of = [z_Nn[part.rows] / self.scale for part in parts]
+        pieces = [self.margin.negative(part.margin_state, part.own, cos) for part, cos in zip(parts, cos_of)]
         bent_Nn, slope_Nn = (torch.cat(each) if len(each) > 1 else each[0] for each in zip(*pieces, strict=True))
         return bent_Nn * self.scale, slope_Nn
 

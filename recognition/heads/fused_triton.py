@@ -84,7 +84,7 @@ def update_(
     )
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def _fold(  # type: ignore[no-untyped-def]
     t, norms, positions, largest, total, out, start, num_columns, limit, shift, BLOCK: tl.constexpr
 ):
@@ -108,7 +108,7 @@ def _fold(  # type: ignore[no-untyped-def]
     tl.store(total + row, tl.load(total + row) + tl.sum(summed, axis=0).to(tl.float64))
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def _exponentials(  # type: ignore[no-untyped-def]
     t,
     norms,
@@ -146,7 +146,7 @@ def _exponentials(  # type: ignore[no-untyped-def]
     tl.store(dot + columns, gathered, mask=has_column)
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def _update(centers, momentum, gradient, radial, refused, lr, keep, count, width, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = place < count * (1 - tl.load(refused))

@@ -183,7 +183,7 @@ class ShardedSoftmax(nn.Module):
                 world=self.world,
             )
         anchor = (self.centers if self.update == "autograd" else self.proxies[0]) if learns else None
-        loss: Tensor = _Softmax.apply(self.result.loss, gathered, anchor, self, passed, gradients)
+        loss: Tensor = _Softmax.apply(self.result.loss, gathered, anchor, self, passed, gradients)  # type: ignore[no-untyped-call]
         return loss
 
     def state_rows(self) -> dict[str, Tensor]:
@@ -324,7 +324,7 @@ class ShardedSoftmax(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ShardedSoftmax:
         self.state.check_cast(fn)
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, value in self.statistics.named_buffers():
             setattr(self.statistics, name, value.double())  # whatever the centers are
         self._settle()

@@ -154,7 +154,8 @@ def initial_rows(rows: range, embedding_size: int, seed: int) -> Iterator[tuple[
 
 def inverse_norms(centers: Tensor) -> Tensor:
     """Return 1 / |w| per row; of a row without length, a large finite number."""
-    return torch.linalg.vector_norm(centers, dim=1).clamp_min_(_SMALLEST_NORM).reciprocal_()
+    norms: Tensor = torch.linalg.vector_norm(centers, dim=1)
+    return norms.clamp_min_(_SMALLEST_NORM).reciprocal_()
 
 
 def _empty_momentum(

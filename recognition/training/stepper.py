@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from recognition.backbones.precision import AUTOCAST as _AUTOCAST
+from recognition.backbones.precision import autocast
 from recognition.config.schema import Config
 from recognition.distributed.replicate import holding_back
 from recognition.distributed.world import World
@@ -92,18 +92,13 @@ class Stepper:
         # Dropout draws from torch's own generators: as f(seed, step, rank) they need no place in a checkpoint.
         torch.manual_seed(int(mix(torch.tensor(index), self.config.seed, step, self.world.rank)))
         with contextlib.nullcontext() if is_last else holding_back(self.parts.replica):
-            with self._autocast():
+            with autocast(self.world.device, self.config.train.precision):
                 embeddings = self.parts.replica(images)
             self.embeddings = embeddings.detach()
             loss = self.parts.head(embeddings, batch.labels)
             loss.backward(self.scaler.scale / count)
-        return loss.detach()
-
-    def _autocast(self) -> contextlib.AbstractContextManager:
-        dtype = _AUTOCAST.get(self.config.train.precision)
-        if dtype is None:
-            return contextlib.nullcontext()
-        return torch.autocast(self.world.device.type, dtype)
+        value: torch.Tensor = loss.detach()
+        return value
 
     def _unscale_and_clip_(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Divide all gradients by the loss scale, clip the backbone's norm, and return (norm, overflow flag)."""

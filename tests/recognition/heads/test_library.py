@@ -63,7 +63,7 @@ def trainer_steps(world: World, folder: str, dtype: torch.dtype) -> Reference:
     trainer.parts.backbone.train()
     batches = [batch for _, batch in zip(range(NUM_STEPS), trainer.loader.epoch(0), strict=False)]
     found = [float(trainer.train_step([batch], 0).values["loss"]) for batch in batches]
-    return Reference(found, batches, trainer.schedule, weights)
+    return Reference(found, batches, trainer.plan.schedule, weights)
 
 
 def own_parts(
