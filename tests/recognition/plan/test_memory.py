@@ -19,6 +19,7 @@ from recognition.feed.loader import Batch
 from recognition.plan import make_plan
 from recognition.training.build import build_parts
 from recognition.training.resume import snapshot_run
+from recognition.training.run_meta import RunMeta
 from recognition.training.state import TrainState
 from recognition.training.stepper import Stepper
 
@@ -85,5 +86,6 @@ def test_the_estimate_is_within_a_tenth_of_a_step(num_classes, overrides):
     plan = make_plan(config, world_size=1, num_images=1000, num_classes=num_classes)
     measured = memory.peak + batch.images.nbytes
     assert plan.memory.total == pytest.approx(measured, rel=0.10), plan.memory
-    staging = Staging(files_of(snapshot_run(parts, TrainState(), {}, has_own_buffers=True), rank=0))
+    meta = RunMeta(TrainState(), stepper.scaler.state(), config.backbone.network, config.train.batch_size, None)
+    staging = Staging(files_of(snapshot_run(parts, meta, has_own_buffers=True), rank=0))
     assert plan.memory.staging == pytest.approx(staging.num_bytes, rel=0.03)
