@@ -25,6 +25,7 @@ from recognition.backbones.weights import load_backbone, load_weights, save_back
 from recognition.config.schema import BackboneConfig
 from recognition.embedding.embedder import Embedder
 from recognition.errors import CheckpointError, ConfigError, DataError
+from tests.helpers.registries import entered
 
 TINY = Architecture("tiny", 16, 48)
 ABOUT = ModelMetadata(
@@ -153,9 +154,9 @@ class Odd(nn.Module):
 
 @pytest.fixture
 def odd() -> Iterator[str]:
-    BACKBONES.register("odd")(Odd)
-    yield "odd"
-    del BACKBONES._entries["odd"]
+    with entered(BACKBONES, "odd", f"{__name__}:Odd"):
+        BACKBONES._entries["odd"] = Odd  # this module has no name that could be imported
+        yield "odd"
 
 
 @dataclasses.dataclass(frozen=True)
