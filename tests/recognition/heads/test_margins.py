@@ -79,6 +79,24 @@ def test_finite_at_and_beyond_the_ends(name: str) -> None:
         assert value is None or bool(value.isfinite().all())
 
 
+def test_adaface_is_its_equation_also_where_angle_and_quality_are_clipped() -> None:
+    cosine = COSINE.repeat(2).requires_grad_()  # each angle with a short and with a long embedding
+    length = torch.cat([torch.linspace(0.5, 12, 200), torch.linspace(28, 120, 200)]).double().requires_grad_()
+    state = {"mean": torch.tensor(20.0, dtype=torch.float64), "std": torch.tensor(9.0, dtype=torch.float64)}
+    quality = ((length.clamp(1e-3, 100) - 20.0) / 9.001 * 0.9).clamp(-1, 1)
+    angle = (torch.arccos(cosine) - 0.4 * quality).clamp(1e-3, math.pi - 1e-3)
+    formula = torch.cos(angle) - 0.4 * quality - 0.4
+    by_cosine, by_length = torch.autograd.grad(formula.sum(), [cosine, length])
+    own = OwnRows(cosine.detach(), torch.arange(400), length.detach())
+    found = AdaFace(m=0.4, h=0.9, length_gradient="exact").target(state, own)
+    assert found.by_length is not None
+    assert torch.allclose(found.logit, formula.detach(), atol=1e-13)
+    assert torch.allclose(found.by_cosine, by_cosine, rtol=1e-10, atol=1e-13)
+    assert torch.allclose(found.by_length, by_length, rtol=1e-10, atol=1e-13)
+    assert 10 < int((by_cosine == 0).sum()) < 200, "some angles are clipped"
+    assert 10 < int((by_length == 0).sum()) < 390, "some qualities are clipped"
+
+
 @pytest.mark.parametrize("name", MARGINS)
 def test_to_observe_is_not_to_change(name: str) -> None:
     margin = MARGINS[name]()
