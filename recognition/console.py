@@ -63,9 +63,9 @@ def duration(seconds: float) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """Spell a number with its noun: 1 image, 5,179,510 images, 2 identities."""
+    """Spell a number with its noun: 1 image, 5,179,510 images, 2 identities, 3 classes."""
     if number != 1:
-        noun = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
+        noun = noun[:-1] + "ies" if noun.endswith("y") else noun + ("es" if noun.endswith("s") else "s")
     return f"{number:,} {noun}"
 
 

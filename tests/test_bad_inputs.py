@@ -134,7 +134,7 @@ TABLE = [
     ),
     # training: data and weights
     Bad("train_v2 TINY data.rec=nowhere", "nowhere:", "no such file", "expected a packed set", "set data.rec"),
-    Bad("train_v2 TINY data.num_classes=5", "data.num_classes", "states 5", "train.rec has 3", "correct it or leave"),
+    Bad("train_v2 TINY data.num_classes=2", "data.num_classes", "states 2", "train.rec need 3", "correct it or leave"),
     Bad(
         "train_v2 TINY data.rec=synthetic data.num_image=64 data.num_classes=4000000000 backbone.embedding_size=65536",
         "rank 0 on cpu:",

@@ -216,6 +216,14 @@ def test_a_cache_with_an_odd_layout_is_made_anew(cached: Callable[..., Path], la
     assert json.loads((rec.parent / "train.idx.cache").read_bytes()[:4096])["layout"] == expected["layout"]
 
 
+@pytest.mark.parametrize("counts", [{"num_needed": -1}, {"num_used": "3"}, {"num_likely": 1e300}, {"other": 1}])
+def test_a_cache_with_odd_numbers_of_classes_is_made_anew(cached: Callable[..., Path], counts: dict) -> None:
+    rec = cached(lambda head, rows: head["classes"].update(counts))
+    assert ImageRecords(rec).num_classes == 2
+    expected = {"num_needed": 2, "num_used": 2, "num_likely": 2}
+    assert json.loads((rec.parent / "train.idx.cache").read_bytes()[:4096])["classes"] == expected
+
+
 @pytest.mark.parametrize("content", [b"[" * 4096, b'{"format": 1', b'{"format": 1e999}'])
 def test_a_cache_with_a_damaged_head_is_made_anew(cached: Callable[..., Path], content: bytes) -> None:
     rec = cached(lambda *_: None)

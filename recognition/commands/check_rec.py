@@ -26,10 +26,11 @@ import numpy.typing as npt
 from recognition.cli import make_parser, positive_int, run_command
 from recognition.console import Stopwatch, count, duration, progress, size
 from recognition.errors import DataError
+from recognition.formats.class_use import class_warning
 from recognition.formats.digests import Digests, digests_path
 from recognition.formats.layouts import LAYOUTS
 from recognition.formats.record_index import write_index
-from recognition.formats.recordio import parse_header
+from recognition.formats.recordio import is_marker, parse_header
 from recognition.formats.records import ImageRecords, read_property
 from recognition.images.codec import decode_rgb
 from recognition.images.duplicates import image_hash, near_duplicates
@@ -244,7 +245,10 @@ def _check_identities(records: ImageRecords, labels: npt.NDArray[np.int64], find
         findings.add(f"{records.path}: {num_stated} identity records for {len(starts)} runs of equal labels")
         return
     for slot, start, stop in zip(records.parts.identities, *found):
-        stated = parse_header(records.read_extent(int(slot))[0]).labels
+        payload = records.read_extent(int(slot))[0]
+        if not is_marker(payload):
+            continue  # named already
+        stated = parse_header(payload).labels
         # float32: above 2^24 the record holds rounded keys.
         if stated != (float(np.float32(start)), float(np.float32(stop))):
             findings.add(
@@ -259,7 +263,7 @@ def _check_property(records: ImageRecords, findings: Findings) -> None:
         return
     num_classes, height, width = read_property(path)
     if num_classes != records.num_classes:
-        findings.add(f"{path}: says {num_classes} classes, the records have {records.num_classes}")
+        findings.add(f"{path}: says {num_classes} classes, the labels need {records.num_classes}")
     for found_height, found_width in list(findings.sizes)[:1]:
         if (found_height, found_width) != (height, width):
             findings.add(f"{path}: says {width} x {height} pixels, the first image has {found_width} x {found_height}")
@@ -277,6 +281,7 @@ def _summary(
         "num_images": len(records),
         "num_classes": records.num_classes,
         "num_identities": len(per_identity),
+        "warnings": _warnings(records, len(per_identity)),
         "sizes": [[width, height, number] for (height, width), number in findings.sizes.most_common()],
         "images_per_identity": [list(row) for row in histogram(per_identity)],
         "num_problems": findings.num_problems,
@@ -285,11 +290,22 @@ def _summary(
     }
 
 
+def _warnings(records: ImageRecords, num_used: int) -> list[str]:
+    """Return what is no damage and still to be known."""
+    found = class_warning(records.num_classes, num_used, source=str(records.path))
+    warnings = [] if found is None else [found]
+    if records.num_identities > num_used:
+        people = count(num_used, "identity")
+        warnings.append(
+            f"{records.path}: {records.num_identities:,} identity records for {people}: images are not sorted; to sort "
+            f"them: python -m recognition convert_rec {records.path} OUT/ --to insightface"
+        )
+    return warnings
+
+
 def _as_text(report: dict[str, Any]) -> str:
     lines = [f"{report['path']}: {report['layout']} layout, {size(report['num_bytes'])}"]
     lines += [f"  {count(number, 'image')} of {width} x {height}" for width, height, number in report["sizes"]]
-    empty = report["num_classes"] - report["num_identities"]
-    lines += [f"  {report['num_classes']:,} classes, {empty:,} of them without a good image"] if empty else []
     rows = report["images_per_identity"]
     most = max((number for _, _, number in rows), default=1)
     lines += ["images per identity"] if rows else []
@@ -301,6 +317,7 @@ def _as_text(report: dict[str, Any]) -> str:
         if found is not None:
             keys = ", ".join(f"{first} and {second}" for first, second in found[f"{name}_keys"])
             lines.append(f"{count(found[name], 'pair')} of near-duplicates in {words}{': keys ' if keys else ''}{keys}")
+    lines += [f"warning: {warning}" for warning in report["warnings"]]
     lines += [f"problem: {problem}" for problem in report["problems"]]
     unnamed = report["num_problems"] - len(report["problems"])
     lines += [f"and {count(unnamed, 'further problem')}"] if unnamed else []

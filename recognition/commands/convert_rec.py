@@ -2,10 +2,12 @@
 
     python data_tools/convert_rec.py packed/train.rec wds/ --to webdataset
     python data_tools/convert_rec.py wds/ packed/train --to insightface
+    python data_tools/convert_rec.py sparse/ dense/train --to insightface --renumber
 
 SOURCE is a packed set in any layout, a folder of identity folders, or a folder of .tar shards. TARGET is the prefix of
 a packed set, or a new folder. insightface needs rising labels: a packed set is sorted for it (8 bytes per image); the
-other sources must have them. Folders are numbered in the order of their names.
+other sources must have them. Folders are numbered in the order of their names. --renumber closes the gaps between class
+ids: each becomes its place among those that have an image, and the .lst keeps the old one of a packed set in its paths.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import logging
 import sys
 import tarfile
 from collections.abc import Iterable, Sequence
@@ -22,11 +25,21 @@ from typing import BinaryIO
 from recognition.cli import make_parser, positive_int, run_command
 from recognition.console import Stopwatch, count, duration, progress
 from recognition.errors import DataError
-from recognition.formats.image_streams import ImageStream, RecStream, StreamedImage, open_stream, suffix_of
+from recognition.formats.class_use import class_warning
+from recognition.formats.image_streams import (
+    ImageStream,
+    RecStream,
+    RenumberedStream,
+    StreamedImage,
+    open_stream,
+    suffix_of,
+)
 from recognition.formats.layouts import LAYOUTS
 from recognition.formats.set_writer import ImageSetWriter, output_paths, property_text
 from recognition.images.codec import image_size
 from recognition.work.files import refuse_existing, staged, write_in_place
+
+logger = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("source", type=Path, metavar="SOURCE", help="packed set, folder of identity folders, or folder of .tar shards")
     add("target", metavar="TARGET", help="output path without suffix, or a folder")
     add("--to", choices=(*LAYOUTS, "webdataset", "folder"), required=True)
+    add("--renumber", action="store_true", help="class ids 0, 1, 2, ... without gaps, in the order of the old ones")
     add("--shard-images", type=positive_int, default=10_000, help="images per .tar shard (default: 10000)")
     add("--overwrite", action="store_true", help="replace existing output files")
     add("--json", action="store_true", help="print the counts as one JSON object")
@@ -48,6 +62,8 @@ def convert(args: argparse.Namespace) -> None:
     stream = open_stream(args.source)
     if args.to in LAYOUTS and LAYOUTS[args.to].is_sorted and isinstance(stream, RecStream):
         stream = stream.sorted_by_label()
+    if args.renumber:
+        stream = RenumberedStream(stream)
     images = progress(stream, total=len(stream), unit="img", label="converting", quiet=args.quiet)
     if args.to in LAYOUTS:
         num_identities = write_set(images, output_paths(args.target), args.to, overwrite=args.overwrite)
@@ -82,6 +98,9 @@ def write_set(
         if size is None:
             raise DataError(f"{targets[0]}: there is no image to write; expected at least one in the source")
         prop.write_text(property_text(writer.num_classes, *size), encoding="ascii")
+    warning = class_warning(writer.num_classes, writer.num_identities, source=str(targets[0]))
+    if warning is not None:
+        logger.warning("%s", warning)
     return writer.num_identities
 
 

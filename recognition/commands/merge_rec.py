@@ -75,5 +75,7 @@ def relabeled(streams: Sequence[RecStream], identities: IdentityMap) -> Iterator
 def _identities(args: argparse.Namespace, sets: list[ImageRecords]) -> IdentityMap:
     num_classes = [records.num_classes for records in sets]
     if args.map:
-        return read_identity_map(args.map, num_classes)
+        found = read_identity_map(args.map, num_classes)
+        found.check(str(args.map), [records.used_labels() for records in sets], args.recs)
+        return found
     return same_identities(num_classes) if args.same_identities else offset_identities(num_classes)

@@ -27,6 +27,7 @@ import cv2
 from recognition.cli import make_parser, non_negative_int, positive_int, run_command
 from recognition.console import Stopwatch, count, duration, progress
 from recognition.errors import DataError
+from recognition.formats.class_use import class_warning
 from recognition.formats.digests import digests_path
 from recognition.formats.image_list import FolderList, ImageList, ListedImage, LstFile
 from recognition.formats.layouts import LAYOUTS
@@ -115,6 +116,9 @@ def pack(args: argparse.Namespace) -> None:
             raise DataError(f"{args.source}: none of its {count(len(images), 'image')} is good; nothing to pack")
         if not args.digests:
             digests.unlink(missing_ok=True)  # those of the set that this one replaces
+    warning = class_warning(outcome.num_classes, outcome.num_identities, source=str(outputs[0]))
+    if warning is not None:
+        logger.warning("%s", warning)
     _report(args, outcome, watch.seconds)
 
 

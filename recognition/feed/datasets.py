@@ -23,10 +23,11 @@ from recognition.feed.identity_map import IdentityMap, offset_identities, read_i
 from recognition.formats.image_list import FolderList
 from recognition.formats.records import ImageRecords
 from recognition.formats.sources import find_source, named_paths
-from recognition.images.codec import decode_square, read_image_file
+from recognition.images.codec import decode_square, image_size, read_image_file
 
 _SAMPLE = 1024  # labels that ranks compare
 _BLOCK = 1 << 20
+_SIZE_SAMPLE = 16  # pictures whose size is looked at before training
 Picture = npt.NDArray[np.uint8]
 
 
@@ -34,6 +35,10 @@ class Dataset(Protocol):
     """What training reads: images by number, each with its class id. It is pickled to the loader's processes."""
 
     num_classes: int
+    num_needed: int
+    """Classes that the labels need: the highest class id plus one."""
+    num_used: int
+    """Classes with an image."""
     image_size: int
     """Side S of the images in pixels."""
 
@@ -51,8 +56,20 @@ class Dataset(Protocol):
         """Return the same as file, record and key."""
         ...
 
+    def picture_size(self, index: int) -> tuple[int, int]:
+        """Return (height, width) of image `index` as its file states them; DataError when it cannot be read."""
+        ...
+
+    def state_classes(self, num_classes: int) -> None:
+        """Take the number of classes that the config states, which covers the labels."""
+        ...
+
     def labels(self) -> IntArray:
         """Return all class ids [n]."""
+        ...
+
+    def used_labels(self) -> IntArray:
+        """Return the different class ids, rising."""
         ...
 
     def read_ahead(self, spans: list[range]) -> None:
@@ -67,16 +84,23 @@ class Dataset(Protocol):
 def open_dataset(config: DataConfig) -> Dataset:
     """Open what `data.rec` names.
 
-    Raises ConfigError when num_classes or num_image are stated and differ from the data, DataError when the data are
-    missing or damaged.
+    Raises ConfigError when num_image is stated and differs from the data, or num_classes is stated and the labels need
+    more; DataError when the data are missing or damaged, or pictures are of another size.
     """
     if config.rec is None:
         raise ConfigError("data.rec is not set; name a folder with train.rec, a .rec file or a folder of identities")
     if config.rec == "synthetic":
         return SyntheticDataset(_stated(config, "num_image"), _stated(config, "num_classes"), config.image_size)
     dataset = _open_paths(config)
-    _check_stated("num_classes", config.num_classes, dataset.num_classes, config.rec)
-    _check_stated("num_image", config.num_image, len(dataset), config.rec)
+    if config.num_image is not None and config.num_image != len(dataset):
+        found = f"the config states {config.num_image}, {config.rec} has {len(dataset)}"
+        raise ConfigError(f"data.num_image: {found}; correct it or leave it out")
+    if config.num_classes is not None:
+        if config.num_classes < dataset.num_needed:
+            found = f"the config states {config.num_classes}, the labels of {config.rec} need {dataset.num_needed}"
+            raise ConfigError(f"data.num_classes: {found}; correct it or leave it out")
+        dataset.state_classes(config.num_classes)
+    _check_sizes(dataset, may_skip=config.on_bad_record == "skip")
     return dataset
 
 
@@ -88,7 +112,31 @@ def _open_paths(config: DataConfig) -> Dataset:
         if config.identities != "offset":
             raise ConfigError(f"data.identities: found {config.identities!r} with a single set; remove this key")
         return datasets[0]
-    return JoinedDataset(datasets, _identities(config.identities, [dataset.num_classes for dataset in datasets]))
+    identities = _identities(config.identities, [dataset.num_classes for dataset in datasets])
+    if config.identities not in ("offset", "same"):
+        identities.check(config.identities, [dataset.used_labels() for dataset in datasets], paths)
+    return JoinedDataset(datasets, identities)
+
+
+def _check_sizes(dataset: Dataset, *, may_skip: bool) -> None:
+    """Raise DataError when pictures are not of the size that training takes, by a sample of them.
+
+    Where bad records are replaced, a few of another size are too; when all are of another size, the size is wrong.
+    """
+    sample = np.unique(np.linspace(0, len(dataset) - 1, _SIZE_SAMPLE).astype(np.int64)).tolist()
+    side, num_right, wrong = dataset.image_size, 0, ""
+    for index in sample:
+        try:
+            height, width = dataset.picture_size(index)
+        except DataError:
+            continue  # what a bad record does is decided when it is met
+        if height == width == side:
+            num_right += 1
+        elif not wrong:
+            todo = f"set data.image_size={height}" if height == width else "align the images"
+            wrong = f"{dataset.place(index)}: image is {width}x{height} pixels; expected {side}x{side}; {todo}, or "
+    if wrong and not (may_skip and num_right):
+        raise DataError(f"{wrong}resize the set with pack_rec.py --size {side}")
 
 
 class RecDataset:
@@ -98,7 +146,24 @@ class RecDataset:
         self._records = ImageRecords(path)
         self.path = self._records.path
         self.image_size = image_size
+        self._take_classes()
+
+    def _take_classes(self) -> None:
+        use = self._records.use
+        assert use is not None, "counted when the set was opened"
         self.num_classes = self._records.num_classes
+        self.num_needed, self.num_used = min(use.num_needed, self.num_classes), use.num_used
+
+    def state_classes(self, num_classes: int) -> None:
+        self._records.state_classes(num_classes, "data.num_classes")
+        self._take_classes()
+
+    def picture_size(self, index: int) -> tuple[int, int]:
+        return image_size(self._records.read(index).image, place=self.place(index))
+
+    def used_labels(self) -> IntArray:
+        """Return the different class ids; reads a page of the file for each identity, or for each image."""
+        return self._records.used_labels()
 
     def __len__(self) -> int:
         return len(self._records)
@@ -141,7 +206,6 @@ class RecDataset:
         return self._records.labels()
 
     def read_ahead(self, spans: list[range]) -> None:
-        """Ask the system to fetch the images of `spans` in the background."""
         self._records.read_ahead(spans)
 
 
@@ -152,7 +216,7 @@ class FolderDataset:
         self.image_size = image_size
         self._root = root
         images = FolderList(root)
-        self.num_classes = len(images.identities)
+        self.num_classes = self.num_needed = self.num_used = len(images.identities)
         self._names, labels = zip(*((image.name, image.label) for image in images))
         self._labels = np.array(labels, dtype=np.int64)
 
@@ -162,6 +226,16 @@ class FolderDataset:
     def __getitem__(self, index: int) -> tuple[Picture, int]:
         path = self.place(index)
         return decode_square(read_image_file(path), self.image_size, place=path), int(self._labels[index])
+
+    def picture_size(self, index: int) -> tuple[int, int]:
+        path = self.place(index)
+        return image_size(read_image_file(path), place=path)
+
+    def state_classes(self, num_classes: int) -> None:
+        self.num_classes = num_classes
+
+    def used_labels(self) -> IntArray:
+        return np.arange(self.num_used)
 
     def place(self, index: int) -> str:
         return os.path.join(self._root, self._names[index])
@@ -190,6 +264,7 @@ class JoinedDataset:
         self._starts = np.cumsum([0, *map(len, datasets)])
         self.image_size = datasets[0].image_size
         self.num_classes = identities.num_classes
+        self.num_needed, self.num_used = self._count_classes()
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -198,6 +273,26 @@ class JoinedDataset:
         number, within = self._find(index)
         picture, label = self._datasets[number][within]
         return picture, self._identities(number, label, str(within))
+
+    def picture_size(self, index: int) -> tuple[int, int]:
+        number, within = self._find(index)
+        return self._datasets[number].picture_size(within)
+
+    def state_classes(self, num_classes: int) -> None:
+        self.num_classes = num_classes
+
+    def used_labels(self) -> IntArray:
+        parts = [self._identities.whole(number, part.used_labels()) for number, part in enumerate(self._datasets)]
+        return np.unique(np.concatenate(parts))
+
+    def _count_classes(self) -> tuple[int, int]:
+        """Return what is needed and used; labels are read again only where people may be in two sets."""
+        if self._identities.is_disjoint:
+            last = self._datasets[-1]
+            needed = self.num_classes - last.num_classes + last.num_needed
+            return needed, sum(dataset.num_used for dataset in self._datasets)
+        used = self.used_labels()
+        return (int(used[-1]) + 1 if len(used) else 0), len(used)
 
     def place(self, index: int) -> str:
         number, within = self._find(index)
@@ -235,6 +330,7 @@ class SyntheticDataset:
         self._num_images = num_images
         self.image_size = image_size
         self.num_classes = num_classes
+        self.num_needed = self.num_used = min(num_classes, num_images)
 
     def __len__(self) -> int:
         return self._num_images
@@ -246,6 +342,15 @@ class SyntheticDataset:
         noise = _stream(1, index).integers(0, 64, shape, dtype=np.uint8)
         cells = np.arange(self.image_size) * 8 // self.image_size
         return pattern[cells][:, cells] + noise, label
+
+    def picture_size(self, index: int) -> tuple[int, int]:
+        return self.image_size, self.image_size
+
+    def state_classes(self, num_classes: int) -> None:
+        """Do nothing: it was made with the number that the config states."""
+
+    def used_labels(self) -> IntArray:
+        return np.arange(self.num_used)
 
     def place(self, index: int) -> str:
         return f"synthetic image {index}"
@@ -280,11 +385,6 @@ def _stated(config: DataConfig, key: str) -> int:
     if value is None:
         raise ConfigError(f"data.{key} is not set; data.rec 'synthetic' has no files to count; state data.{key}")
     return int(value)
-
-
-def _check_stated(key: str, stated: int | None, found: int, source: str) -> None:
-    if stated is not None and stated != found:
-        raise ConfigError(f"data.{key}: the config states {stated}, {source} has {found}; correct it or leave it out")
 
 
 def _checksum(*arrays: npt.NDArray[Any]) -> str:

@@ -10,11 +10,13 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from recognition.console import count
 from recognition.errors import DataError
 from recognition.formats.recordio import MAX_CLASSES
 
 _MAX_LINE_BYTES = 200
 _UNMAPPED = -1
+_SHOWN = 3
 Labels = npt.NDArray[np.int64]
 
 
@@ -34,9 +36,11 @@ class IdentityMap:
     What it holds grows with the people a file names, never with a number of classes that some set claims.
     """
 
-    def __init__(self, numberings: Sequence[_Numbering], num_classes: int) -> None:
+    def __init__(self, numberings: Sequence[_Numbering], num_classes: int, *, is_disjoint: bool = False) -> None:
         self._numberings = numberings
         self.num_classes = num_classes
+        self.is_disjoint = is_disjoint
+        """Whether nobody is in two sets."""
 
     def __call__(self, set_number: int, label: int, place: str) -> int:
         found = int(self._numberings[set_number](np.array([label], dtype=np.int64))[0])
@@ -47,6 +51,21 @@ class IdentityMap:
     def tables(self) -> list[Labels]:
         """Return the arrays that say all of it, for comparing two maps."""
         return [table for numbering in self._numberings for table in numbering.tables()]
+
+    def check(self, name: str, used: Sequence[Labels], paths: Sequence[Path]) -> None:
+        """Raise DataError unless every person has a class id; `used` are the different class ids of each set.
+
+        `name` is that of the map, `paths` those of the sets.
+        """
+        missed = []
+        for number, (labels, path) in enumerate(zip(used, paths)):
+            unmapped = labels[self._numberings[number](labels) == _UNMAPPED]
+            if len(unmapped):
+                first = ", ".join(map(str, unmapped[:_SHOWN].tolist())) + (", ..." if len(unmapped) > _SHOWN else "")
+                people = count(len(labels), "identity")
+                missed.append(f"misses {len(unmapped):,} of the {people} of set {number}, {path} (class {first})")
+        if missed:
+            raise DataError(f"{name}: {'; '.join(missed)}; expected a line for each; add them")
 
     def whole(self, set_number: int, labels: Labels) -> Labels:
         """Return the class ids in the whole of all `labels` of a set."""
@@ -88,7 +107,7 @@ class _Listed:
 def offset_identities(num_classes: Sequence[int]) -> IdentityMap:
     """Number the people of each set after those of the sets before it."""
     starts = [sum(num_classes[:number]) for number in range(len(num_classes) + 1)]
-    return IdentityMap([_Shifted(start) for start in starts[:-1]], starts[-1])
+    return IdentityMap([_Shifted(start) for start in starts[:-1]], starts[-1], is_disjoint=True)
 
 
 def same_identities(num_classes: Sequence[int]) -> IdentityMap:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import struct
 import tarfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -11,12 +14,16 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from recognition.console import count
 from recognition.errors import DataError
 from recognition.formats.image_list import FolderList
+from recognition.formats.image_tree import spell_suffixes
 from recognition.formats.layouts import LAYOUTS
 from recognition.formats.records import ImageRecords
 from recognition.formats.sources import find_source
 from recognition.images.codec import IMAGE_SUFFIXES, read_image_file
+
+logger = logging.getLogger(__name__)
 
 _TAR_MAX_BYTES = 2**26  # of one member: an image, or the digits of a label
 
@@ -91,7 +98,8 @@ class FolderStream:
 class TarStream:
     """WebDataset shards: members `<key>.jpg` (or .jpeg, .png) and `<key>.cls`, those of one key side by side.
 
-    Nothing is unpacked to disk, so names that lead elsewhere harm nobody; links and devices are passed over.
+    Nothing is unpacked to disk, so names that lead elsewhere harm nobody; links and devices are passed over. Counting
+    the images names in one line of the log what is neither image nor label.
     """
 
     def __init__(self, shards: list[Path]) -> None:
@@ -101,9 +109,13 @@ class TarStream:
     def __len__(self) -> int:
         if self._num_images is None:
             # Reads the headers of all members; tar has no index.
-            self._num_images = sum(
-                member.name.lower().endswith(IMAGE_SUFFIXES) for shard in self._shards for member, _ in _members(shard)
-            )
+            suffixes = Counter(_ending(member.name) for shard in self._shards for member, _ in _members(shard))
+            self._num_images = sum(suffixes.pop(taken, 0) for taken in IMAGE_SUFFIXES)
+            del suffixes[".cls"]
+            if suffixes:
+                files = f"{count(suffixes.total(), 'file')}: {spell_suffixes(suffixes)}"
+                level = logging.INFO if suffixes.keys() <= {".json", ".txt"} else logging.WARNING
+                logger.log(level, "%s: passed over %s", self._shards[0].parent, files)
         return self._num_images
 
     def __iter__(self) -> Iterator[StreamedImage]:
@@ -118,16 +130,42 @@ class TarStream:
                     yield _sample(shard, key, sample)
                     sample = {}
                 key = this
-                suffix = f".{kind.lower()}"
+                ending = f".{kind.lower()}"
                 # Other things beside the image, such as its .json, are not read.
-                sample[suffix] = content() if suffix in (*IMAGE_SUFFIXES, ".cls") else b""
+                sample[ending] = content() if ending in (*IMAGE_SUFFIXES, ".cls") else b""
             if sample:
                 yield _sample(shard, key, sample)
+
+
+class RenumberedStream:
+    """The images of another stream with class ids 0, 1, 2, ... in the order of the old ones, leaving none out."""
+
+    def __init__(self, stream: ImageStream) -> None:
+        self._stream = stream
+        self._new = {label: number for number, label in enumerate(_used_labels(stream))}
+
+    def __len__(self) -> int:
+        return len(self._stream)
+
+    def __iter__(self) -> Iterator[StreamedImage]:
+        return (image._replace(label=self._new[image.label]) for image in self._stream)
+
+
+def _used_labels(stream: ImageStream) -> list[int]:
+    """Return the different class ids of a stream, rising; of shards they are read as images are."""
+    if isinstance(stream, RecStream):
+        used: list[int] = np.unique(stream.records.labels()).tolist()
+        return used
+    return sorted({image.label for image in stream})
 
 
 def suffix_of(image: bytes) -> str:
     """Return the file name's suffix for an encoded image."""
     return ".png" if image.startswith(b"\x89PNG") else ".jpg"
+
+
+def _ending(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
 
 
 def _members(shard: Path) -> Iterator[tuple[tarfile.TarInfo, _Content]]:

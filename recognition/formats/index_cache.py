@@ -1,11 +1,13 @@
 """The index of a large set as a binary file beside its .idx, mapped into memory and so shared by all processes.
 
 `train.idx.cache` is a page of JSON and then 16 bytes a record: key and offset as little-endian int64, in the order of
-the file, closed by a row with the size of the .rec. It holds what the .idx says and nothing else, and may be removed.
+the file, closed by a row with the size of the .rec. The JSON holds what records are and how many classes the labels
+need, which takes a walk over the .rec. It says nothing that the set does not, and may be removed.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import mmap
@@ -18,8 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from recognition.console import Stopwatch, count, duration, size
+from recognition.formats.class_use import ClassUse
 from recognition.formats.layouts import LAYOUTS, Parts
 from recognition.formats.record_index import RecordIndex, check_rows, load_index, parse_index_blocks, recover_index
+from recognition.formats.recordio import MAX_CLASSES
 from recognition.work.files import staged
 
 logger = logging.getLogger(__name__)
@@ -31,35 +35,40 @@ _HEAD_BYTES = 4096
 _FORMAT = 1
 
 FindLayout = Callable[[RecordIndex], Parts]
+CountClasses = Callable[[RecordIndex, Parts], ClassUse]
+Opened = tuple[RecordIndex, Parts, ClassUse]
 
 
 class _Unwritable(Exception):
     """The cache cannot be written; the set can be read without it."""
 
 
-def open_index(rec: Path, idx: Path, find_layout: FindLayout) -> tuple[RecordIndex, Parts]:
-    """Return the index of `rec` and what `find_layout` says of it, from the cache where that is up to date.
+def open_index(rec: Path, idx: Path, find_layout: FindLayout, count_classes: CountClasses) -> Opened:
+    """Return the index of `rec` and what the two functions say of it, from the cache where that is up to date.
 
     A stale or missing cache is rebuilt; where its folder is read-only every process holds the index by itself, which is
     warned of. Without an .idx the records are scanned.
     """
     if not idx.exists():
-        index = recover_index(rec, idx)
-        return index, find_layout(index)
+        return _opened(recover_index(rec, idx), find_layout, count_classes)
     if idx.stat().st_size >= MIN_IDX_BYTES:
         path = idx.with_name(f"{idx.name}.cache")
         stored = _read(path, _stamp(rec, idx), find_layout)
         if stored is not None:
             return stored
         try:
-            return _build(path, rec, idx, find_layout)
+            return _build(path, rec, idx, find_layout, count_classes)
         except _Unwritable as err:
             logger.warning("%s: %s; every process will hold %s of its own", path, err, size(idx.stat().st_size))
-    index = load_index(rec, idx)
-    return index, find_layout(index)
+    return _opened(load_index(rec, idx), find_layout, count_classes)
 
 
-def _build(path: Path, rec: Path, idx: Path, find_layout: FindLayout) -> tuple[RecordIndex, Parts]:
+def _opened(index: RecordIndex, find_layout: FindLayout, count_classes: CountClasses) -> Opened:
+    layout = find_layout(index)
+    return index, layout, count_classes(index, layout)
+
+
+def _build(path: Path, rec: Path, idx: Path, find_layout: FindLayout, count_classes: CountClasses) -> Opened:
     if not os.access(path.parent, os.W_OK):
         raise _Unwritable("the folder is read-only")
     watch = Stopwatch()
@@ -69,8 +78,9 @@ def _build(path: Path, rec: Path, idx: Path, find_layout: FindLayout) -> tuple[R
         _write_rows(temporary, rec, idx)
         rows = _map_rows(temporary, mmap.ACCESS_WRITE)
         check_rows(rows, rec, idx)
-        layout = find_layout(RecordIndex(rows[:-1, 0], rows[:, 1], is_shared=True))
-        _write_head(temporary, {"format": _FORMAT, "stamp": stamp, "layout": _describe(layout)})
+        _, layout, use = _opened(RecordIndex(rows[:-1, 0], rows[:, 1], is_shared=True), find_layout, count_classes)
+        head = {"format": _FORMAT, "stamp": stamp, "layout": _describe(layout), "classes": dataclasses.asdict(use)}
+        _write_head(temporary, head)
     logger.info("%s: %s in %s", idx, count(len(rows) - 1, "record"), duration(watch.seconds))
     stored = _read(path, stamp, find_layout)
     assert stored is not None, f"{path}: does not fit its own .idx"
@@ -94,7 +104,7 @@ def _write_head(temporary: Path, head: dict[str, Any]) -> None:
         handle.write(json.dumps(head).encode().ljust(_HEAD_BYTES))
 
 
-def _read(path: Path, stamp: list[int], find_layout: FindLayout) -> tuple[RecordIndex, Parts] | None:
+def _read(path: Path, stamp: list[int], find_layout: FindLayout) -> Opened | None:
     """Return what the cache holds, None when it is missing, damaged or made for other files."""
     try:
         if not path.is_file():
@@ -108,9 +118,10 @@ def _read(path: Path, stamp: list[int], find_layout: FindLayout) -> tuple[Record
             return None
         index = RecordIndex(rows[:-1, 0], rows[:, 1], is_shared=True)
         layout = _parse_layout(head["layout"], len(index)) if head["layout"] is not None else None
+        use = _parse_use(head["classes"])
     except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError):
         return None
-    return index, layout or find_layout(index)
+    return index, layout or find_layout(index), use
 
 
 def _map_rows(path: Path, access: int) -> npt.NDArray[np.int64]:
@@ -140,6 +151,13 @@ def _parse_layout(description: dict[str, Any], num_records: int) -> Parts:
     if header is not None and not (type(header) is int and 0 <= header < num_records):
         raise ValueError("the header is no record")
     return Parts(name, images, identities, header)
+
+
+def _parse_use(counts: dict[str, Any]) -> ClassUse:
+    use = ClassUse(**counts)
+    if not all(type(number) is int and 0 <= number <= MAX_CLASSES for number in counts.values()):
+        raise ValueError("no numbers of classes")
+    return use
 
 
 def _parse_slots(span: Any, num_records: int) -> range:

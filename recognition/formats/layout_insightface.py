@@ -37,7 +37,10 @@ class Insightface(Layout):
         first = _first_identity(index, by_key, read_payload)
         identities, images = _as_range(by_key[first:]), by_key[:first]
         if header is not None:
-            _compare_with_header(parse_header(read_payload(header)).labels, index.keys, identities)
+            said = parse_header(read_payload(header)).labels
+            if not _is_as_said(said, index.keys, identities):
+                announced = _announced(said, index, by_key, read_payload)
+                identities, images = _as_range(by_key[announced:]), by_key[:announced]
         elif not len(identities):
             return None
         if isinstance(images, np.ndarray):
@@ -46,7 +49,14 @@ class Insightface(Layout):
 
     def problem_of(self, payload: bytes) -> str | None:
         """Return what to say of a record that is no range of keys."""
-        return None if is_marker(payload) else "expected an identity record (flag 2, no image)"
+        if is_marker(payload):
+            return None
+        header = parse_header(payload)
+        holds = "a scalar label" if header.flag == 0 else f"{header.flag} labels"
+        return (
+            f"holds {holds}; expected an identity record with the range of its keys (flag 2, no image); "
+            "convert_rec --to insightface writes them anew"
+        )
 
     def after_images(self, starts: Sequence[int], stop: int) -> Iterator[tuple[int, bytes]]:
         """Yield a record for each identity, and then that of key 0."""
@@ -104,10 +114,26 @@ def _first_identity(index: RecordIndex, by_key: Slots, read_payload: ReadPayload
     return bisect_left(by_key, True, lo=first, key=lambda slot: is_marker(read_payload(slot)))
 
 
-def _compare_with_header(said: tuple[float, ...], keys: npt.NDArray[np.int64], identities: Slots) -> None:
+def _is_as_said(said: tuple[float, ...], keys: npt.NDArray[np.int64], identities: Slots) -> bool:
     first, stop = (int(keys[identities[0]]), int(keys[identities[-1]]) + 1) if len(identities) else (0, 0)
-    if said != (float(np.float32(first)), float(np.float32(stop))):
-        raise DataError(
-            f"key 0 announces identity records {said[0]:.0f} to {said[1]:.0f}, the index has {first} to {stop}; "
-            "the .idx is incomplete or of another file"
-        )
+    return said == (float(np.float32(first)), float(np.float32(stop)))
+
+
+def _announced(said: tuple[float, ...], index: RecordIndex, by_key: Slots, read_payload: ReadPayload) -> int:
+    """Return from which position in `by_key` on the records are those that key 0 announces, if they hold no image.
+
+    Some writers give an identity record a scalar label in place of a range. Raises DataError where they are not there.
+    """
+    keys = index.keys[by_key.start : by_key.stop] if isinstance(by_key, range) else index.keys[by_key]
+    first = int(np.searchsorted(keys.astype(np.float32), np.float32(said[0])))
+    records = by_key[first:]
+    if len(records) and _is_as_said(said, index.keys, records):
+        payloads = map(read_payload, (int(slot) for slot in records))
+        if all(parse_header(payload).size == len(payload) for payload in payloads):
+            return first
+    is_marked = _first_identity(index, by_key, read_payload)
+    found = f"{keys[is_marked]} to {keys[-1] + 1}" if is_marked < len(keys) else "0 to 0"
+    raise DataError(
+        f"key 0 announces identity records {said[0]:.0f} to {said[1]:.0f}, the index has {found}; "
+        "the .idx is incomplete or of another file"
+    )

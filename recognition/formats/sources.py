@@ -6,6 +6,7 @@ name beside it: of a folder `people` and a `people.rec`, the path `people` is th
 
 from __future__ import annotations
 
+import difflib
 import glob
 import os
 from collections.abc import Collection, Iterable
@@ -35,6 +36,8 @@ _FILES: dict[str, Kind | None] = {
     **dict.fromkeys([".idx", *IMAGE_SUFFIXES]),
 }
 """Suffix -> what a file is; a file with another suffix is a set or a list under a name of its own."""
+
+_NEAR = 0.75  # of difflib's ratio: one letter wrong in four
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,32 @@ def named_paths(texts: Iterable[str]) -> list[Path]:
 def is_there(path: Path) -> bool:
     """Return whether `path` is a set, or the path of one without its suffix."""
     return os.path.exists(path) or os.path.isfile(f"{path}.rec")
+
+
+def near_path(path: Path) -> Path | None:
+    """Return what `path`, at which nothing is, may have been meant for: the nearest name where it first goes wrong."""
+    folder = _existing_folder(path)
+    wrong, *rest = path.relative_to(folder).parts
+    names = {name for entry in entries(folder) for name in (entry.name, entry.name.removesuffix(".rec"))}
+    close = difflib.get_close_matches(wrong, names - {wrong}, n=1, cutoff=_NEAR) or [
+        name for name in sorted(names) if name.lower() == wrong.lower()
+    ]
+    return folder.joinpath(close[0], *rest) if close else None
+
+
+def is_beside_data(path: Path) -> bool:
+    """Return whether nothing is at `path`, but packed sets or folders of data lie where it should."""
+    folder = _existing_folder(path)
+    if folder != path.parent or folder in (Path(), Path("/")):
+        return False
+    return any(
+        has_suffix(entry.name, (".rec",)) or os.path.isfile(f"{entry.path}/train.rec") for entry in entries(folder)
+    )
+
+
+def _existing_folder(path: Path) -> Path:
+    """Return the nearest folder above `path` that exists."""
+    return next((parent for parent in path.parents if parent.is_dir()), Path(path.anchor or "."))
 
 
 def _beside(path: Path) -> str:

@@ -190,7 +190,11 @@ def _cache_seeds() -> list[bytes]:
     rows = [[int(field) for field in line.split()] for line in idx.splitlines()]
     table = np.array([*rows, [0, len(rec)]], dtype="<i8").tobytes()
     layout = '{"name": "insightface", "images": [0, 3], "identities": [3, 5], "header": 5}'
-    heads = [f'{{"format": 1, "stamp": STAMP, "layout": {found}}}'.encode() for found in (layout, "null")]
+    classes = '{"num_needed": 3, "num_used": 3, "num_likely": 3}'
+    heads = [
+        f'{{"format": 1, "stamp": STAMP, "layout": {found}, "classes": {classes}}}'.encode()
+        for found in (layout, "null")
+    ]
     return [join(head, table) for head in heads]
 
 

@@ -141,7 +141,7 @@ def test_many_problems_are_counted_and_the_first_are_named(tmp_path: Path, capsy
     assert captured.out.count("problem: ") == 10
     assert "record 3 at offset 108: holds no image (label 3, flag 0)" in captured.out
     assert "and 15 further problems" in captured.out
-    assert "25 classes, 25 of them without a good image" in captured.out
+    assert "0 of 25 classes have an image" in captured.out
     assert captured.err.splitlines()[-1].startswith(f"check_rec: error: {tmp_path / 'x.rec'}: 25 problems; the first: ")
 
 

@@ -30,10 +30,12 @@ def test_packed_set_gives_pictures_and_labels(packed, spelling):
         assert np.array_equal(image, picture(10 * i))
 
 
-@pytest.mark.parametrize(("key", "found"), [("num_classes", 3), ("num_image", 9)])
+@pytest.mark.parametrize(
+    ("key", "found"), [("num_classes", "states 2, the labels of .* need 3"), ("num_image", "states 2, .* has 9")]
+)
 def test_stated_counts_are_checked_against_the_data(packed, key, found):
-    with pytest.raises(ConfigError, match=rf"data.{key}: the config states 5, .* has {found}; correct it or leave it"):
-        open_dataset(config(packed, **{key: 5}))
+    with pytest.raises(ConfigError, match=rf"data.{key}: the config {found}; correct it or leave it out"):
+        open_dataset(config(packed, **{key: 2}))
 
 
 def test_label_out_of_range_names_file_and_key(packed):
@@ -44,9 +46,9 @@ def test_label_out_of_range_names_file_and_key(packed):
 
 
 def test_image_of_another_size_is_an_error(packed):
-    write_rec(packed / "train", [(0, png(picture(0, height=40, width=30)))])
-    with pytest.raises(DataError, match=r"train\.rec: record 0 at offset 0: image is 30x40 pixels; expected 32x32;"):
-        open_dataset(config(packed))[0]
+    write_rec(packed / "train", [(0, png(picture(0))), (0, png(picture(0, height=40, width=30)))])
+    with pytest.raises(DataError, match=r"train\.rec: record 1 at offset \d+: image is 30x40 pixels; expected 32x32;"):
+        open_dataset(config(packed, on_bad_record="skip"))[1]
 
 
 def test_junk_in_a_record_names_file_and_key(packed):
@@ -170,10 +172,9 @@ def test_identities_may_be_shared_or_mapped(packed_twice):
     assert [mapped[i][1] for i in range(12)] == [0, 1, 2, 0, 1, 2, 1, 2, 3, 1, 2, 3]
     assert mapped.labels().tolist() == [0, 1, 2, 0, 1, 2, 1, 2, 3, 1, 2, 3]
     (packed_twice / "map.tsv").write_text("\n".join(lines[:-1]))
-    partly = open_dataset(config(packed_twice / "*.rec", identities=str(packed_twice / "map.tsv")))
-    for read in (lambda: partly[8], partly.labels):
-        with pytest.raises(DataError, match="class 2 of set 1 is not in the map; expected every class to be"):
-            read()
+    found = r"map.tsv: misses 1 of the 3 identities of set 1, .*\.rec \(class 2\); expected a line for each; add them"
+    with pytest.raises(DataError, match=found):
+        open_dataset(config(packed_twice / "*.rec", identities=str(packed_twice / "map.tsv")))
 
 
 def test_identities_of_a_single_set_are_not_chosen(packed):
@@ -189,3 +190,34 @@ def test_every_dataset_knows_its_labels(packed, folders):
     ):
         assert dataset.labels().tolist() == [dataset[i][1] for i in range(len(dataset))]
         dataset.read_ahead([range(0, 2)])
+
+
+def test_stated_classes_are_taken_when_they_cover_the_labels(packed):
+    (packed / "property").write_text(f"112,{SIZE},{SIZE}\n")
+    dataset = open_dataset(config(packed, num_classes=3))
+    assert (dataset.num_classes, dataset.num_needed, dataset.num_used) == (3, 3, 3)
+    assert open_dataset(config(packed, num_classes=5)).num_classes == 5
+
+
+def test_stated_classes_of_several_sets_are_taken_when_they_cover_the_labels(packed_twice):
+    joined = open_dataset(config(packed_twice / "*.rec", num_classes=7))
+    assert (joined.num_classes, joined.num_needed, joined.num_used) == (7, 6, 6)
+    shared = open_dataset(config(packed_twice / "*.rec", identities="same", num_classes=3))
+    assert (shared.num_classes, shared.num_needed, shared.num_used) == (3, 3, 3)
+
+
+@pytest.mark.parametrize("policy", ["raise", "skip"])
+def test_pictures_of_another_size_are_told_before_training(packed, folders, policy):
+    for path in (packed, folders):
+        other = DataConfig(rec=str(path), image_size=SIZE + 16, on_bad_record=policy)
+        with pytest.raises(
+            DataError, match=rf"image is {SIZE}x{SIZE} pixels; expected 48x48; set data.image_size={SIZE}"
+        ):
+            open_dataset(other)
+
+
+def test_a_few_pictures_of_another_size_are_bad_records_where_these_are_replaced(packed):
+    write_rec(packed / "train", [(0, png(picture(0))), (1, png(picture(0, height=40))), (2, b"no picture")])
+    with pytest.raises(DataError, match=r"record 1 .*image is 32x40 pixels; expected 32x32; align the images"):
+        open_dataset(config(packed))
+    assert len(open_dataset(config(packed, on_bad_record="skip"))) == 3
