@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 
 import torch
@@ -13,7 +14,10 @@ from torch import Tensor, nn
 
 from recognition.backbones import BACKBONES, build_backbone
 from recognition.backbones.architecture import Architecture
+from recognition.console import count
 from recognition.errors import CheckpointError
+
+logger = logging.getLogger(__name__)
 
 _SHOWN = 5
 
@@ -25,10 +29,13 @@ def infer_architecture(state: Mapping[str, Tensor], network: str | None = None, 
     """
     name = network or next((name for name in BACKBONES if _keys(name) == state.keys()), None)
     if name is None:
+        name = next((name for name in BACKBONES if _is_beside_others(state, _keys(name), place)), None)
+    if name is None:
         raise CheckpointError(
             f"{place}: its {len(state)} keys, the first of them {next(iter(state))!r}, are those of none of "
             f"{', '.join(BACKBONES)}; expected insightface's names; name the network to see what differs"
         )
+    state = backbone_part(state, _keys(name), place=place, logs=False)
     misfit = ""
     for image_size in _image_sizes(state):
         architecture = Architecture(name, _embedding_size(state), image_size)
@@ -37,6 +44,43 @@ def infer_architecture(state: Mapping[str, Tensor], network: str | None = None, 
             return architecture
         misfit = misfit or found
     raise CheckpointError(f"{place}: does not fit network {name!r}: {misfit}; use the network it was saved from")
+
+
+def backbone_part(
+    state: Mapping[str, Tensor], keys: Set[str], *, place: Path | str, logs: bool = True
+) -> dict[str, Tensor]:
+    """Return the tensors of a backbone with `keys`, without the prefix they share, such as "backbone.".
+
+    What is beside a whole backbone is left out, and a line of the log says so. Where none is whole, everything is
+    returned, for the message about what is missing. Raises CheckpointError when there are several.
+    """
+    prefixes = _whole_under(state, keys)
+    if not prefixes or state.keys() == keys:
+        return dict(state)
+    if len(prefixes) > 1:
+        found = ", ".join(map(repr, prefixes))
+        raise CheckpointError(f"{place}: holds {len(prefixes)} backbones, under {found}; expected one; save one alone")
+    heads = {key.partition(".")[0] for key in keys}
+    own = {key: key.removeprefix(prefixes[0]) for key in state if key.startswith(prefixes[0])}
+    # What begins as the backbone's keys do is taken with them: a larger network must not pass for a smaller one.
+    own = {key: name for key, name in own.items() if name.partition(".")[0] in heads}
+    others = [key for key in state if key not in own]
+    if logs and prefixes[0]:
+        logger.info("%s: takes the keys that begin with %r", place, prefixes[0])
+    if logs and others:
+        logger.warning("%s: leaves out %s of no backbone: %s", place, count(len(others), "tensor"), _first(others))
+    return {name: state[key] for key, name in own.items()}
+
+
+def _is_beside_others(state: Mapping[str, Tensor], keys: Set[str], place: Path | str) -> bool:
+    return backbone_part(state, keys, place=place, logs=False).keys() == keys
+
+
+def _whole_under(state: Mapping[str, Tensor], keys: Set[str]) -> list[str]:
+    """Return the prefixes under which `state` has all of `keys`."""
+    anchor = min(keys)
+    prefixes = (key[: -len(anchor)] for key in state if key == anchor or key.endswith(f".{anchor}"))
+    return [prefix for prefix in prefixes if all(prefix + key in state for key in keys)]
 
 
 def build_empty(architecture: Architecture) -> nn.Module:

@@ -1,9 +1,10 @@
 """Weight files under insightface's names: find, read without running code, check every key, write.
 
 Accepted are our self-describing model.safetensors; a plain state dict (arcface_torch's model.pt and backbone.pth), one
-wrapped under "state_dict_backbone" (its checkpoints) or "state_dict", keys with DDP's "module." in front; and a run
-folder. What a file says of itself is believed, then the run folder's config.yaml; keys and shapes decide where neither
-is there.
+wrapped under "state_dict_backbone" (its checkpoints) or another usual name; keys with a prefix in front, such as DDP's
+"module." or "backbone."; and a run folder. Keys of a head beside a whole backbone are left out, and what counts batches
+may be missing. What a file says of itself is believed, then the run folder's config.yaml; keys and shapes decide where
+neither is there. Numbers that are not finite are refused by the name of their tensor.
 """
 
 from __future__ import annotations
@@ -20,11 +21,18 @@ import torch
 from torch import Tensor, nn
 
 from recognition.backbones.architecture import Architecture
-from recognition.backbones.matching import build_empty, check_fit, find_misfit, infer_architecture
+from recognition.backbones.matching import (
+    backbone_part,
+    build_empty,
+    check_fit,
+    find_misfit,
+    infer_architecture,
+)
 from recognition.backbones.metadata import KEY, ModelMetadata, weights_fingerprint
 from recognition.backbones.safetensors_file import SUFFIX, read_safetensors, write_safetensors
 from recognition.backbones.torch_file import RefusedFileError, check_torch_file, is_plain
 from recognition.config.loader import load_config
+from recognition.console import count
 from recognition.errors import CheckpointError, ConfigError
 from recognition.formats.model_facts import ModelFacts
 from recognition.images.preprocess import COLOR_ORDER, PIXEL_MEAN, PIXEL_STD
@@ -36,7 +44,8 @@ RUN_WEIGHTS = "model.pt"
 """Name of the same weights for insightface's programs."""
 RUN_CONFIG = "config.yaml"
 
-_WRAPPERS = ("state_dict_backbone", "state_dict")
+_WRAPPERS = ("state_dict_backbone", "state_dict", "model_state_dict", "backbone", "model", "network", "net")
+_COUNTER, _STATISTICS = ".num_batches_tracked", ".running_mean"
 
 
 @dataclass(frozen=True)
@@ -72,7 +81,7 @@ def load_backbone(path: Path, network: str | None = None, *, device: torch.devic
             f"{file}: {told_by} says network {told.network!r}; asked for {network!r}; leave the network out"
         )
     architecture = told or infer_architecture(state, network, place=file)
-    module = _build_fitting(architecture, state, place=f"{file}: {told_by or 'its keys'}")
+    module, state = _build_fitting(architecture, state, file, told_by or "its keys")
     module.to_empty(device=device)
     module.load_state_dict(state)
     facts = ModelFacts(
@@ -90,6 +99,18 @@ def load_weights(module: nn.Module, path: Path, *, asked: Architecture | None = 
 
     Raises CheckpointError unless every key and shape fits, and when the file says another architecture than `asked`.
     """
+    state = _read_fitting(path, asked, module)
+    module.load_state_dict(state)
+    return len(state)
+
+
+def check_weights(path: Path, asked: Architecture) -> None:
+    """Raise CheckpointError unless the weights at `path`, a run folder or a file, are those of `asked`."""
+    _read_fitting(path, asked, build_empty(asked))
+
+
+def _read_fitting(path: Path, asked: Architecture | None, module: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors for `module` at `path`; raises as `load_weights` does."""
     file = find_weights(path)
     state, metadata = read_weights(file)
     told, told_by = _told(file, metadata)
@@ -101,9 +122,9 @@ def load_weights(module: nn.Module, path: Path, *, asked: Architecture | None = 
         raise CheckpointError(
             f"{file}: {told_by} says {found}; expected {expected}, as the config asks; make them agree"
         )
+    state = backbone_part(state, module.state_dict().keys(), place=file)
     check_fit(module, state, place=file)
-    module.load_state_dict(state)
-    return len(state)
+    return state
 
 
 def save_model(module: nn.Module, folder: Path, metadata: ModelMetadata) -> None:
@@ -154,9 +175,38 @@ def find_weights(path: Path) -> Path:
 def read_weights(file: Path) -> tuple[dict[str, Tensor], ModelMetadata | None]:
     """Return the tensors of a weight file on the CPU and what it says of itself, None where it says nothing.
 
-    Raises CheckpointError when it cannot be read, holds other tensors than it says, or was made for pixels fed in
-    another way than here.
+    Raises CheckpointError when it cannot be read, holds other tensors than it says or numbers that are not finite, or
+    was made for pixels fed in another way than here.
     """
+    state, metadata = _read_raw(file)
+    refuse_not_finite(state, file)
+    return with_counters(state), metadata
+
+
+def with_counters(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return `state` with BatchNorm's counts of batches, which no result depends on and some programs leave out."""
+    norms = [key.removesuffix(_STATISTICS) for key in state if key.endswith(_STATISTICS)]
+    return {**state, **{key: torch.tensor(0) for norm in norms if (key := f"{norm}{_COUNTER}") not in state}}
+
+
+def refuse_not_finite(state: Mapping[str, Tensor], file: Path) -> None:
+    """Raise CheckpointError when a tensor of `file` has a NaN or an infinity, naming the first."""
+    broken = {key: tensor for key, tensor in state.items() if not _is_finite(tensor)}
+    if broken:
+        key, tensor = next(iter(broken.items()))
+        num_bad = int((~torch.isfinite(tensor)).sum())
+        more = f", and in {count(len(broken) - 1, 'other tensor')}" if len(broken) > 1 else ""
+        raise CheckpointError(
+            f"{file}: {num_bad:,} of the {count(tensor.numel(), 'number')} in {key!r} are not finite{more}; expected "
+            "finite weights; take an earlier checkpoint"
+        )
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
+
+
+def _read_raw(file: Path) -> tuple[dict[str, Tensor], ModelMetadata | None]:
     if file.suffix != SUFFIX:
         return read_state_dict(file), None
     tensors, texts = read_safetensors(file)
@@ -249,17 +299,21 @@ def _told(file: Path, metadata: ModelMetadata | None) -> tuple[Architecture | No
         ) from err
 
 
-def _build_fitting(architecture: Architecture, state: Mapping[str, Tensor], *, place: str) -> nn.Module:
-    """Return the network, still empty, after a check that `state` fits it."""
+def _build_fitting(
+    architecture: Architecture, state: Mapping[str, Tensor], file: Path, told_by: str
+) -> tuple[nn.Module, dict[str, Tensor]]:
+    """Return the network, still empty, and its part of `state`, after a check that this fits."""
+    place = f"{file}: {told_by}"
     try:
         module = build_empty(architecture)
     # What a network's builder raises for sizes and options that no run has written has no common class.
     except Exception as err:
         reason = str(err).partition("\n")[0]
         raise CheckpointError(f"{place} says {architecture}: {reason}; expected what a run writes") from err
-    misfit = find_misfit(module.state_dict(), state)
+    own = backbone_part(state, module.state_dict().keys(), place=file)
+    misfit = find_misfit(module.state_dict(), own)
     if misfit:
         raise CheckpointError(
             f"{place} says {architecture}, which the weights do not fit: {misfit}; copy the run again"
         )
-    return module
+    return module, own

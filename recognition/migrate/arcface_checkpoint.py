@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from recognition.backbones.matching import check_fit
 from recognition.backbones.torch_file import is_plain
-from recognition.backbones.weights import plain_key, read_torch_file
+from recognition.backbones.weights import plain_key, read_torch_file, refuse_not_finite, with_counters
 from recognition.config.schema import Config
 from recognition.distributed.shards import class_range
 from recognition.errors import CheckpointError
@@ -82,7 +82,8 @@ def check_bytes(path: Path) -> None:
 def read_shard(path: Path, network: nn.Module, config: Config) -> ArcfaceShard:
     """Open one shard; `network` (on meta is enough) and `config` say what it must fit, else CheckpointError."""
     content = read_torch_file(path, expected="a checkpoint", written="a checkpoint_gpu_<rank>.pt", mmap=True)
-    backbone = {plain_key(key): tensor for key, tensor in _tensors(path, content, "state_dict_backbone").items()}
+    stored = _tensors(path, content, "state_dict_backbone")
+    backbone = with_counters({plain_key(key): tensor for key, tensor in stored.items()})
     check_fit(network, backbone, place=path)
     fc = _tensors(path, content, "state_dict_softmax_fc")
     centers = fc.get("weight")
@@ -94,7 +95,7 @@ def read_shard(path: Path, network: nn.Module, config: Config) -> ArcfaceShard:
         )
     by_index = _OptimizerState(path, _entry(path, content, "state_optimizer", Mapping), config.optim.optimizer)
     parameters = dict(network.named_parameters())
-    return ArcfaceShard(
+    shard = ArcfaceShard(
         path=path,
         epoch=_count(path, content, "epoch"),
         global_step=_count(path, content, "global_step"),
@@ -104,6 +105,11 @@ def read_shard(path: Path, network: nn.Module, config: Config) -> ArcfaceShard:
         centers=centers,
         centers_state=by_index.of_centers(centers),
     )
+    # Those of the centers are looked at block by block, as they are converted.
+    refuse_not_finite(backbone, path)
+    for kind, tensors in shard.backbone_state.items():
+        refuse_not_finite({f"{kind} of {name}": tensor for name, tensor in tensors.items()}, path)
+    return shard
 
 
 def check_shards(shards: Sequence[ArcfaceShard], num_classes: int | None) -> int:

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from recognition.backbones import BACKBONES, build_backbone
+from recognition.backbones.architecture import Architecture
 from recognition.backbones.matching import infer_architecture
-from recognition.backbones.weights import load_backbone, load_weights, read_state_dict, save_backbone
+from recognition.backbones.weights import check_weights, load_backbone, load_weights, read_state_dict, save_backbone
 from recognition.errors import CheckpointError
 
 
@@ -159,3 +160,77 @@ def test_missing_files_say_what_was_expected(tmp_path: Path) -> None:
         load_backbone(tmp_path / "nowhere")
     with pytest.raises(CheckpointError, match=r"holds no model.pt and no model.safetensors; expected a run folder"):
         load_backbone(tmp_path)
+
+
+def _saved(tmp_path: Path, state: dict[str, Any]) -> Path:
+    torch.save(state, tmp_path / "given.pth")
+    return tmp_path / "given.pth"
+
+
+def _same(path: Path, module: torch.nn.Module) -> None:
+    loaded = load_backbone(path).module.state_dict()
+    assert all(torch.equal(loaded[key], tensor) for key, tensor in module.state_dict().items())
+    other = build_backbone("tiny", embedding_size=16)
+    load_weights(other, path)
+    assert torch.equal(other.fc.weight, module.fc.weight)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("prefix", ["backbone.", "model.", "module.backbone.", "net.encoder.", "_orig_mod.model."])
+@pytest.mark.parametrize("wrapper", [None, "model", "state_dict"])
+def test_a_backbone_under_a_prefix_beside_a_head_is_read(tmp_path, tiny, prefix, wrapper, caplog) -> None:
+    module, _ = tiny
+    state = {prefix + key: tensor for key, tensor in module.state_dict().items()}
+    state |= {"head.weight": torch.zeros(9, 16), "fc.weight": torch.zeros(9, 16)}
+    _same(_saved(tmp_path, {wrapper: state, "epoch": 3} if wrapper else state), module)
+    assert "leaves out 2 tensors of no backbone: head.weight, fc.weight" in caplog.text
+
+
+def test_a_head_beside_a_backbone_without_prefix_is_left_out(tmp_path, tiny) -> None:
+    module, _ = tiny
+    _same(
+        _saved(tmp_path, {**module.state_dict(), "weight": torch.zeros(9, 16), "margin.kernel": torch.ones(1)}), module
+    )
+
+
+def test_missing_counts_of_batches_are_filled_in(tmp_path, tiny) -> None:
+    module, _ = tiny
+    state = {key: tensor for key, tensor in module.state_dict().items() if "num_batches_tracked" not in key}
+    _same(_saved(tmp_path, state), module)
+
+
+def test_two_backbones_in_one_file_are_one_too_many(tmp_path, tiny) -> None:
+    module, _ = tiny
+    state = {prefix + key: tensor for prefix in ("student.", "ema.") for key, tensor in module.state_dict().items()}
+    with pytest.raises(CheckpointError, match=r"holds 2 backbones, under 'student\.', 'ema\.'; expected one"):
+        load_weights(module, _saved(tmp_path, state))
+
+
+def test_a_larger_network_is_no_smaller_one_with_a_head(tmp_path) -> None:
+    larger = {f"backbone.{key}": value for key, value in build_backbone("r34").state_dict().items()}
+    with pytest.raises(CheckpointError, match=r"does not fit the network: \d+ keys unexpected"):
+        load_weights(build_backbone("r18"), _saved(tmp_path, larger))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("key", ["conv1.weight", "bn1.running_var"])
+def test_numbers_that_are_not_finite_are_told_by_their_tensor(tmp_path, tiny, key, value) -> None:
+    module, _ = tiny
+    state = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    state[key].view(-1)[3] = value
+    path = _saved(tmp_path, state)
+    found = rf"given\.pth: 1 of the [\d,]+ numbers in '{key}' are not finite; expected finite weights"
+    for load in (lambda: load_weights(module, path), lambda: load_backbone(path)):
+        with pytest.raises(CheckpointError, match=found):
+            load()
+    state["features.weight"][0] = value
+    with pytest.raises(CheckpointError, match="and in 1 other tensor; expected"):
+        load_backbone(_saved(tmp_path, state))
+
+
+def test_whether_weights_fit_is_known_without_building_the_network(tiny) -> None:
+    _, path = tiny
+    check_weights(path, Architecture("tiny", 16, 112))
+    with pytest.raises(CheckpointError, match=r"does not fit the network: .* of another shape"):
+        check_weights(path, Architecture("tiny", 32, 112))
+    with pytest.raises(CheckpointError, match="not found; expected a run folder or"):
+        check_weights(path.with_name("modle.pt"), Architecture("tiny", 16, 112))

@@ -199,6 +199,14 @@ def _set(*keys: Any, value: Any) -> Callable[[dict[str, Any]], None]:
         (_set("state_dict_softmax_fc", "weight", value=torch.zeros(5, 16).to_sparse()), r"asks for torch._utils._rebu"),
         (_set("state_dict_backbone", value=[1]), r"'state_dict_backbone' is missing or no mapping"),
         (_set("state_dict_backbone", "fc.weight", value=torch.zeros(1)), r"gpu_1.pt: does not fit the network: 1 k"),
+        (
+            _set("state_dict_backbone", "fc.bias", value=torch.full((16,), float("nan"))),
+            r"gpu_1.pt: 16 of the 16 numbers in 'fc.bias' are not finite",
+        ),
+        (
+            _set("state_optimizer", "state", 0, "momentum_buffer", value=torch.full((16, 3, 3, 3), float("inf"))),
+            r"gpu_1.pt: 432 of the 432 numbers in 'momentum_buffer of conv1.weight' are not finite",
+        ),
         (_set("state_optimizer", "param_groups", value=[]), r"its optimizer has groups of \[\] parameters"),
         (_set("state_optimizer", "param_groups", 0, "params", value=[0]), r"its optimizer drives 1 parameters of a "),
         (_set("state_optimizer", "state", value={}), r"its optimizer holds nothing for 'conv1.weight'; expe"),
