@@ -5,7 +5,8 @@
 
 OUT gets embeddings.npy (float32 [n, D], not normalized, to be memory-mapped), keys.jsonl (path or key and identity of
 each row) and embeddings.json. Blocks go to the processes of torchrun, or to --workers on the CPU; a run that was
-killed continues when it is started again.
+killed continues when it is started again. Images whose embedding is not finite are named, and --skip-bad leaves them
+out.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -33,8 +35,20 @@ from recognition.embedding.store import (
     embedding_folder,
     open_images,
 )
-from recognition.errors import ArcShardError, ConfigError
+from recognition.errors import ArcShardError, CheckpointError, ConfigError, DataError
 from recognition.work.processes import process_map
+
+logger = logging.getLogger("embed_faces")
+
+_SHOWN, _MAX_NAMED = 3, 20  # images that an error names; that get a line each
+
+
+class _Counts(NamedTuple):
+    """What became of the images."""
+
+    num_images: int
+    num_from_before: int
+    num_left_out: int
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--batch-size", type=positive_int, default=64, metavar="N", help="images a pass (default: 64)")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
     add("--workers", type=positive_int, default=1, help="processes on the CPU, without torchrun (default: 1)")
+    add("--skip-bad", action="store_true", help="leave images out whose embedding is not finite, and say how many")
     add("--overwrite", action="store_true", help="start from the beginning and replace what an earlier run left in OUT")
     add("--json", action="store_true", help="print the counts as one JSON object")
     return run_command(parser, _run, argv)
@@ -77,9 +92,28 @@ def _run(args: argparse.Namespace) -> None:
             raise
         barrier(world)
         if world.is_main:
-            store.publish(all_keys(source), about)
+            left_out = _not_finite(args, store, source)
+            store.publish(all_keys(source), about, left_out)
             num_new = sum(len(block_range(len(source), block)) for block in missing)
-            _report(args, about, len(source), len(source) - num_new, watch.seconds)
+            _report(args, about, _Counts(len(source), len(source) - num_new, len(left_out)), watch.seconds)
+
+
+def _not_finite(args: argparse.Namespace, store: EmbeddingStore, source: ImageSource) -> set[int]:
+    """Return the images to leave out, each named in a warning; DataError for any without --skip-bad."""
+    found = store.not_finite()
+    names = [source.keyed(number).key for number in found[:_MAX_NAMED]]
+    if found and not args.skip_bad:
+        more = ", ..." if len(found) > _SHOWN else ""
+        raise DataError(
+            f"{args.faces}: the embeddings of {count(len(found), 'image')} of {len(source):,} are not finite "
+            f"({', '.join(names[:_SHOWN])}{more}); expected numbers; look at the images and at {args.model}, or pass "
+            "--skip-bad to leave them out: the others are not embedded again"
+        )
+    for name in names:
+        logger.warning("%s: its embedding is not finite; left out", name)
+    if len(found) > len(names):
+        logger.warning("and %s more", count(len(found) - len(names), "image"))
+    return set(found)
 
 
 def _fill(
@@ -92,7 +126,14 @@ def _fill(
     """Embed this rank's blocks."""
     work = process_map(_embed, blocks, prepare, workers=args.workers)
     quiet = args.quiet or not world.is_main
+    is_first = True
     for block, vectors in progress(work, total=len(blocks), unit="block", label="embed", quiet=quiet):
+        if is_first and not np.isfinite(vectors).all(axis=1).any():
+            raise CheckpointError(
+                f"{args.model}: none of the first {count(len(vectors), 'embedding')} is finite; expected numbers; take "
+                "another model, or an earlier checkpoint"
+            )
+        is_first = False
         store.write(block, vectors)
 
 
@@ -123,13 +164,12 @@ def _name_of(model: str) -> str:
     return model if model == "dlib" else str(Path(model).resolve())
 
 
-def _report(
-    args: argparse.Namespace, about: Mapping[str, Any], num_images: int, num_before: int, seconds: float
-) -> None:
+def _report(args: argparse.Namespace, about: Mapping[str, Any], counts: _Counts, seconds: float) -> None:
     if args.json:
-        counts = {"num_images": num_images, "num_from_before": num_before, "seconds": round(seconds, 3)}
-        print(json.dumps({"output": str(args.output), **about, **counts}))
+        numbers = {**counts._asdict(), "seconds": round(seconds, 3)}
+        print(json.dumps({"output": str(args.output), **about, **numbers}))
         return
-    before = f", {num_before:,} from before" if num_before else ""
-    rate = (num_images - num_before) / max(seconds, 1e-9)
-    print(f"embedded {count(num_images, 'image')}{before} in {duration(seconds)} ({rate:,.0f}/s)")
+    before = f", {counts.num_from_before:,} from before" if counts.num_from_before else ""
+    before += f", {counts.num_left_out:,} left out" if counts.num_left_out else ""
+    rate = (counts.num_images - counts.num_from_before) / max(seconds, 1e-9)
+    print(f"embedded {count(counts.num_images, 'image')}{before} in {duration(seconds)} ({rate:,.0f}/s)")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tokenize import TokenError
@@ -26,6 +26,7 @@ BLOCK = 64
 """Images of a block, the unit of work and of resuming."""
 
 _MAX_LINE_BYTES = 2**16
+_ROWS = 2**14  # of the matrix that are looked at together
 _VECTORS, _KEYS, _ABOUT, _WORK, _DONE = "embeddings.npy", "keys.jsonl", "embeddings.json", ".embed", "done.bin"
 
 
@@ -211,6 +212,15 @@ def _unreadable(folder: Path, err: BaseException) -> DataError:
     return DataError(f"{folder}: cannot be read ({reason}); expected embeddings; run embed_faces.py again")
 
 
+def _num_rows(folder: Path) -> int:
+    """Return how many embeddings the published ones in `folder` are, -1 where they do not say."""
+    try:
+        number = _read_about(folder / _ABOUT).get("num_images")
+    except (OSError, ValueError, RecursionError):
+        return -1
+    return number if type(number) is int else -1
+
+
 def _read_about(path: Path) -> dict[str, Any]:
     with open(path, "rb") as handle:
         about = json.loads(handle.read(_MAX_LINE_BYTES))
@@ -245,7 +255,8 @@ class EmbeddingStore:
             work.path.mkdir(parents=True, exist_ok=True)
             work.begin({**about, "num_images": num_images, "dimension": dimension})
             if not (work.path / _DONE).is_file():
-                is_complete = is_published(folder)  # killed while the work folder was being deleted
+                # Killed while the work folder was being deleted; what is short of images left out is made again.
+                is_complete = is_published(folder) and _num_rows(folder) == num_images
                 if not is_complete:
                     shape = (num_images, dimension)
                     np.lib.format.open_memmap(work.path / _VECTORS, mode="w+", dtype=np.float32, shape=shape).flush()
@@ -271,18 +282,42 @@ class EmbeddingStore:
         self._vectors[wanted.start : wanted.stop] = vectors
         self._done[block] = 1
 
-    def publish(self, keyed: Iterable[Keyed], about: Mapping[str, Any]) -> None:
-        """Move the finished matrix to its place beside the keys and delete the rest."""
+    def not_finite(self) -> list[int]:
+        """Return the images whose embedding has a NaN or an infinity, of finished work; reads the whole matrix."""
+        found: list[int] = []
+        for start in range(0, len(self._vectors), _ROWS):
+            is_bad = ~np.isfinite(self._vectors[start : start + _ROWS]).all(axis=1)
+            found += (start + np.flatnonzero(is_bad)).tolist()
+        return found
+
+    def publish(self, keyed: Iterable[Keyed], about: Mapping[str, Any], left_out: Collection[int] = ()) -> None:
+        """Move the finished matrix to its place beside the keys and delete the rest, without the images `left_out`."""
         assert not self.missing, "embeddings are published before they are finished"
         work = embedding_folder(self._folder)
-        shape = {"num_images": len(self._vectors), "dimension": self._vectors.shape[1]}
+        shape = {"num_images": len(self._vectors) - len(left_out), "dimension": self._vectors.shape[1]}
         text = json.dumps({**about, **shape}, indent=1, sort_keys=True) + "\n"
         with writing(self._folder):
             self._vectors.flush()
             with open(work.path / _KEYS, "w", encoding="utf-8") as handle:
-                handle.writelines(json.dumps(list(pair)) + "\n" for pair in keyed)
+                kept = (pair for number, pair in enumerate(keyed) if number not in left_out)
+                handle.writelines(json.dumps(list(pair)) + "\n" for pair in kept)
             (work.path / _ABOUT).write_text(text, encoding="utf-8")
+            if left_out:
+                self._copy_without(left_out, work)
         work.publish()
+
+    def _copy_without(self, left_out: Collection[int], work: WorkFolder) -> None:
+        """Put a matrix without some rows in the place of the whole one; it is begun again after a kill."""
+        shape = (len(self._vectors) - len(left_out), self._vectors.shape[1])
+        part = work.path / f"kept.{_VECTORS}"
+        kept = np.lib.format.open_memmap(part, mode="w+", dtype=np.float32, shape=shape)
+        rows = np.setdiff1d(np.arange(len(self._vectors)), np.fromiter(left_out, np.int64))
+        for start in range(0, len(rows), _ROWS):
+            kept[start : start + _ROWS] = self._vectors[rows[start : start + _ROWS]]
+        kept.flush()
+        # A kill from here on leaves a matrix that is shorter than its blocks: it has to be filled again.
+        (work.path / _DONE).unlink()
+        os.replace(part, work.path / _VECTORS)
 
     def give_up(self) -> None:
         """Leave nothing of work that ended in an error before its first block."""

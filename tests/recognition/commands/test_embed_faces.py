@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -172,3 +173,43 @@ def test_an_onnx_file_embeds_an_image_and_its_mirror_image(tmp_path: Path) -> No
     (tmp_path / "junk.onnx").write_bytes(b"junk")
     with pytest.raises(CheckpointError, match=r"junk\.onnx: cannot be read as ONNX"):
         load_embedder(str(tmp_path / "junk.onnx"))
+
+
+def _spoiled(monkeypatch: pytest.MonkeyPatch, chosen: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Let the network give NaN for the pictures that `chosen` picks."""
+    embed = Embedder.embed
+
+    def spoiled(self: Embedder, images: np.ndarray) -> np.ndarray:
+        found = embed(self, images)
+        found[chosen(images), 3] = np.nan
+        return found
+
+    monkeypatch.setattr(Embedder, "embed", spoiled)
+
+
+def test_pictures_without_a_finite_embedding_are_named_and_can_be_left_out(faces, alone, tmp_path, monkeypatch, capsys):
+    whole = read_embeddings(alone)
+    marks = np.array([decode_rgb((faces / "set" / key).read_bytes(), place="")[0, 0, 0] for key in whole.keys])
+    bad = np.flatnonzero(marks > 245)
+    assert 0 < len(bad) < 20
+    _spoiled(monkeypatch, lambda images: images[:, 0, 0, 0] > 245)
+    assert main(_arguments(faces, tmp_path / "out")) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert f"the embeddings of {len(bad)} images of 150 are not finite ({whole.keys[bad[0]]}" in error
+    assert "pass --skip-bad to leave them out" in error
+    monkeypatch.setattr(EmbeddingStore, "write", lambda *_: pytest.fail("embedded again"))
+    assert main(_arguments(faces, tmp_path / "out", "--skip-bad")) == 0
+    assert f"{len(bad)} left out" in capsys.readouterr().out
+    kept = read_embeddings(tmp_path / "out")
+    good = np.setdiff1d(np.arange(150), bad)
+    assert kept.keys == [whole.keys[i] for i in good]
+    assert np.array_equal(kept.vectors, whole.vectors[good])
+    assert np.array_equal(kept.labels, whole.labels[good])
+    assert kept.about["num_images"] == len(good)
+
+
+def test_a_model_that_gives_no_number_at_all_ends_at_once(faces, tmp_path, monkeypatch, capsys):
+    _spoiled(monkeypatch, lambda images: np.ones(len(images), bool))
+    assert main(_arguments(faces, tmp_path / "out", "--skip-bad")) == 1
+    assert "model.pt: none of the first 64 embeddings is finite; expected numbers" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
