@@ -1,7 +1,7 @@
 """A config file and overrides -> a checked Config, and back to YAML.
 
 Order: the schema's defaults, then the chain of `base:` files from the farthest to the nearest, then the file, then
-overrides such as `optim.lr=0.2`. Mappings merge, lists replace.
+overrides such as `optim.lr=0.2`, of which the last one counts. Mappings merge, lists replace.
 """
 
 from __future__ import annotations
@@ -45,17 +45,32 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
 def find_config(path: str) -> Path:
     """Return the file that `path` means, with or without `.yaml`.
 
-    Looked for here, then beside and inside the configs/ that come along: `configs/demo` and `demo` are the same file
-    in a checkout and where the library is installed.
+    Looked for here and in configs/ below, then beside and inside the configs/ that come along: `configs/demo` and
+    `demo` are the same file in a checkout and where the library is installed. ConfigError when there is none, and for a
+    config of arcface_torch, which is a Python file.
     """
-    folders = (Path(), ROOT, ROOT / "configs")
+    folders = (Path(), Path("configs"), ROOT, ROOT / "configs")
     for folder in folders:
         for candidate in (folder / path, folder / f"{path}.yaml"):
-            if _is_file(candidate):
+            if _is_file(candidate) and candidate.suffix != ".py":
                 return candidate
+    for folder in folders:
+        for candidate in (folder / path, folder / f"{path}.py"):
+            if _is_file(candidate):
+                raise _python_config(candidate)
     neighbors = {file.stem for folder in folders for file in (folder / path).parent.glob("*.yaml")}
     hint = nearest(Path(path).stem, neighbors) if neighbors else "; expected a YAML file"
     raise ConfigError(f"{path}: no such config; expected it here or in {ROOT / 'configs'}, with or without .yaml{hint}")
+
+
+def _python_config(path: Path) -> ConfigError:
+    """Return the error for a config of arcface_torch: how to convert it, or that this was done."""
+    converted = path.with_suffix(".yaml")
+    if _is_file(converted):
+        todo = f"give {converted}, which lies beside it"
+    else:
+        todo = f"convert it: python -m recognition from_arcface_torch {path} {converted}"
+    return ConfigError(f"{path}: is a Python file, as arcface_torch has them; expected a YAML config; {todo}")
 
 
 def dump_config(config: Config) -> str:
@@ -132,7 +147,6 @@ def _shown(path: Path) -> str:
 
 def _split_overrides(overrides: Sequence[str]) -> list[MappingValue]:
     trees = []
-    seen: dict[str, str] = {}
     for override in overrides:
         place = f"override {override!r}"
         key, equals, text = override.partition("=")
@@ -141,10 +155,6 @@ def _split_overrides(overrides: Sequence[str]) -> list[MappingValue]:
             raise ConfigError(f"{place}: expected key=value, such as optim.lr=0.2")
         if key == "base":
             raise ConfigError(f"{place}: base belongs in a file; name that file as the config instead")
-        new_key = old_keys().get(key, key)
-        if new_key in seen:
-            raise ConfigError(f"{place}: {key} is given twice, first by {seen[new_key]}; keep one")
-        seen[new_key] = place
         trees.append(_override_tree(key, text.strip(), place))
     return trees
 

@@ -46,10 +46,13 @@ class DataConfig:
     )
     num_classes: int | None = key(
         None,
-        'comes from the data; checked when stated, needed for "synthetic" and for a plan without data',
+        'comes from the data; a stated number counts where it covers the labels; needed for "synthetic" and for a plan '
+        "without data",
         within(2, 2**32),
     )
-    num_image: int | None = key(None, "likewise", within(1, 2**48))
+    num_image: int | None = key(
+        None, "comes from the data; checked when stated; needed in the same places", within(1, 2**48)
+    )
     image_size: int = key(112, "side in pixels; images of another size are an error", within(16, 4096))
     num_workers: int | None = key(
         None,
@@ -301,7 +304,7 @@ class ValidationConfig:
     val_dir: str | None = key(None, "folder with the .bin files; null: the data folder", void=_WITHOUT_TARGETS)
     val_targets: tuple[str, ...] = key(
         (),
-        "names of .bin files without the suffix, such as [lfw, cfp_fp, agedb_30], or their paths",
+        "names of .bin files with or without the suffix, such as [lfw, cfp_fp, agedb_30], or their paths",
         clash=Rule(_has_repeated_targets, "found {validation.val_targets}, expected distinct names"),
     )
     every_steps: int = key(
@@ -353,7 +356,9 @@ class Config:
     device: Literal["auto", "cpu", "cuda"] = key("auto", "auto: CUDA where there is some; cpu; cuda")
     output: str | None = key(None, "run folder; null: work_dirs/<config name>")
     resume: bool = key(False, "continue from the newest checkpoint of the run folder")
-    init_from: str | None = key(None, "weight file under insightface's names to start the backbone from")
+    init_from: str | None = key(
+        None, "weight file under insightface's names, or a run folder, to start the backbone from"
+    )
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     backbone: BackboneConfig = field(default_factory=BackboneConfig)

@@ -132,7 +132,6 @@ def test_overrides_are_dotted_and_win(write):
         (["optim.lr"], "override 'optim.lr': expected key=value, such as optim.lr=0.2"),
         (["=3"], "override '=3': expected key=value, such as optim.lr=0.2"),
         (["base=x"], "override 'base=x': base belongs in a file; name that file as the config instead"),
-        (["seed=1", "seed=2"], "override 'seed=2': seed is given twice, first by override 'seed=1'; keep one"),
         (
             ["validation.val_targets=lfw"],
             "override 'validation.val_targets=lfw': validation.val_targets: found 'lfw', "
@@ -324,8 +323,43 @@ def test_a_key_under_both_its_names_is_refused(write):
     assert failure(write("augment:\n  grey: 0.3\n  gray: 0.2\n")) == (
         "run.yaml:2: augment.grey: is augment.gray now, and that is given too, at run.yaml:3; keep augment.gray"
     )
-    found = failure(write(""), "augment.grey=0.3", "augment.gray=0.2")
-    assert "augment.gray is given twice, first by override 'augment.grey=0.3'" in found
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key", "value"),
+    [
+        (["seed=1", "seed=2"], "seed", 2),
+        (["optim.lr=0.3", "seed=1", "optim.lr=0.1"], "optim.lr", 0.1),
+        (["augment.grey=0.3", "augment.gray=0.2"], "augment.gray", 0.2),
+        (["augment.gray=0.2", "augment.grey=0.3"], "augment.gray", 0.3),
+        (["validation.val_targets=[a,b]", "validation.val_targets=[c]"], "validation.val_targets", ("c",)),
+        (["data.num_workers=3", "data.num_workers=null"], "data.num_workers", None),
+        (["optim={lr: 0.3, momentum: 0.5}", "optim.lr=0.1"], "optim.lr", 0.1),
+        (["optim.lr=0.1", "optim={lr: 0.3}"], "optim.lr", 0.3),
+    ],
+)
+def test_the_last_of_two_overrides_counts(write, overrides, key, value):
+    assert flatten(load_config(write(""), overrides))[key] == value
+
+
+@pytest.mark.parametrize("typed", ["my.py", "my", "configs/my.py", "configs/my", "./configs/my.py"])
+def test_a_config_of_arcface_torch_is_known_for_one(tmp_path, monkeypatch, typed):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs/my.py").write_text("config.lr = 0.1\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(typed)
+    convert = "convert it: python -m recognition from_arcface_torch configs/my.py configs/my.yaml"
+    assert (
+        str(caught.value)
+        == f"configs/my.py: is a Python file, as arcface_torch has them; expected a YAML config; {convert}"
+    )
+    (tmp_path / "configs/my.yaml").write_text("seed: 3\n")
+    if typed.endswith(".py"):
+        with pytest.raises(ConfigError, match=r"give configs/my\.yaml, which lies beside it$"):
+            load_config(typed)
+    else:
+        assert load_config(typed).seed == 3
 
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12)
