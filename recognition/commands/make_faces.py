@@ -100,7 +100,7 @@ def _check_output(output: Path, overwrite: bool) -> None:
     if not overwrite:
         raise DataError(f"{output}: exists already; expected a new path; pass --overwrite to replace it")
     if not (output / LANDMARKS).is_file():
-        raise DataError(f"{output}: holds no {LANDMARKS}, so it is no earlier result; remove it yourself")
+        raise DataError(f"{output}: holds no {LANDMARKS}, so it is no earlier result; choose another folder")
 
 
 def _render_people(render_one: partial[str], numbers: Sequence[int], workers: int) -> Iterator[str]:

@@ -59,7 +59,7 @@ def find_start(folder: Path, config: Config, world: World) -> tuple[Config, Chec
     if checkpoint is None:
         if together((folder / "model.pt").exists, world)[0]:
             raise ConfigError(
-                f"{folder}: holds model.pt and no checkpoint; expected one to resume from; set output=... or remove it"
+                f"{folder}: holds model.pt and no checkpoint; expected one to resume from; correct output=..."
             )
         logger.info("resume: no checkpoint below %s yet, starting at step 0", folder)
         return config, None
@@ -100,6 +100,4 @@ def _refuse_other_run(folder: Path) -> None:
         found = "the checkpoints of a run"
     else:
         return
-    raise ConfigError(
-        f"{folder}: holds {found}; expected a new folder; set output=..., continue it with resume=true, or remove it"
-    )
+    raise ConfigError(f"{folder}: holds {found}; expected a new folder; set output=..., continue it with resume=true")

@@ -20,7 +20,7 @@ from recognition.plan.run import Plan
 from recognition.training.build import Parts
 from recognition.training.interrupts import Interrupts, Stopped
 from recognition.training.publish import publish_model
-from recognition.training.refusals import stop_refusing
+from recognition.training.refusals import RefusalWatch, stop_refusing
 from recognition.training.reports import Reports
 from recognition.training.resume import load_run, order_settings, snapshot_run
 from recognition.training.run_meta import OrderSettings, RunMeta
@@ -74,6 +74,9 @@ class Trainer:
             max_failures=config.checkpoint.max_failures,
         )
         self.saver.saved_step = None if start is None else start.step
+        # One short of the limit at most: a run that goes on takes a step before it is judged.
+        most = config.train.max_refused_steps - 1
+        self.refusals = RefusalWatch(min(self.state.refused_in_a_row, most))
         self.interrupts = Interrupts()
         self._is_save_due = False
         self._met = time.perf_counter()
@@ -105,6 +108,7 @@ class Trainer:
         self.state.step += 1
         self.state.images_seen += self.plan.global_batch
         self.reports.add(result)
+        self.refusals.add(result.refused)
         return result
 
     def validate(self) -> dict[str, Report]:
@@ -171,9 +175,8 @@ class Trainer:
         step, checkpoint = self.state.step, self.config.checkpoint
         if step % self.config.log.every_steps == 0 or step == self.plan.total_steps:
             self.reports.report(epoch, lr=self.plan.schedule.lr_at(step - 1), total_steps=self.plan.total_steps)
-            limit = self.config.train.max_refused_steps
-            if self.state.refused_in_a_row >= limit:
-                stop_refusing(self.stepper, self.state, limit=limit, world=self.world)
+            if self.state.refused_in_a_row >= self.config.train.max_refused_steps:
+                self._stop_refusing()
         if step == self.plan.total_steps:
             return  # what comes last is not done twice
         if step % self.config.validation.every_steps == 0:
@@ -188,10 +191,11 @@ class Trainer:
         """Learn what any rank has to report before all of them enter a step, and act on it in the same way.
 
         A rank whose next batch failed must not leave the others in the step's collectives. Collective: one gather of
-        four numbers between the hosts.
+        five numbers between the hosts.
         """
         own = [problem is not None, self.interrupts.stop, self.interrupts.take_save_request(), self.saver.is_working]
-        failed, stop, save, working = zip(*gather_numbers([int(flag) for flag in own], self.world))
+        numbers = [*map(int, own), self.refusals.look()]
+        failed, stop, save, working, refused = zip(*gather_numbers(numbers, self.world))
         self._met = time.perf_counter()
         self.saver.advance(any(working))
         if any(stop):  # before a failure: when a job is canceled, its loader's processes may be gone first
@@ -199,6 +203,8 @@ class Trainer:
             raise Stopped(max(stop), self.state.step, self.saver.saved_step)
         if any(failed):
             self._raise_alike(problem)
+        if max(refused) >= self.config.train.max_refused_steps:  # that one rank knows of is true for all
+            self._stop_refusing()
         if any(save):
             self.save()
 
@@ -217,6 +223,10 @@ class Trainer:
     def _is_refusing(self) -> bool:
         """Return whether the last step was refused: such a step must not replace good checkpoints. One host sync."""
         return self.reports.count_refusals() > 0
+
+    def _stop_refusing(self) -> None:
+        self.reports.count_refusals()
+        stop_refusing(self.stepper, self.state, limit=self.config.train.max_refused_steps, world=self.world)
 
     def _publish_model(self) -> None:
         with averaged_buffers(self.parts.backbone, self.world):

@@ -61,7 +61,7 @@ def staged_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
     An existing target is refused, or with `replace` removed at the end. Raises DataError when it cannot be written.
     """
     if target.exists() and not replace:
-        raise DataError(f"{target}: exists already; expected a new folder; choose another or remove it")
+        raise DataError(f"{target}: exists already; expected a new folder; choose another one")
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", suffix=".part", dir=target.parent) as temporary:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from recognition.distributed.world import World
-from recognition.training.refusals import TrainingError
+from recognition.training.refusals import RefusalWatch, TrainingError
 from recognition.training.trainer import Trainer
 from recognition.verification.validators import Report
 from tests.helpers.runs import fit, losses, make_trainer, snapshot
@@ -101,6 +101,21 @@ def test_a_run_of_refused_steps_stops_and_says_why(tmp_path: Path) -> None:
         trainer.fit()
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["loss"] for row in rows] == [None] * 3, "JSON has no NaN"
+
+
+def test_refused_steps_are_counted_at_every_step_and_not_when_there_is_a_report(tmp_path: Path) -> None:
+    overrides = [_batch(1), "train.max_refused_steps=3", "log.every_steps=1000"]
+    trainer = make_trainer(ALONE, str(tmp_path), overrides)
+    trainer.parts.head.state_rows()["centers"][0, 0] = float("nan")
+    with pytest.raises(TrainingError, match="step 3: 3 steps in a row were refused"):
+        trainer.fit()
+
+
+def test_an_accepted_step_ends_the_row_of_refused_ones() -> None:
+    watch = RefusalWatch(2)
+    for refused, in_a_row in ((1, 3), (0, 0), (1, 1), (1, 2)):
+        watch.add(torch.tensor(float(refused)))
+        assert watch.look() == in_a_row
 
 
 def test_fp16_lowers_its_scale_after_an_overflow(tmp_path: Path) -> None:
