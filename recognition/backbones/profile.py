@@ -21,13 +21,18 @@ class NetworkCost:
     """Of convolutions and matrix products, a multiply-add counting two; training takes about three times this."""
     activation_bytes: int
     """Kept from forward for backward in float32; autocast keeps about half."""
+    has_batch_norm: bool
+    """Whether it trains on the mean and variance of a batch, and so not on one image."""
 
 
 def network_cost(architecture: Architecture) -> NetworkCost:
     """Return the cost of a network; ConfigError for an unknown name."""
     module, image_size = build_empty(architecture), architecture.image_size
     return NetworkCost(
-        count_parameters(module), forward_flops(module, image_size), activation_bytes(module, image_size)
+        count_parameters(module),
+        forward_flops(module, image_size),
+        activation_bytes(module, image_size),
+        any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules()),
     )
 
 

@@ -21,21 +21,33 @@ from pathlib import Path
 
 import torch
 
+from recognition.backbones.architecture import Architecture
+from recognition.backbones.weights import check_weights
 from recognition.cli import make_parser, run_command
 from recognition.config.loader import dump_config, load_config
 from recognition.config.schema import Config
-from recognition.distributed.world import World, declared_rank, declared_size, join_world
+from recognition.distributed.checkpoint import Checkpoint, latest_checkpoint
+from recognition.distributed.world import (
+    World,
+    choose_device,
+    declared_local_rank,
+    declared_local_size,
+    declared_rank,
+    declared_size,
+    join_world,
+)
 from recognition.errors import ConfigError
 from recognition.feed.build import build_loader
 from recognition.feed.datasets import Dataset, open_dataset
-from recognition.plan import Plan, find_inputs, make_plan, render_plan
+from recognition.plan import Plan, find_inputs, make_plan, measure_timing, render_plan
+from recognition.plan.inputs import EXPECTED_DATA
 from recognition.training.build import build_parts, margin_of
 from recognition.training.class_means import start_from_class_means
 from recognition.training.interrupts import Stopped, ignore_save_requests
 from recognition.training.meters import attach_log_files
 from recognition.training.preflight import preflight
 from recognition.training.shortage import shortages_told
-from recognition.training.start import find_start, mark_launcher, resumes, tidy
+from recognition.training.start import CHECKPOINTS, find_start, hold_global_batch, mark_launcher, resumes, tidy
 from recognition.training.trainer import Trainer
 from recognition.training.wandb_run import require_wandb
 from recognition.verification.validators import build_validators
@@ -51,6 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("config", help="a YAML file, with or without .yaml")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for example optim.lr=0.2")
     parser.add_argument("--check", action="store_true", help="print the plan and stop")
+    # What torch.distributed.launch adds; it also sets LOCAL_RANK, which is what counts.
+    parser.add_argument("--local-rank", "--local_rank", type=int, help=argparse.SUPPRESS)
     # Overrides may come before or after the flags.
     return run_command(parser, _run, argv, intermixed=True)
 
@@ -59,11 +73,16 @@ def _run(args: argparse.Namespace) -> None:
     config = load_config(args.config, args.overrides)
     require_wandb(config, os.environ)
     margin_of(config.head)
+    if args.local_rank not in (None, declared_local_rank()):
+        raise ConfigError(
+            f"--local-rank {args.local_rank}: the environment says LOCAL_RANK={declared_local_rank()}; expected a "
+            "launcher that sets both; start with torchrun --nproc_per_node=N train_v2.py CONFIG"
+        )
+    folder = Path(config.output or Path("work_dirs") / Path(args.config).stem)
     if args.check:
         if declared_rank() == 0:
-            _check(config)
+            _check(config, folder)
         return
-    folder = Path(config.output or Path("work_dirs") / Path(args.config).stem)
     ignore_save_requests()
     try:
         with join_world(config.device, timeout_s=config.train.timeout_s) as world, shortages_told(world):
@@ -73,11 +92,20 @@ def _run(args: argparse.Namespace) -> None:
         raise SystemExit(stopped.status) from None
 
 
-def _check(config: Config) -> None:
+def _check(config: Config, folder: Path) -> None:
     """Print the plan. It needs no data: it is also made on machines that have none yet."""
+    latest = latest_checkpoint(folder / CHECKPOINTS) if config.resume else None
+    if latest is not None:
+        every = World(rank=0, size=declared_size(), local_rank=0, device=torch.device("cpu"))
+        config = hold_global_batch(config, Checkpoint(latest), every)
     inputs = find_inputs(config)
     dataset = open_dataset(config.data) if inputs.has_data else None
-    print(render_plan(_plan(config, dataset, declared_size()), inputs))
+    plan = _plan(config, dataset, declared_size())
+    if config.init_from:
+        check_weights(Path(config.init_from), Architecture.of(config.backbone, config.data.image_size))
+    device = choose_device("cpu" if config.device == "cpu" else "auto")  # a plan for GPUs is made anywhere
+    timing = measure_timing(plan, dataset, device, ranks_here=declared_local_size())
+    print(render_plan(plan, inputs, timing))
 
 
 def _train(config: Config, world: World, folder: Path, args: argparse.Namespace) -> None:
@@ -112,10 +140,11 @@ def _plan(config: Config, dataset: Dataset | None, world_size: int) -> Plan:
     num_classes = dataset.num_classes if dataset is not None else config.data.num_classes
     if num_images is None or num_classes is None:
         raise ConfigError(
-            f"data.rec: {config.data.rec!r} is absent and the config states no sizes; "
-            "set data.num_classes and data.num_image to plan without the data"
+            f"data.rec: {config.data.rec!r} is absent and the config states no sizes; expected {EXPECTED_DATA}; "
+            "correct it, or set data.num_classes and data.num_image to plan without the data"
         )
-    return make_plan(config, world_size=world_size, num_images=num_images, num_classes=num_classes)
+    num_used = None if dataset is None else dataset.num_used
+    return make_plan(config, world_size=world_size, num_images=num_images, num_classes=num_classes, num_used=num_used)
 
 
 def _provenance() -> str:

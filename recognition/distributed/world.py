@@ -60,7 +60,7 @@ def join_world(device: Literal["auto", "cpu", "cuda"] = "auto", *, timeout_s: fl
     """
     rank = int(os.environ.get("RANK", "0"))
     size = int(os.environ.get("WORLD_SIZE", "1"))
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    local_rank = declared_local_rank()
     chosen = choose_device(device, local_rank)
     world = World(rank, size, local_rank, chosen)
     try:
@@ -137,6 +137,11 @@ def declared_size() -> int:
 def declared_local_size() -> int:
     """Return the number of processes the launcher states for this machine, without joining them."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def declared_local_rank() -> int:
+    """Return the rank on this machine that the launcher gave this process, without joining the others."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def declared_rank() -> int:

@@ -3,5 +3,6 @@
 from recognition.plan.inputs import Inputs, find_inputs
 from recognition.plan.run import Plan, make_plan
 from recognition.plan.text import render_plan
+from recognition.plan.timing import Timing, measure_timing
 
-__all__ = ["Inputs", "Plan", "find_inputs", "make_plan", "render_plan"]
+__all__ = ["Inputs", "Plan", "Timing", "find_inputs", "make_plan", "measure_timing", "render_plan"]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from recognition.config.schema import Config
 from recognition.errors import ConfigError
-from recognition.formats.sources import is_there, named_paths
+from recognition.formats.sources import is_beside_data, is_there, named_paths, near_path
 from recognition.verification.validators import find_targets
+
+EXPECTED_DATA = "a .rec, its path without suffix, or a folder with train.rec or of identity folders"
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class Inputs:
 def find_inputs(config: Config) -> Inputs:
     """Look for the config's data and verification sets, opening neither.
 
-    Raises ConfigError when the data are there and a verification set is not: such a run would train unseen.
+    Raises ConfigError when the data are there and a verification set is not: such a run would train unseen. And when
+    `data.rec` looks mistyped: a part of the data is there, or something else where they should be.
     """
     rec = config.data.rec
     validation = {name: target.path for name, target in find_targets(config).items()}
@@ -40,7 +43,9 @@ def find_inputs(config: Config) -> Inputs:
     elif rec == "synthetic":
         inputs = Inputs("synthetic", True, validation)
     else:
-        absent = [path for path in named_paths([rec, *config.data.more_rec]) if not is_there(path)]
+        paths = named_paths([rec, *config.data.more_rec])
+        absent = [path for path in paths if not is_there(path)]
+        _refuse_mistyped(absent, is_all=len(absent) == len(paths))
         named = " + ".join([rec, *config.data.more_rec])
         inputs = Inputs(f"{named}{' (absent)' if absent else ''}", not absent, validation)
     if inputs.has_data and inputs.missing_validation:
@@ -50,3 +55,13 @@ def find_inputs(config: Config) -> Inputs:
             "validation.val_dir, or leave the name out"
         )
     return inputs
+
+
+def _refuse_mistyped(absent: Sequence[Path], *, is_all: bool) -> None:
+    """Raise ConfigError for a path that is wrong, and not of a machine that has no data yet."""
+    for path in absent:
+        near = near_path(path)
+        hint = "correct it" if near is None else f"did you mean {str(near)!r}?"
+        if near is not None or not is_all or is_beside_data(path):
+            found = "there is no such file or folder" if is_all else "is absent, while other sets are there"
+            raise ConfigError(f"data.rec: {str(path)!r}: {found}; expected {EXPECTED_DATA}; {hint}")

@@ -5,14 +5,16 @@ Global batch, steps and epochs are worked out in this module and nowhere else.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from recognition.config.checks import check_config
 from recognition.config.schema import Config
 from recognition.distributed.shards import class_range
 from recognition.errors import ConfigError
+from recognition.formats.class_use import class_warning
 from recognition.optim.schedule import Schedule
-from recognition.plan.memory import Memory, rank_memory
+from recognition.plan.memory import Memory, backbone_cost, rank_memory
 
 # Below this PartialFC has cost accuracy in published runs; above it, it is the usual choice.
 _SAMPLING_PAYS_FROM = 1_000_000
@@ -30,6 +32,8 @@ class Plan:
     world_size: int
     num_images: int
     num_classes: int
+    num_used: int
+    """Classes with an image; all of them where nobody has counted."""
     global_batch: int
     """Images per optimizer step, over ranks and micro-batches."""
     micro_batches: int
@@ -88,13 +92,16 @@ def with_global_batch(config: Config, world_size: int, global_batch: int) -> Con
     return held
 
 
-def make_plan(config: Config, *, world_size: int, num_images: int, num_classes: int) -> Plan:
-    """Work out the run. Pure: it reads no file and no environment.
+def make_plan(
+    config: Config, *, world_size: int, num_images: int, num_classes: int, num_used: int | None = None
+) -> Plan:
+    """Work out the run. Pure: it reads no file and no environment. `num_used` classes have an image, if not all.
 
-    Raises ConfigError when the run cannot work: an epoch without a step, a warm-up as long as the training, or a
-    sample of classes too small for the batch's own.
+    Raises ConfigError when the run cannot work: an epoch without a step, a warm-up as long as the training, a sample of
+    classes too small for the batch's own, or BatchNorm over a single image.
     """
     train = config.train
+    _refuse_single_image(config, world_size)
     global_batch = global_batch_of(config, world_size)
     steps_per_epoch = num_images // global_batch
     if not steps_per_epoch:
@@ -115,6 +122,7 @@ def make_plan(config: Config, *, world_size: int, num_images: int, num_classes: 
         world_size=world_size,
         num_images=num_images,
         num_classes=num_classes,
+        num_used=num_classes if num_used is None else num_used,
         global_batch=global_batch,
         micro_batches=train.gradient_accumulation,
         steps_per_epoch=steps_per_epoch,
@@ -125,7 +133,27 @@ def make_plan(config: Config, *, world_size: int, num_images: int, num_classes: 
         last_classes=last,
         sampled_classes=sampled,
         memory=rank_memory(config, world_size=world_size, num_classes=num_classes),
-        warnings=tuple(_warnings(config, world_size, num_classes, schedule)),
+        warnings=tuple(_warnings(config, world_size, num_classes, num_used, schedule)),
+    )
+
+
+def _enough(share: float) -> str:
+    """Return the advice for a sample that holds `share` of the classes; a rate ends at 1."""
+    rate = math.ceil(share * 100) / 100
+    return f"raise head.sample_rate above {rate:.2g}" if rate < 1 else "set head.sample_rate to 1, which uses them all"
+
+
+def _refuse_single_image(config: Config, world_size: int) -> None:
+    """Raise ConfigError when a BatchNorm would see one image, of which there is no variance."""
+    backbone = config.backbone
+    normed = config.train.batch_size * (world_size if backbone.sync_bn else 1)
+    if normed > 1 or not backbone_cost(backbone, config.data.image_size).has_batch_norm:
+        return
+    fewer = ", or run on fewer ranks, which then have more images each" if config.resume and world_size > 1 else ""
+    together = ", or set backbone.sync_bn=true" if world_size > 1 else ""
+    raise ConfigError(
+        f"train.batch_size: 1 image a rank, and the BatchNorm of {backbone.network} needs the variance of at least 2; "
+        f"raise train.batch_size{fewer}{together}"
     )
 
 
@@ -159,14 +187,18 @@ def _sampled_classes(config: Config, world_size: int, num_classes: int, owned: i
     if rate and sample < positives:
         raise ConfigError(
             f"head.sample_rate: {rate:g} of {owned:,} classes is a sample of {sample:,} per rank, and a batch of "
-            f"{rows:,} images brings about {positives:,.0f} classes of its own to each; raise head.sample_rate "
-            f"above {positives / owned:.2g}, or set it to 0 for the batch's classes alone"
+            f"{rows:,} images brings about {positives:,.0f} classes of its own to each; "
+            f"{_enough(positives / owned)}, or set it to 0 for the batch's classes alone"
         )
     return max(sample, round(positives))
 
 
-def _warnings(config: Config, world_size: int, num_classes: int, schedule: Schedule) -> list[str]:
+def _warnings(config: Config, world_size: int, num_classes: int, num_used: int | None, schedule: Schedule) -> list[str]:
     warnings = []
+    if num_used is not None:
+        sources = [str(config.data.rec), *config.data.more_rec]
+        warning = class_warning(num_classes, num_used, source=" ".join(sources), is_one_set=len(sources) == 1)
+        warnings += [] if warning is None else [warning]
     if 0 < config.head.sample_rate < 1 and num_classes < _SAMPLING_PAYS_FROM:
         warnings.append(
             f"head.sample_rate {config.head.sample_rate:g} with {num_classes:,} identities: sampling has cost accuracy "

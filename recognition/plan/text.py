@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from recognition.config.schema import HeadConfig
-from recognition.console import count, size
+from recognition.console import count, duration, size
 from recognition.plan.inputs import Inputs
 from recognition.plan.run import Plan
+from recognition.plan.timing import Timing
 
 
-def render_plan(plan: Plan, inputs: Inputs | None = None) -> str:
-    """Return the plan as lines for a person; `inputs` adds what was found on disk."""
+def render_plan(plan: Plan, inputs: Inputs | None = None, timing: Timing | None = None) -> str:
+    """Return the plan as lines for a person; `inputs` adds what was found on disk, `timing` what was measured."""
     sections = {
         "data": _data(plan, inputs),
         "batch": _batch(plan),
@@ -23,6 +24,8 @@ def render_plan(plan: Plan, inputs: Inputs | None = None) -> str:
         "memory": _memory(plan),
         "validation": _validation(plan, inputs),
     }
+    if timing is not None:
+        sections["time"] = _time(plan, timing)
     lines = [f"plan for {count(plan.world_size, 'rank')}"]
     for title, text in sections.items():
         first, *rest = text.split("\n")
@@ -35,9 +38,10 @@ def render_plan(plan: Plan, inputs: Inputs | None = None) -> str:
 def _data(plan: Plan, inputs: Inputs | None) -> str:
     source = inputs.data if inputs else plan.config.data.rec or "data.rec is not set"
     stated = "" if inputs is None or inputs.has_data else ", sizes as the config states them"
-    each = plan.num_images / plan.num_classes
-    images, identities = count(plan.num_images, "image"), f"{plan.num_classes:,} identities"
-    return f"{source}: {images} of {identities} ({each:.1f} each){stated}"
+    each = plan.num_images / max(1, plan.num_used)
+    images, identities = count(plan.num_images, "image"), count(plan.num_used, "identity")
+    classes = "" if plan.num_used == plan.num_classes else f" in {count(plan.num_classes, 'class')}"
+    return f"{source}: {images} of {identities} ({each:.1f} each){classes}{stated}"
 
 
 def _batch(plan: Plan) -> str:
@@ -124,6 +128,16 @@ def _memory(plan: Plan) -> str:
     return (
         f"{size(plan.memory.total)} on rank 0, estimated, without the framework's own\n{parts}\n"
         f"and {size(plan.memory.staging)} of the host for the copy that a checkpoint is written from"
+    )
+
+
+def _time(plan: Plan, timing: Timing) -> str:
+    others = ", if all ranks are like this one" if plan.world_size > 1 else ""
+    loading = f", loading {timing.loading_s:.2g} s{' beside it' if timing.is_apart else ''}" if timing.loading_s else ""
+    return (
+        f"about {duration(timing.epoch_s)} an epoch on this machine, {plan.global_batch / timing.step_s:,.0f} "
+        f"images/s{others}\na step: backbone {timing.backbone_s:.2g} s, head {timing.head_s:.2g} s{loading}; estimated "
+        "from a few passes, without validation and checkpoints"
     )
 
 

@@ -19,6 +19,7 @@ from recognition.console import progress
 from recognition.distributed.shards import class_range
 from recognition.distributed.together import together
 from recognition.distributed.world import World
+from recognition.errors import ConfigError
 from recognition.verification.protocols import (
     Embed,
     Indices,
@@ -44,10 +45,21 @@ class Pairs:
     """The form of targets such as `lfw` or `sets/lfw.bin`: a .bin of pairs."""
 
     def locate(self, where: str, config: Config) -> tuple[str, Path]:
-        """Return a path that ends in .bin as it is, else `<folder>/<where>.bin`; the name is the file's."""
-        is_file = where.endswith(".bin")
-        path = Path(os.path.expanduser(where)) if is_file else validation_folder(config) / f"{where}.bin"
-        return path.stem, path
+        """Return the .bin that a name or a path means, with or without its suffix; the name is the file's.
+
+        A name is looked for in the folder of the verification sets first, a path as it is first.
+        """
+        has_suffix = where.lower().endswith(".bin")
+        path = Path(os.path.expanduser(where if has_suffix else f"{where}.bin"))
+        is_name = len(path.parts) == 1
+        try:
+            below = validation_folder(config) / path
+        except ConfigError:
+            if is_name and not has_suffix:
+                raise
+            return path.stem, path
+        order = (path, below) if not is_name else (below, path) if has_suffix else (below,)
+        return path.stem, next((place for place in order if place.is_file()), order[0])
 
     def open(self, setting: Setting) -> PairValidator:
         """Read the set and keep this rank's share of its distinct pictures."""

@@ -37,7 +37,7 @@ SMALL = [
 
 
 def with_overrides(settings: Sequence[str], *overrides: str) -> list[str]:
-    """Return `settings` with those of `overrides` in the place of their own: a command line names no key twice."""
+    """Return `settings` with those of `overrides` in the place of their own."""
     merged = dict(setting.split("=", 1) for setting in [*settings, *overrides])
     return [f"{key}={value}" for key, value in merged.items()]
 

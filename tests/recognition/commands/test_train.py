@@ -14,6 +14,9 @@ import pytest
 import torch
 import yaml
 
+from recognition.backbones import build_backbone
+from recognition.backbones.weights import save_backbone
+from recognition.commands.train import main
 from tests.helpers.places import ROOT
 from tests.helpers.runs import with_overrides
 
@@ -131,3 +134,45 @@ def test_a_corrupt_picture_ends_every_rank_with_its_name(faces: Path, tmp_path: 
     done = _run(*launch, "mine", *_small("train.batch_size=3"), cwd=tmp_path)
     assert done.returncode == 1
     assert ": faces/p2/3.png" in done.stderr
+
+
+SYNTHETIC = ["data.rec=synthetic", "data.num_classes=5", "data.num_image=60"]
+
+
+def _in_process(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str]:
+    status = main([str(ROOT / "configs/base"), *_small(*SYNTHETIC), *argv])
+    captured = capsys.readouterr()
+    return status, captured.out + captured.err
+
+
+@pytest.mark.parametrize("flag", ["--local-rank=1", "--local_rank=1"])
+def test_what_the_old_launcher_adds_is_accepted(capsys, monkeypatch, flag) -> None:
+    status, text = _in_process(capsys, "--check", flag)
+    assert status == 1
+    assert "--local-rank 1: the environment says LOCAL_RANK=0" in text
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert _in_process(capsys, "--check", flag)[0] == 0
+    assert _in_process(capsys, "--check")[0] == 0, "torchrun sets the environment alone"
+
+
+def test_the_check_reads_start_weights_and_says_how_long_an_epoch_takes(capsys, tmp_path) -> None:
+    save_backbone(build_backbone("tiny", embedding_size=16, image_size=32), tmp_path / "fits.pt")
+    status, text = _in_process(capsys, "--check", f"init_from={tmp_path}/fits.pt")
+    assert status == 0
+    assert " an epoch on this machine, " in text
+    status, text = _in_process(capsys, "--check", f"init_from={tmp_path}/fits.pt", "backbone.embedding_size=32")
+    assert status == 1
+    assert f"{tmp_path}/fits.pt: does not fit the network" in text
+    status, text = _in_process(capsys, "--check", f"init_from={tmp_path}/fist.pt")
+    assert (status, "fist.pt: not found; expected a run folder or" in text) == (1, True)
+
+
+def test_the_check_of_a_resumed_run_is_of_its_global_batch(capsys, monkeypatch, tmp_path) -> None:
+    run = ["train.batch_size=2", "data.num_workers=0", f"output={tmp_path}/run", "log.tensorboard=false", "--quiet"]
+    assert _in_process(capsys, *run)[0] == 0
+    assert _in_process(capsys, *run, "train.num_epoch=2", "resume=true", "--check")[0] == 0
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    status, text = _in_process(capsys, *run, "train.num_epoch=2", "resume=true", "--check")
+    assert status == 1
+    assert "train.batch_size: 1 image a rank, and the BatchNorm of tiny needs" in text
+    assert "run on fewer ranks" in text

@@ -119,3 +119,66 @@ def test_the_plan_tells_which_inputs_are_there(tmp_path):
     (tmp_path / "faces").mkdir()
     with pytest.raises(ConfigError, match=r"validation.val_targets: 'cfp' has no file; expected .*cfp.bin; set valid"):
         find_inputs(config)
+
+
+def test_empty_classes_are_counted_apart():
+    config = replace(TINY, data=DataConfig(rec="sp"))
+    text = render_plan(make_plan(config, world_size=1, num_images=120, num_classes=1134, num_used=20))
+    assert "sp: 120 images of 20 identities (6.0 each) in 1,134 classes" in text
+    assert "warning: sp: 20 of 1,134 classes have an image" in text
+    assert "convert_rec sp OUT/ --to insightface --renumber" in text
+    joined = replace(config, data=DataConfig(rec="a", more_rec=("b",)))
+    text = render_plan(make_plan(joined, world_size=1, num_images=120, num_classes=1134, num_used=20))
+    assert "python -m recognition merge_rec a b MERGED/, then python -m recognition convert_rec MERGED/ OUT/" in text
+
+
+def test_one_class_is_told_and_not_ten_percent_of_it():
+    text = render_plan(make_plan(TINY, world_size=1, num_images=40, num_classes=1, num_used=1))
+    assert "1 of 1 class has an image; one person has nobody to be told from" in text
+    sampled = replace(TINY, head=HeadConfig(sample_rate=0.1))
+    with pytest.raises(ConfigError, match=r"set head.sample_rate to 1, which uses them all, or set it to 0"):
+        make_plan(sampled, world_size=1, num_images=40, num_classes=1)
+
+
+@pytest.mark.parametrize(
+    ("world_size", "sync_bn", "resume", "words"),
+    [
+        (1, False, False, "raise train.batch_size"),
+        (1, True, False, "raise train.batch_size"),
+        (2, False, False, "raise train.batch_size, or set backbone.sync_bn=true"),
+        (2, False, True, "or run on fewer ranks, which then have more images each, or set backbone.sync_bn=true"),
+    ],
+)
+def test_one_image_a_rank_has_no_variance(world_size, sync_bn, resume, words):
+    config = replace(TINY, train=TrainConfig(batch_size=1), resume=resume)
+    config = replace(config, backbone=replace(TINY.backbone, sync_bn=sync_bn))
+    with pytest.raises(ConfigError, match=f"train.batch_size: 1 image a rank, and the BatchNorm of tiny .*{words}$"):
+        make_plan(config, world_size=world_size, num_images=100, num_classes=5)
+
+
+def test_one_image_a_rank_goes_with_statistics_of_all_ranks():
+    config = replace(TINY, train=TrainConfig(batch_size=1), backbone=replace(TINY.backbone, sync_bn=True))
+    assert make_plan(config, world_size=2, num_images=100, num_classes=5).global_batch == 2
+
+
+@pytest.mark.parametrize(
+    ("rec", "more", "message"),
+    [
+        ("sets/mine_v2", (), "there is no such file or folder; .*did you mean '.*sets/mine_v1'"),
+        ("sets/mine_v1.rce", (), "did you mean '.*sets/mine_v1.rec'"),
+        ("seta/other/train.rec", (), "did you mean '.*sets/other/train.rec'"),
+        ("SETS/mine_v1", (), "did you mean '.*sets/mine_v1'"),
+        ("sets/quite_another", (), "there is no such file or folder; expected a .rec"),
+        ("sets/mine_v1", ("elsewhere/b",), "'.*elsewhere/b': is absent, while other sets are there"),
+    ],
+)
+def test_a_mistyped_path_is_no_absent_set(tmp_path, rec, more, message):
+    (tmp_path / "sets").mkdir()
+    (tmp_path / "sets" / "mine_v1.rec").touch()
+    data = DataConfig(rec=str(tmp_path / rec), more_rec=tuple(str(tmp_path / name) for name in more))
+    with pytest.raises(ConfigError, match=f"data.rec: .*{message}"):
+        find_inputs(replace(TINY, data=data))
+
+
+def test_a_set_of_another_machine_is_absent(tmp_path):
+    assert not find_inputs(replace(TINY, data=DataConfig(rec=str(tmp_path / "train_tmp" / "ms1m")))).has_data

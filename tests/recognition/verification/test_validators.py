@@ -143,3 +143,28 @@ def test_synthetic_data_have_no_folder_for_verification_sets() -> None:
     config = replace(Config(), data=DataConfig(rec="synthetic"), validation=Validation(val_targets=("lfw",)))
     with pytest.raises(ConfigError, match=r"validation.val_dir: not stated, and data.rec is 'synthetic'"):
         find_targets(config)
+
+
+@pytest.mark.parametrize("typed", ["calfw", "calfw.bin"])
+def test_a_name_with_and_without_suffix_is_found_in_the_folder(tmp_path: Path, monkeypatch, typed: str) -> None:
+    (tmp_path / "val").mkdir()
+    (tmp_path / "val/calfw.bin").touch()
+    (tmp_path / "calfw.bin").touch()
+    monkeypatch.chdir(tmp_path)
+    named = Validation(val_dir="val", val_targets=(typed,))
+    assert paths(replace(Config(), validation=named)) == {"calfw": Path("val/calfw.bin")}
+    (tmp_path / "val/calfw.bin").unlink()
+    expected = Path("calfw.bin") if typed.endswith(".bin") else Path("val/calfw.bin")
+    assert paths(replace(Config(), validation=named)) == {"calfw": expected}
+
+
+@pytest.mark.parametrize("typed", ["sub/lfw", "sub/lfw.bin"])
+def test_a_relative_path_is_taken_as_it_is_or_below_the_folder(tmp_path: Path, monkeypatch, typed: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = replace(Config(), validation=Validation(val_dir="val", val_targets=(typed,)))
+    (tmp_path / "val/sub").mkdir(parents=True)
+    (tmp_path / "val/sub/lfw.bin").touch()
+    assert paths(config) == {"lfw": Path("val/sub/lfw.bin")}
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/lfw.bin").touch()
+    assert paths(config) == {"lfw": Path("sub/lfw.bin")}
