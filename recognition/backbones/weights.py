@@ -59,6 +59,8 @@ class Model:
     told_by: str | None
     """What says the architecture, for people; None where it was read off keys and shapes, which leave the image size
     open within a few pixels."""
+    metadata: ModelMetadata | None = None
+    """What the file says of itself, if it does."""
 
     @property
     def image_size(self) -> int | None:
@@ -89,9 +91,10 @@ def load_backbone(path: Path, network: str | None = None, *, device: torch.devic
         network=architecture.network,
         embedding_size=architecture.embedding_size,
         image_size=None if told is None else told.image_size,
+        alignment=None if metadata is None else metadata.alignment,
         dataset=None if metadata is None else metadata.dataset,
     )
-    return Model(module.eval(), file, architecture, facts, told_by)
+    return Model(module.eval(), file, architecture, facts, told_by, metadata)
 
 
 def load_weights(module: nn.Module, path: Path, *, asked: Architecture | None = None) -> int:
