@@ -72,7 +72,7 @@ def _run(args: argparse.Namespace) -> None:
     sets = [open_pair_set(path, folds=args.folds) for path in args.pairs]
     model = load_backbone(args.model, network=args.network)
     side = _side(model, args.image_size)
-    faces = _read_faces(args.faces, side) if args.faces else None
+    faces = read_faces(args.faces, side) if args.faces else None
     before = _accuracies(Embedder(model.module, batch_size=BATCH), sets, side, args.folds)
     after: dict[str, float] = {}
 
@@ -99,7 +99,7 @@ def _side(model: Model, asked: int | None) -> int:
     return side
 
 
-def _read_faces(path: Path, side: int) -> np.ndarray:
+def read_faces(path: Path, side: int) -> np.ndarray:
     """Return up to `MOST_FACES` images from all over a set, uint8 [n, side, side, 3]."""
     source = open_images(path)
     chosen = np.unique(np.linspace(0, len(source) - 1, MOST_FACES).astype(int)).tolist()
