@@ -41,12 +41,23 @@ def drawn_faces(num: int, side: int) -> np.ndarray:
     return np.stack([decode_rgb(picture, place="a drawn face") for picture in pictures])
 
 
+def check_finite(module: nn.Module, side: int, *, place: str) -> None:
+    """Raise CheckpointError when the network itself gives numbers that are not finite."""
+    with evaluating(module), torch.inference_mode():
+        rows = module(to_network(torch.from_numpy(drawn_faces(1, side))))
+    if not torch.isfinite(rows).all():
+        raise CheckpointError(
+            f"{place}: the network itself gives embeddings that are not finite; expected numbers; the weights hold NaN "
+            "or overflow, take an earlier checkpoint"
+        )
+
+
 def compare(
     run: Run, module: nn.Module, images_rgb: np.ndarray, *, place: str, batches: tuple[int, ...] = BATCHES
 ) -> Agreement:
     """Compare a file with the network that it was made of, on images uint8 [n, S, S, 3], in each of the batches.
 
-    Raises CheckpointError when either gives numbers that are not finite, or the file another shape.
+    Raises CheckpointError when the file gives numbers that are not finite, or another shape than torch.
     """
     cosines: list[np.ndarray] = []
     for batch in batches:
@@ -66,11 +77,6 @@ def require(agreement: Agreement, least: float, *, place: str, advice: str) -> N
 
 
 def _cosines(found: np.ndarray, expected: np.ndarray, place: str) -> np.ndarray:
-    if not np.isfinite(expected).all():
-        raise CheckpointError(
-            f"{place}: the network itself gives embeddings that are not finite; expected numbers; the weights hold NaN "
-            "or overflow, take an earlier checkpoint"
-        )
     if found.shape != expected.shape:
         raise CheckpointError(
             f"{place}: gives {list(found.shape)} where torch gives {list(expected.shape)}; expected the same; "

@@ -19,7 +19,7 @@ from recognition.embedding.onnx_embedder import OnnxEmbedder
 from recognition.errors import CheckpointError, ConfigError
 from recognition.export.ncnn_files import NcnnNetwork, convert_to_ncnn
 from recognition.export.onnx_graph import INPUT, OPSET, OUTPUT, check_size, dress, onnx_graph
-from recognition.export.parity import BATCHES, Agreement, compare, drawn_faces, require
+from recognition.export.parity import BATCHES, Agreement, check_finite, compare, drawn_faces, require
 from recognition.export.smaller import to_half, to_int8
 from recognition.export.torch_program import trace, write_program
 from recognition.work.files import staged
@@ -83,21 +83,23 @@ def write_export(request: Request, *, check: _Check | None = None) -> Export:
 
     `check` is given the finished ONNX file before it is published.
     """
-    if request.target.suffix == ".onnx":
-        if request.precision == "int8" and request.faces is None:
-            raise ConfigError("--precision int8: no images to take its ranges from; expected your faces; give --faces")
-        return _write_onnx(request, check)
-    if request.precision == "int8" or (request.target.suffix, request.precision) == (".pt2", "fp16"):
+    suffix, precision = request.target.suffix, request.precision
+    if precision == "int8" and suffix == ".onnx" and request.faces is None:
+        raise ConfigError("--precision int8: no images to take its ranges from; expected your faces; give --faces")
+    if suffix != ".onnx" and (precision == "int8" or (suffix, precision) == (".pt2", "fp16")):
         raise ConfigError(
-            f"--precision {request.precision}: {request.target.suffix} files are not written in it; expected .onnx; "
-            "choose another"
+            f"--precision {precision}: {suffix} files are not written in it; expected .onnx; choose another"
         )
-    return _write_ncnn(request) if request.target.suffix == ".ncnn" else _write_program(request)
+    if suffix == ".onnx":
+        check_size(request.model.module, place=request.target)
+    check_finite(request.model.module, request.side, place=str(request.model.file))
+    if suffix == ".onnx":
+        return _write_onnx(request, check)
+    return _write_ncnn(request) if suffix == ".ncnn" else _write_program(request)
 
 
 def _write_onnx(request: Request, check: _Check | None) -> Export:
     place, module = request.target, request.model.module
-    check_size(module, place=place)
     graph = _smaller(onnx_graph(module, request.side, place=place, opset=request.opset), request)
     dress(graph, request.metadata, precision=request.precision)
     with staged(place) as (temporary,):

@@ -90,14 +90,14 @@ def test_what_was_exported_takes_the_place_of_the_weights(
     for model in (weights, target):
         assert verify.main([str(model), str(pairs), "--json", "--quiet", "--baselines"]) == 0
         found[model] = json.loads(capsys.readouterr().out)
-        out = str(tmp_path / model.name)
+        out = str(tmp_path / f"e_{model.name}")
         assert embed_faces.main([str(folder / "faces"), out, "--model", str(model), "--quiet"]) == 0
         capsys.readouterr()
     theirs, ours = found[weights], found[target]
     assert values == {"before": theirs["results"][0]["accuracy"], "after": ours["results"][0]["accuracy"]}
     assert [result["method"] for result in ours["results"]] == [result["method"] for result in theirs["results"]]
     assert (ours["model_fingerprint"], ours["image_size"], ours["alignment"]) == (facts.fingerprint, 112, "arcface")
-    vectors, expected = (read_embeddings(tmp_path / name).vectors for name in ("out.onnx", "model.pt"))
+    vectors, expected = (read_embeddings(tmp_path / name).vectors for name in ("e_out.onnx", "e_model.pt"))
     # Float32 sums in another order.
     assert np.abs(vectors - expected).max() <= 1e-3 * np.abs(expected).max()
 

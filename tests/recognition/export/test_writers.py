@@ -32,11 +32,8 @@ from recognition.images.preprocess import to_network
 
 BY_HAND = {"r34", "r100", "r200"}
 """Networks of a kind that smaller ones of the list have, too large for a test: docs/measurements/export.md."""
-QUICK = ("tiny", "mbf")
 PARITY = [
-    pytest.param(
-        name, side, marks=pytest.mark.slow if (name, side) in (("tiny", 96), ("mbf", 112)) else pytest.mark.long
-    )
+    pytest.param(name, side, marks=pytest.mark.slow if (name, side) == ("tiny", 96) else pytest.mark.long)
     for name in sorted(set(BACKBONES) - BY_HAND)
     for side in (112, 96)
 ]
@@ -96,8 +93,9 @@ def test_a_file_says_what_it_is_and_nothing_of_this_machine(tiny: Model, exporte
     assert b".py" not in exported.read_bytes()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp16", "int8"])
+@pytest.mark.parametrize(
+    "precision", [pytest.param("fp16", marks=pytest.mark.long), pytest.param("int8", marks=pytest.mark.slow)]
+)
 def test_smaller_files_stay_close_and_keep_insightface_s_rule(precision: Any, tiny: Model, tmp_path: Path) -> None:
     faces = drawn_faces(24, 112)
     target = tmp_path / "small.onnx"
@@ -122,9 +120,15 @@ def test_a_torch_program_is_written_with_its_metadata(tiny: Model, tmp_path: Pat
     assert b"/backbones/" not in target.read_bytes(), "no path of the source"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("network", QUICK)
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize(
+    ("network", "precision"),
+    [
+        pytest.param("tiny", "fp32", marks=pytest.mark.slow),
+        pytest.param("tiny", "fp16", marks=pytest.mark.long),
+        pytest.param("mbf", "fp32", marks=pytest.mark.long),
+        pytest.param("mbf", "fp16", marks=pytest.mark.long),
+    ],
+)
 def test_ncnn_gives_torch_s_embeddings(network: str, precision: Any, tmp_path: Path) -> None:
     pytest.importorskip("pnnx", reason="make export-tools installs pnnx")
     pytest.importorskip("ncnn", reason="make export-tools installs ncnn")
@@ -175,12 +179,11 @@ def test_the_gate_is_shut_for_another_answer(answer: Callable, message: str) -> 
         pass_the_gate(run)
 
 
-@pytest.mark.slow
 def test_weights_that_hold_nan_are_refused_and_leave_nothing(tmp_path: Path) -> None:
-    model = model_of(tmp_path / "run")
+    model = model_of(tmp_path / "run", side=32)
     next(model.module.parameters()).data[0] = torch.nan
     with pytest.raises(CheckpointError, match="the network itself gives embeddings that are not finite"):
-        write_export(Request(model, tmp_path / "out" / "x.onnx", 112))
+        write_export(Request(model, tmp_path / "out" / "x.onnx", 32))
     assert not (tmp_path / "out").exists()
 
 
