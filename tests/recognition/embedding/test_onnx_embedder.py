@@ -12,6 +12,8 @@ pytest.importorskip("onnxruntime", reason="make export-tools installs onnxruntim
 onnx = pytest.importorskip("onnx", reason="make export-tools installs onnx")
 from onnx import TensorProto, helper, numpy_helper
 
+from recognition.backbones.architecture import Architecture
+from recognition.backbones.metadata import KEY, ModelMetadata
 from recognition.embedding.input_scale import AskedScale
 from recognition.embedding.models import load_embedder
 from recognition.embedding.onnx_embedder import OnnxEmbedder
@@ -77,6 +79,7 @@ TAKEN = [
         "a mean alone", before=[("Sub", by_channel([123.68, 116.78, 103.94]))], mean=[123.68, 116.78, 103.94], std=1
     ),
     Foreign("halves: from -1 to 1 made 0 to 1", before=[("Mul", 0.5), ("Add", 0.5), ("Sub", 0.5), ("Div", 0.5)]),
+    Foreign("from 0 to 1, halves inside", before=[("Sub", 0.5), ("Div", 0.5)]),
     Foreign("a multiplication by one", before=[("Mul", 1.0)]),
 ]
 REFUSED = [
@@ -122,6 +125,26 @@ def test_a_foreign_file_is_refused_in_one_line(foreign: Foreign, message: str, t
     with pytest.raises(ArcShardError, match=message) as caught:
         load_embedder(str(path), asked=AskedScale(**foreign.flags)).embed(images(4))
     assert "\n" not in str(caught.value)
+
+
+def test_a_file_of_ours_that_was_altered_is_refused(tmp_path: Path) -> None:
+    about = ModelMetadata(Architecture("tiny", DIMENSION, 112), fingerprint="0" * 64)
+    path = Foreign("ours", texts={KEY: about.to_json()}).write(tmp_path / "net.onnx")
+    with pytest.raises(CheckpointError, match="takes RGB images of 16 pixels; its metadata says 112"):
+        load_embedder(str(path))
+
+
+def test_a_file_of_ours_is_fed_as_its_metadata_says(tmp_path: Path) -> None:
+    about = ModelMetadata(
+        Architecture("tiny", DIMENSION, SIDE), fingerprint="0" * 64, color="BGR", mean=100.0, std=50.0
+    )
+    foreign = Foreign("ours", texts={KEY: about.to_json()}, mean=100, std=50, bgr=True)
+    embedder = OnnxEmbedder(foreign.write(tmp_path / "net.onnx"))
+    expected = foreign.expected(images(3))
+    assert np.abs(embedder.embed(images(3)) - expected).max() <= 2e-5 * np.abs(expected).max()
+    assert (embedder.facts.fingerprint, embedder.facts.alignment) == ("0" * 64, "arcface")
+    with pytest.raises(ConfigError, match="says itself how it is fed"):
+        OnnxEmbedder(tmp_path / "net.onnx", asked=AskedScale(color="RGB"))
 
 
 def test_two_inputs_are_refused(tmp_path: Path) -> None:

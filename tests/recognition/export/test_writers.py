@@ -25,10 +25,11 @@ from recognition.embedding.embedder import Embedder
 from recognition.embedding.models import load_embedder
 from recognition.embedding.onnx_embedder import OnnxEmbedder
 from recognition.errors import CheckpointError, ConfigError
-from recognition.export.onnx_graph import MOST_BYTES, check_size
+from recognition.export.onnx_graph import MOST_BYTES, check_size, dress
 from recognition.export.parity import compare, drawn_faces, require
 from recognition.export.writers import LEAST_ONNX, Request, write_export
 from recognition.images.preprocess import to_network
+from tests.helpers.foreign_onnx import Foreign
 
 BY_HAND = {"r34", "r100", "r200"}
 """Networks of a kind that smaller ones of the list have, too large for a test: docs/measurements/export.md."""
@@ -91,6 +92,17 @@ def test_a_file_says_what_it_is_and_nothing_of_this_machine(tiny: Model, exporte
     assert [entry.version for entry in graph.opset_import if entry.domain == ""] == [18]
     assert str(Path(nn.__file__).parent).encode() not in exported.read_bytes()
     assert b".py" not in exported.read_bytes()
+
+
+def test_no_node_has_a_name_that_insightface_s_loader_reads_as_a_scale(tmp_path: Path) -> None:
+    foreign = Foreign("theirs", before=[("Sub", 1.0), ("Mul", 2.0)], named={"Sub": "Sub_0", "Mul": "_mulscalar0"})
+    graph = onnx.load(str(foreign.write(tmp_path / "x.onnx")))
+    graph.graph.node[0].doc_string = "/home/somebody"
+    graph.graph.node[0].metadata_props.add(key="stack", value="/home/somebody")
+    dress(graph, ModelMetadata(Architecture("tiny")), precision="fp32")
+    names = [node.name for node in graph.graph.node]
+    assert names == ["node_0_Sub", "node_1_Mul", "node_2_Flatten", "node_3_MatMul"]
+    assert b"somebody" not in graph.SerializeToString()
 
 
 @pytest.mark.parametrize(
