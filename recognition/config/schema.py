@@ -21,6 +21,10 @@ def _margins(values: tuple[float, float, float]) -> bool:
     return m1 > 0 and 0 <= m2 < math.pi and 0 <= m3 <= 2
 
 
+def _rising(values: tuple[float, ...]) -> bool:
+    return all(before < after for before, after in zip((0.0, *values), values))
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """What is read, and how batches are made of it."""
@@ -121,9 +125,21 @@ class AugmentConfig:
 class BackboneConfig:
     """The network between pixels and embeddings."""
 
-    network: str = key("r50", "r50, mbf, tiny and others; backbone.network=? answers with all names")
+    network: str = key(
+        "r50", "r50, mbf, vit_t, tiny and others (docs/networks.md); backbone.network=? answers with all names"
+    )
     embedding_size: int = key(512, "length of an embedding", within(1, 2**16))
     dropout: float = key(0.0, "before the last dense layer", BELOW_ONE)
+    drop_path: float | None = key(
+        None,
+        "share of the images whose last block is skipped in training, less in earlier ones (ViT); null, here and "
+        "below: as the network's name says",
+        BELOW_ONE,
+    )
+    mask_ratio: float | None = key(None, "share of the patches hidden in training (ViT)", BELOW_ONE)
+    activation_checkpointing: bool | None = key(
+        None, "compute a block's activations again in the backward pass instead of keeping them (ViT)"
+    )
     sync_bn: bool = key(
         False, "BatchNorm statistics over the global batch: results no longer depend on the number of ranks"
     )
@@ -242,14 +258,59 @@ class OptimConfig:
         ),
     )
     weight_decay: float = key(0.0005, "of backbone and centers", at_least(0))
-    schedule: Literal["poly", "cosine"] = key("poly", "poly or cosine, after a linear warm-up")
+    schedule: Literal["poly", "cosine", "multistep", "plateau"] = key(
+        "poly",
+        "after a linear warm-up: poly or cosine to 0; multistep: a drop at each milestone; plateau: a drop when the "
+        "mean validation score has stopped to rise",
+        clash=Rule(
+            lambda c: c.optim.schedule == "plateau" and not c.validation.val_targets,
+            "plateau follows the validation, and there is none; name validation.val_targets",
+        ),
+    )
     poly_power: float = key(
         1.0,
         "exponent of poly",
         above(0),
         void=Rule(
-            lambda c: c.optim.schedule == "cosine",
-            "with optim.schedule cosine; set optim.schedule: poly or remove this key",
+            lambda c: c.optim.schedule != "poly",
+            "with optim.schedule {optim.schedule}; set optim.schedule: poly or remove this key",
+        ),
+    )
+    milestones: tuple[float, ...] = key(
+        (),
+        "epochs at which multistep drops, rising, such as [10, 16]",
+        Range(_rising, "epochs above 0, each later than the one before"),
+        void=Rule(
+            lambda c: c.optim.schedule != "multistep",
+            "with optim.schedule {optim.schedule}; set optim.schedule: multistep or remove this key",
+        ),
+        clash=(
+            Rule(
+                lambda c: c.optim.schedule == "multistep" and not c.optim.milestones,
+                "multistep needs some; name the epochs, such as [10, 16]",
+            ),
+            Rule(
+                lambda c: bool(c.optim.milestones) and c.optim.milestones[-1] >= c.train.num_epoch,
+                "found {optim.milestones}, expected all of them before the end, train.num_epoch {train.num_epoch}",
+            ),
+        ),
+    )
+    drop_factor: float = key(
+        0.1,
+        "what multistep and plateau multiply the rate by at a drop",
+        Range(lambda value: 0 < value < 1, "above 0 and below 1"),
+        void=Rule(
+            lambda c: c.optim.schedule not in ("multistep", "plateau"),
+            "with optim.schedule {optim.schedule}; set optim.schedule: multistep or remove this key",
+        ),
+    )
+    patience: int = key(
+        5,
+        "validations in a row without a better mean score that plateau waits through",
+        at_least(0),
+        void=Rule(
+            lambda c: c.optim.schedule != "plateau",
+            "with optim.schedule {optim.schedule}; set optim.schedule: plateau or remove this key",
         ),
     )
     warmup_epoch: float = key(
