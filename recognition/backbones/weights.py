@@ -2,7 +2,7 @@
 
 Accepted are our self-describing model.safetensors; a plain state dict (arcface_torch's model.pt and backbone.pth), one
 wrapped under "state_dict_backbone" (its checkpoints) or another usual name; keys with a prefix in front, such as DDP's
-"module." or "backbone."; and a run folder. Keys of a head beside a whole backbone are left out, and what counts batches
+"module." or "backbone."; a checkpoint of AdaFace's trainer; and a run folder. Keys of a head beside a whole backbone are left out, and what counts batches
 may be missing. What a file says of itself is believed, then the run folder's config.yaml; keys and shapes decide where
 neither is there. Numbers that are not finite are refused by the name of their tensor.
 """
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from recognition.backbones.architecture import Architecture
+from recognition.backbones.foreign import turned_to_rgb
 from recognition.backbones.matching import (
     backbone_part,
     build_empty,
@@ -183,6 +184,8 @@ def read_weights(file: Path) -> tuple[dict[str, Tensor], ModelMetadata | None]:
     """
     state, metadata = _read_raw(file)
     refuse_not_finite(state, file)
+    if metadata is None:
+        state = turned_to_rgb(state, place=file)
     return with_counters(state), metadata
 
 
