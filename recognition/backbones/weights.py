@@ -2,9 +2,10 @@
 
 Accepted are our self-describing model.safetensors; a plain state dict (arcface_torch's model.pt and backbone.pth), one
 wrapped under "state_dict_backbone" (its checkpoints) or another usual name; keys with a prefix in front, such as DDP's
-"module." or "backbone."; a checkpoint of AdaFace's trainer; and a run folder. Keys of a head beside a whole backbone are left out, and what counts batches
-may be missing. What a file says of itself is believed, then the run folder's config.yaml; keys and shapes decide where
-neither is there. Numbers that are not finite are refused by the name of their tensor.
+"module." or "backbone."; a checkpoint of AdaFace's trainer; and a run folder. Keys of a head beside a whole backbone
+are left out, and what counts batches may be missing. What a file says of itself is believed, then the run folder's
+config.yaml; keys and shapes decide where neither is there. Numbers that are not finite are refused by the name of
+their tensor.
 """
 
 from __future__ import annotations
