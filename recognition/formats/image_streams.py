@@ -20,6 +20,7 @@ from recognition.formats.image_list import FolderList
 from recognition.formats.image_tree import spell_suffixes
 from recognition.formats.layouts import LAYOUTS
 from recognition.formats.records import ImageRecords
+from recognition.formats.set_folder import check_shards
 from recognition.formats.sources import find_source
 from recognition.images.codec import IMAGE_SUFFIXES, read_image_file
 
@@ -50,6 +51,8 @@ def open_stream(path: Path) -> ImageStream:
     """Open a packed set (.rec, its prefix, a folder with train.rec), a folder of identities, or one of .tar shards."""
     source = find_source(path, ("packed", "shards", "identities"))
     if source.kind == "shards":
+        if path.is_dir():
+            check_shards(path)
         return TarStream(source.shards)
     return FolderStream(source.path) if source.kind == "identities" else RecStream(ImageRecords(source.path))
 

@@ -87,7 +87,7 @@ def test_unpack_continues_where_it_was_interrupted(packed: Path, tmp_path: Path,
     out = tmp_path / "out"
     assert unpack([str(packed), str(out)]) == 0
     assert unpack([str(packed), str(out)]) == 1
-    assert "is not empty; expected a new folder; pass --resume to continue or --overwrite" in _error(capsys)
+    assert "holds an unpacked set already; expected a new OUT; pass --overwrite to replace it" in _error(capsys)
     (out / "0" / "1.jpg").write_bytes(b"cut")
     (out / "3" / "9.jpg").unlink()
     assert unpack([str(packed), str(out), "--resume", "--json"]) == 0
@@ -111,7 +111,7 @@ def test_converting_there_and_back_gives_the_same_bytes(layout: str, packed: Pat
 def test_shards_are_webdatasets_and_the_same_every_time(packed: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         assert convert([str(packed), str(tmp_path / name), "--to", "webdataset", "--shard-images", "4"]) == 0
-    shards = sorted((tmp_path / "a").iterdir())
+    shards = sorted((tmp_path / "a").glob("*.tar"))
     assert [shard.name for shard in shards] == ["shard-000000.tar", "shard-000001.tar", "shard-000002.tar"]
     assert [shard.read_bytes() for shard in shards] == [(tmp_path / "b" / shard.name).read_bytes() for shard in shards]
     with tarfile.open(shards[1]) as tar:
