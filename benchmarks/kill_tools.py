@@ -100,8 +100,8 @@ def _run(args: argparse.Namespace) -> None:
         tool = tools[name]
         outcome, seconds = kill_often(tool, args.work / tool.name.replace(" ", "-"), args.kills, draw, signals)
         print(
-            f"{tool.name:<19} {outcome.runs:>5}  {outcome.kills:>5}  {outcome.terminated:>5}  {outcome.equal:>5}  {outcome.left:>14}  "
-            f"{seconds:>9.1f} s",
+            f"{tool.name:<19} {outcome.runs:>5}  {outcome.kills:>5}  {outcome.terminated:>5}  {outcome.equal:>5}  "
+            f"{outcome.left:>14}  {seconds:>9.1f} s",
             flush=True,
         )
 
@@ -145,7 +145,10 @@ def _kill_one(
     pids: list[int],
     number: signal.Signals,
 ) -> bool:
-    """Start the tool and kill it by a signal, unless it ends before; return whether it was. `pids` gets its processes."""
+    """Start the tool and kill it by signal `number`, unless it ends before; return whether it was.
+
+    `pids` gets its processes.
+    """
     first, seconds = times
     running = _start(tool, output)
     pids.append(running.pid)

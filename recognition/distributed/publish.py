@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -36,6 +37,17 @@ class Written:
 
     classes: range
     files: Mapping[str, FileFacts]
+
+    def plain(self) -> list[Any]:
+        """Return it as it travels between the ranks."""
+        files = {name: [facts.num_bytes, facts.crc32] for name, facts in self.files.items()}
+        return [self.classes.start, self.classes.stop, files]
+
+    @classmethod
+    def of(cls, plain: Sequence[Any]) -> Written:
+        """Return what `plain` gave."""
+        start, stop, files = plain
+        return cls(range(start, stop), {name: FileFacts(*facts) for name, facts in files.items()})
 
 
 def part_folder(folder: Path, step: int) -> Path:
