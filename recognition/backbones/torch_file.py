@@ -16,6 +16,9 @@ from typing import IO, Any, ClassVar, TypeGuard
 import torch
 from torch import Tensor
 
+from recognition.errors import CheckpointError
+from recognition.work.inputs import require_plain
+
 _MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of the format before torch 1.6
 _MAX_ENTRIES = 100_000
 _STORAGE_BYTES = {
@@ -73,6 +76,7 @@ def check_torch_file(path: Path) -> None:
 
     Raises OSError when it cannot be read.
     """
+    require_plain(path, CheckpointError)
     if zipfile.is_zipfile(path):
         _check_archive(path)
     else:

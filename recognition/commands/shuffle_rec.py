@@ -42,7 +42,7 @@ def shuffle(args: argparse.Namespace) -> None:
     watch = Stopwatch()
     records = ImageRecords(args.rec)
     source_property = records.path.with_name("property")
-    content = source_property.read_bytes() if source_property.exists() else None
+    content = source_property.read_bytes() if source_property.is_file() else None
     outputs = output_paths(args.prefix)
     with staged_image_set(
         outputs, overwrite=args.overwrite, with_list=False, with_property=content is not None

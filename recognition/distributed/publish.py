@@ -121,6 +121,8 @@ def point_and_prune(folder: Path, manifest: Manifest, keep: int) -> None:
 
 def best_checkpoint(folder: Path) -> Path | None:
     """Return the checkpoint that the file `best` names, or None when it names none that is here."""
+    if not (folder / BEST).is_file():
+        return None
     try:
         named = folder / (folder / BEST).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):

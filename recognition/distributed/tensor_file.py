@@ -22,6 +22,7 @@ from torch import Tensor
 
 from recognition.console import size
 from recognition.errors import CheckpointError
+from recognition.work.inputs import require_plain
 from recognition.work.strict_json import parse_json
 
 _CHUNK = 4 << 20
@@ -99,6 +100,7 @@ def check_tensor_file(path: Path, facts: FileFacts) -> None:
 @contextmanager
 def open_tensor_file(path: Path) -> Iterator[Any]:
     """Open a file of tensors for reading by slices; whatever is wrong with it is a CheckpointError."""
+    require_plain(path, CheckpointError)
     try:
         _check_header(path)
         with safe_open(path, framework="pt") as handle:

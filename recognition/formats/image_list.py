@@ -17,6 +17,7 @@ from recognition.errors import DataError
 from recognition.formats.image_tree import ImageTree, spell_suffixes
 from recognition.images.codec import IMAGE_SUFFIXES
 from recognition.work.file_set import check_published
+from recognition.work.inputs import require_plain
 from recognition.work.work_folder import check_finished
 
 _MAX_LINE_BYTES = 2**16
@@ -90,6 +91,7 @@ class LstFile:
     """
 
     def __init__(self, path: Path, root: Path, *, by_label: bool) -> None:
+        require_plain(path)
         check_published(path.with_suffix(".rec"))
         check_finished(path.parent)
         self.path = path

@@ -23,6 +23,7 @@ from recognition.formats.records import ImageRecords
 from recognition.formats.set_folder import check_shards
 from recognition.formats.sources import find_source
 from recognition.images.codec import IMAGE_SUFFIXES, read_image_file
+from recognition.work.inputs import require_plain
 
 logger = logging.getLogger(__name__)
 
@@ -172,6 +173,7 @@ def _ending(name: str) -> str:
 
 
 def _members(shard: Path) -> Iterator[tuple[tarfile.TarInfo, _Content]]:
+    require_plain(shard)
     try:
         with tarfile.open(shard, "r:") as tar:
             for member in tar:
