@@ -14,6 +14,7 @@ from recognition.console import count
 from recognition.errors import DataError
 from recognition.formats.image_tree import entries
 from recognition.work.files import writing
+from recognition.work.inputs import require_plain
 from recognition.work.work_folder import SETS, WorkFolder, check_finished
 
 MANIFEST = "manifest.json"
@@ -89,7 +90,8 @@ def check_shards(folder: Path) -> None:
     """
     check_finished(folder)
     path = folder / MANIFEST
-    if not path.is_file():
+    require_plain(path)
+    if not path.exists():
         return
     shards = _read_shards(path)
     sizes = {entry.name: entry.stat().st_size for entry in entries(folder) if _SHARD.fullmatch(entry.name)}

@@ -9,6 +9,7 @@ from pathlib import Path
 from recognition.errors import ArcShardError, DataError
 
 _KINDS = {
+    stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a pipe",
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
@@ -17,13 +18,13 @@ _KINDS = {
 
 
 def require_plain(path: str | Path, kind: type[ArcShardError] = DataError) -> None:
-    """Raise `kind` when `path` is a pipe, a device or a socket: reading one waits for its writer, or never ends.
+    """Raise `kind` when `path` is a folder, or a pipe, a device or a socket, of which reading may never end.
 
-    A path where nothing is, and a folder, are left to the one who opens it. Every reader calls this before it opens.
+    A path where nothing is, is left to the one who opens it. Every reader calls this before it opens.
     """
     try:
         found = _KINDS.get(stat.S_IFMT(os.stat(path).st_mode))
     except (OSError, ValueError):
         return
     if found is not None:
-        raise kind(f"{path}: is {found}; expected a plain file; copy its content to one and give that")
+        raise kind(f"{path}: is {found}; expected a plain file; give the path of one")
