@@ -99,7 +99,7 @@ def _run(args: argparse.Namespace) -> None:
     crops = crop_names(_photos(args.photos), args.faces)
     root = args.photos.parent if args.photos.is_file() else args.photos
     folder.check(crops.values(), overwrite=args.overwrite)
-    if not args.no_sheet:
+    if not args.no_sheet and not folder.work.is_under_way:
         refuse_existing(sheet, overwrite=args.overwrite)
     known = _known_faces(args.landmarks, folder, overwrite=args.overwrite)
     settings = AlignSettings(
@@ -130,9 +130,8 @@ def _run(args: argparse.Namespace) -> None:
         done = process_map(_align, tasks, tool, workers=args.workers, at_once=8)
         for photo, record in progress(done, total=len(missing), unit="photo", label="align", quiet=args.quiet):
             journal.append(photo, record)
-        totals = folder.publish(journal, {**described, **TEMPLATE})
-    if not args.no_sheet:
-        draw_sheet(folder.records, root, args.output, sheet)
+        draw = None if args.no_sheet else partial(draw_sheet, photos=root, crops=args.output, path=sheet)
+        totals = folder.publish(journal, {**described, **TEMPLATE}, draw=draw)
     _report(args, totals, len(missing), len(crops) - len(missing), watch.seconds)
 
 

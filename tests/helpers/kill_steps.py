@@ -259,10 +259,21 @@ def kill_everywhere(
 
 
 def _whole(main: Callable[[Sequence[str]], int], command: list[str], output: Path) -> Tree:
-    """Run a command undisturbed into a new folder, in this process, so that what it imports is there for the forks."""
+    """Run a command undisturbed into a new folder, in this process, so that what it imports is there for the forks.
+
+    Returns what it made, the output called "out", and what lies beside it, such as "out.png".
+    """
     with contextlib.redirect_stdout(io.StringIO()):
         assert main(_filled(command, output)) == 0, f"the undisturbed run {command} fails"
-    return tree(output)
+    made = {
+        path.name: tree(path) if path.is_dir() else path.read_bytes() for path in output.parent.glob(f"{output.name}*")
+    }
+    found: Tree = {}
+    for name, content in made.items():
+        place = f"out{name[len(output.name) :]}"
+        found |= {place: None, **{f"{place}/{n}": c for n, c in content.items()}} if isinstance(content, dict) else {}
+        found |= {} if isinstance(content, dict) else {place: content}
+    return found
 
 
 def _end(main: Callable[[Sequence[str]], int], command: list[str], output: Path, expected: Tree) -> str:
@@ -270,24 +281,23 @@ def _end(main: Callable[[Sequence[str]], int], command: list[str], output: Path,
 
     It may refuse an output that was whole already.
     """
-    was_whole = files_below(output) == {name: content for name, content in expected.items() if content is not None}
+    was_whole = files_below(output.parent) == {name: found for name, found in expected.items() if found is not None}
     status = _run(main, command, output)
     if status != 0 and not (status == 1 and was_whole):
         return f"it ended with {status}"
     found = tree(output.parent)
-    wanted = {"out": None, **{f"out/{name}": content for name, content in expected.items()}}
-    return (
-        ""
-        if found == wanted
-        else f"unequal: {sorted(n for n in found | wanted if found.get(n, 0) != wanted.get(n, 0))}"
-    )
+    names = sorted(name for name in found | expected if found.get(name, 0) != expected.get(name, 0))
+    return f"unequal: {names}" if names else ""
 
 
 def _start_from(before: Path | None, output: Path) -> None:
     shutil.rmtree(output.parent if output.name == "out" else output, ignore_errors=True)
     output.parent.mkdir(parents=True, exist_ok=True)
     if before is not None:
-        shutil.copytree(before, output)
+        for path in before.parent.iterdir():
+            if before.name in path.name:  # the output, and what lies beside it
+                target = output.with_name(path.name.replace(before.name, "out", 1))
+                shutil.copytree(path, target) if path.is_dir() else shutil.copyfile(path, target)
 
 
 def _run(main: Callable[[Sequence[str]], int], command: list[str], output: Path, *, kill_at: int = 0) -> int:
