@@ -17,6 +17,7 @@ from recognition.embedding.store import iterate_keys, keys_path, open_vectors
 from recognition.errors import DataError
 from recognition.formats.image_tree import ImageTree, has_suffix, identity_of
 from recognition.formats.model_facts import facts_in_result
+from recognition.work.inputs import require_plain
 
 
 class Pictures:
@@ -35,6 +36,7 @@ class Pictures:
                 f"{embeddings}: {len(self._vectors):,} vectors for {len(self.labels):,} keys; expected one each; "
                 "embed again"
             )
+        require_plain(keys_path(embeddings))
         with open(keys_path(embeddings), "rb") as handle:
             self._keys = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
 

@@ -9,9 +9,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from recognition.errors import DataError
 from recognition.images.codec import encode_jpeg
-from recognition.images.photos import decode_photo
+from recognition.images.photos import decode_photo, read_photo
 
 TILE_PX = 112
 """A multiple of the 16 pixels in which JPEG stores color, so that tiles share no block."""
@@ -57,12 +56,7 @@ def draw_sheet(faces: Path, pictures: Sequence[str]) -> bytes:
 
 def _tile(path: Path) -> np.ndarray:
     """Return a picture scaled to fit a tile, uint8 [TILE_PX, TILE_PX, 3] RGB, with gray bars where it is not square."""
-    try:
-        rgb = decode_photo(path.read_bytes(), place=str(path))
-    except OSError as err:
-        raise DataError(
-            f"{path}: cannot be read ({err.strerror or err}); expected a picture that was cleaned; check FACES"
-        ) from err
+    rgb = decode_photo(read_photo(path), place=str(path))
     height, width = rgb.shape[:2]
     scale = TILE_PX / max(height, width)
     if scale != 1:
