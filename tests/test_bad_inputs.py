@@ -25,6 +25,7 @@ from recognition.backbones.weights import save_backbone
 from recognition.commands.pack_rec import main as pack_rec
 from recognition.formats.pairs_bin import write_pairs
 from recognition.images.codec import encode_jpeg
+from recognition.work.append import LogFile
 from tests.helpers.places import ROOT
 
 MODULES = {
@@ -552,7 +553,7 @@ def folder(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     yield copy
     torch.set_num_threads(threads)
     for handler in list(logging.getLogger().handlers):
-        if isinstance(handler, logging.FileHandler):
+        if isinstance(handler, LogFile):
             logging.getLogger().removeHandler(handler)
             handler.close()
 
