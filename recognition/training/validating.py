@@ -49,6 +49,8 @@ def validate(
             reports.log.write(state.step, name, report.values)
     state.validated_step = state.step
     state.accuracy = float(np.mean([report.score for report in results.values()]))
+    if state.best_accuracy is None or state.accuracy > state.best_accuracy:
+        state.best_accuracy, state.best_step = state.accuracy, state.step
     reports.throughput.restart()
     return results
 
