@@ -130,7 +130,7 @@ def _told_by_system(err: OSError | RuntimeError) -> str | None:
         return None
     place = err.filename if err.filename is not None else "the system"
     advice = _ADVICE.get(err.errno, "look at the disk, the limits (ulimit -a) and the permissions")
-    text = f"{place}: {os.strerror(err.errno)}; expected it to be possible; {advice}, or see --debug"
+    text = f"{place}: {err.strerror or os.strerror(err.errno)}; expected it to be possible; {advice}, or see --debug"
     return str(ArcShardError(text))
 
 
