@@ -122,7 +122,7 @@ class Trainer:
         results = validate(self.validators, self.parts, self.state, self.reports, self.config, self.world)
         if results and self.config.optim.schedule == "plateau" and self.state.step > self.plan.warmup_steps:
             follow_score(self.state, patience=self.config.optim.patience, world=self.world)
-        if results:
+        if results and self.state.step > 0:
             self.publisher.publish(self.world)
         return results
 

@@ -232,5 +232,5 @@ def test_whether_weights_fit_is_known_without_building_the_network(tiny) -> None
     check_weights(path, Architecture("tiny", 16, 112))
     with pytest.raises(CheckpointError, match=r"does not fit the network: .* of another shape"):
         check_weights(path, Architecture("tiny", 32, 112))
-    with pytest.raises(CheckpointError, match="not found; expected a run folder or"):
+    with pytest.raises(CheckpointError, match="not found; expected a run folder, a checkpoint"):
         check_weights(path.with_name("modle.pt"), Architecture("tiny", 16, 112))
