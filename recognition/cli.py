@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -12,7 +13,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from recognition.console import setup_logging
+from recognition.console import ForgivingStream, setup_logging
 from recognition.errors import ArcShardError
 from recognition.work.old_words import current_word
 
@@ -34,29 +35,40 @@ def run_command(
     argv: Sequence[str] | None = None,
     *,
     intermixed: bool = False,
+    report: Callable[[str, Exception], None] = lambda line, err: None,
 ) -> int:
     """Parse `argv`, run `body`, and return the exit status. `intermixed` allows flags between positionals.
 
-    0 done, 1 a user or data error (one line on stderr; the traceback only with --debug), 2 bad usage (argparse exits
-    by itself), 130 interrupted, 143 ended by SIGTERM, which leaves as little behind.
+    0 done, 1 a user or data error, or one of the system around us (one line on stderr; the traceback only with
+    --debug), 2 bad usage (argparse exits by itself), 130 interrupted, 143 ended by SIGTERM, which leaves as little
+    behind. `report` is called with that line too.
     """
+    _open_streams()
     args = parser.parse_intermixed_args(argv) if intermixed else parser.parse_args(argv)
     setup_logging(quiet=args.quiet, debug=args.debug)
+    stderr = ForgivingStream(sys.stderr)
     try:
         with _termination_interrupts():
             body(args)
-    except ArcShardError as err:
-        if args.debug:
-            traceback.print_exc()
-        sys.stderr.write(f"{parser.prog}: error: {err}\n")
-        return 1
+            _flush_stdout()
     except KeyboardInterrupt as err:
-        sys.stderr.write(f"{parser.prog}: interrupted\n")
+        stderr.write(f"{parser.prog}: interrupted\n")
         return 128 + signal.SIGTERM if isinstance(err, _Terminated) else 130
     except BrokenPipeError:
         # The reader of our stdout left (`| head`); nobody reads the error.
         sys.stderr.close()
         return 0
+    except (ArcShardError, OSError, RuntimeError) as err:
+        text = str(err) if isinstance(err, ArcShardError) else _told_by_system(err)
+        if text is None:
+            raise
+        if args.debug:
+            traceback.print_exc()
+        line = f"{parser.prog}: error: {text}"
+        stderr.write(f"{line}\n")
+        report(line, err)
+        _drop_stdout()
+        return 1
     return 0
 
 
@@ -89,6 +101,56 @@ def _termination_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _open_streams() -> None:
+    """Let what a closed stdout or stderr would get go nowhere: the next file that is opened would be in its place."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  for the life of the process
+
+
+def _flush_stdout() -> None:
+    """Write what is left now: what a full device does not take is an error of the command, not of the interpreter."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as err:
+        raise OSError(err.errno, err.strerror, "stdout") from err
+
+
+def _told_by_system(err: OSError | RuntimeError) -> str | None:
+    """Return in one line what the system around us refused; None for an error that is a mistake of ours."""
+    if isinstance(err, RuntimeError):
+        if "can't start new thread" not in str(err):
+            return None
+        return "threads: no more can be started; expected a few; raise the limit (ulimit -u) or use fewer workers"
+    if err.errno is None:
+        return None
+    place = err.filename if err.filename is not None else "the system"
+    advice = _ADVICE.get(err.errno, "look at the disk, the limits (ulimit -a) and the permissions")
+    text = f"{place}: {err.strerror or os.strerror(err.errno)}; expected it to be possible; {advice}, or see --debug"
+    return str(ArcShardError(text))
+
+
+_ADVICE = {
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "raise the system's limit of open files",
+    errno.ENOSPC: "free space on the device that it, or the output, is written to",
+    errno.EDQUOT: "free space within your quota",
+    errno.EAGAIN: "raise the limit of processes and threads (ulimit -u)",
+    errno.ENOMEM: "free memory",
+}
+
+
+def _drop_stdout() -> None:
+    """Let what a full device did not take go: the interpreter would try again at its end, and print a traceback."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class OldFlag(argparse.Action):

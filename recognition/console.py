@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TextIO, TypeVar
 
 T = TypeVar("T")
 
@@ -14,7 +15,28 @@ T = TypeVar("T")
 def setup_logging(*, quiet: bool = False, debug: bool = False) -> None:
     """Send log records to stderr; `quiet` keeps warnings and errors, `debug` shows everything."""
     level = logging.DEBUG if debug else logging.WARNING if quiet else logging.INFO
-    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr, force=True)
+    logging.basicConfig(level=level, format="%(message)s", stream=ForgivingStream(sys.stderr), force=True)
+
+
+class ForgivingStream:
+    """A text stream whose disk may be full or whose reader may be gone: what it does not take is dropped."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write what can be written."""
+        with contextlib.suppress(OSError, ValueError):  # ValueError: closed
+            return self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush, if that can be done."""
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def progress(items: Iterable[T], *, total: int | None, unit: str, label: str, quiet: bool = False) -> Iterator[T]:
@@ -31,7 +53,7 @@ def progress(items: Iterable[T], *, total: int | None, unit: str, label: str, qu
         total=total,
         unit=unit,
         desc=label,
-        file=sys.stderr,
+        file=ForgivingStream(sys.stderr),
         mininterval=interval,
         delay=1.0,
         dynamic_ncols=True,

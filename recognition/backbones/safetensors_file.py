@@ -9,20 +9,21 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from recognition.errors import CheckpointError
-from recognition.work.files import share_file
 
 SUFFIX = ".safetensors"
 _MAX_HEADER_BYTES = 1 << 23  # a thousand tensors take 100 kB; the library would parse 100 MB
 
 
 def write_safetensors(path: Path, state: Mapping[str, Tensor], *, metadata: Mapping[str, str]) -> None:
-    """Write contiguous CPU tensors to `path` with `metadata` in the header; equal content gives equal bytes."""
-    save_file(dict(state), str(path), metadata=dict(metadata))
-    share_file(path)
+    """Write contiguous CPU tensors to `path` with `metadata` in the header; equal content gives equal bytes.
+
+    Raises OSError: the library's own writer has an error of its own for a full disk.
+    """
+    path.write_bytes(save(dict(state), metadata=dict(metadata)))
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

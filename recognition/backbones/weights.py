@@ -2,15 +2,18 @@
 
 Accepted are our self-describing model.safetensors; a plain state dict (arcface_torch's model.pt and backbone.pth), one
 wrapped under "state_dict_backbone" (its checkpoints) or another usual name; keys with a prefix in front, such as DDP's
-"module." or "backbone."; a checkpoint of AdaFace's trainer; and a run folder. Keys of a head beside a whole backbone
-are left out, and what counts batches may be missing. What a file says of itself is believed, then the run folder's
-config.yaml; keys and shapes decide where neither is there. Numbers that are not finite are refused by the name of
-their tensor.
+"module." or "backbone."; a checkpoint of AdaFace's trainer; a run folder, whether its run has ended or not, and a
+checkpoint of it. Keys of a head beside a whole backbone are left out, and what counts batches may be missing. What a
+file says of itself is believed, then the run folder's config.yaml; keys and shapes decide where neither is there.
+Numbers that are not finite are refused by the name of their tensor.
 """
 
 from __future__ import annotations
 
+import io
+import os
 import re
+import shutil
 import warnings
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -31,6 +34,14 @@ from recognition.backbones.matching import (
     infer_architecture,
 )
 from recognition.backbones.metadata import KEY, ModelMetadata, weights_fingerprint
+from recognition.backbones.run_weights import (
+    BEST_FILES,
+    MODEL_FILES,
+    RUN_CONFIG,
+    find_weights,
+    read_checkpoint_weights,
+    run_folder_of,
+)
 from recognition.backbones.safetensors_file import SUFFIX, read_safetensors, write_safetensors
 from recognition.backbones.torch_file import RefusedFileError, check_torch_file, is_plain
 from recognition.config.loader import load_config
@@ -38,13 +49,7 @@ from recognition.console import count
 from recognition.errors import CheckpointError, ConfigError
 from recognition.formats.model_facts import ModelFacts
 from recognition.images.preprocess import COLOR_ORDER, PIXEL_MEAN, PIXEL_STD
-from recognition.work.files import staged
-
-RUN_MODEL = f"model{SUFFIX}"
-"""Name of the self-describing weights in a run folder."""
-RUN_WEIGHTS = "model.pt"
-"""Name of the same weights for insightface's programs."""
-RUN_CONFIG = "config.yaml"
+from recognition.work.files import staged, sync_file, writing
 
 _WRAPPERS = ("state_dict_backbone", "state_dict", "model_state_dict", "backbone", "model", "network", "net")
 _COUNTER, _STATISTICS = ".num_batches_tracked", ".running_mean"
@@ -73,9 +78,9 @@ class Model:
 def load_backbone(path: Path, network: str | None = None, *, device: torch.device | str = "cpu") -> Model:
     """Build the network that the weights at `path` belong to, fill it, and return it in evaluation mode.
 
-    `path` is a run folder or a weight file; `network` names the network of a bare file whose keys do not. Raises
-    CheckpointError when the file is missing, is no weight file, does not fit exactly, or says something else than
-    `network`.
+    `path` is a run folder, a checkpoint or a weight file; `network` names the network of a bare file whose keys do not.
+    Raises CheckpointError when the file is missing, is no weight file, does not fit exactly, or says something else
+    than `network`.
     """
     file = find_weights(path)
     state, metadata = read_weights(file)
@@ -100,7 +105,7 @@ def load_backbone(path: Path, network: str | None = None, *, device: torch.devic
 
 
 def load_weights(module: nn.Module, path: Path, *, asked: Architecture | None = None) -> int:
-    """Fill `module` in place from a run folder or weight file and return the number of keys, all of which matched.
+    """Fill `module` in place from a run folder, checkpoint or weight file and return how many keys matched: all.
 
     Raises CheckpointError unless every key and shape fits, and when the file says another architecture than `asked`.
     """
@@ -135,19 +140,40 @@ def _read_fitting(path: Path, asked: Architecture | None, module: nn.Module) -> 
 def save_model(module: nn.Module, folder: Path, metadata: ModelMetadata) -> None:
     """Publish the weights of `module` in a run folder: model.safetensors, which says what it is, and model.pt.
 
-    Each is whole or absent, and model.pt comes last: where it is, the other is too.
+    Each is whole or absent, and model.pt comes last: where it is, the other is too. Raises DataError.
     """
     state = plain_state(module)
     metadata = replace(metadata, fingerprint=weights_fingerprint(state))
-    with staged(folder / RUN_MODEL, folder / RUN_WEIGHTS) as (described, plain):
+    with staged(*(folder / name for name in MODEL_FILES)) as (described, plain):
         write_safetensors(described, state, metadata={KEY: metadata.to_json()})
-        torch.save(state, plain)
+        _write_plain(plain, state)
+
+
+def keep_as_best(folder: Path) -> None:
+    """Let best.safetensors and best.pt be what model.safetensors and model.pt are now; they share the bytes on disk."""
+    for name, best in zip(MODEL_FILES, BEST_FILES):
+        temporary = folder / f".{best}.part"
+        with writing(folder / best):
+            temporary.unlink(missing_ok=True)
+            try:
+                os.link(folder / name, temporary)
+            except OSError:  # a file system without links
+                shutil.copyfile(folder / name, temporary)
+                sync_file(temporary)
+            os.replace(temporary, folder / best)
 
 
 def save_backbone(module: nn.Module, path: Path) -> None:
     """Publish the weights of `module` at `path` as a plain state dict: insightface's names, float32, on the CPU."""
     with staged(path) as (temporary,):
-        torch.save(plain_state(module), temporary)
+        _write_plain(temporary, plain_state(module))
+
+
+def _write_plain(path: Path, state: Mapping[str, Tensor]) -> None:
+    # By way of memory: torch's own writer has errors of its own for a full disk, and this raises OSError.
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    path.write_bytes(buffer.getbuffer())
 
 
 def plain_state(module: nn.Module) -> OrderedDict[str, Tensor]:
@@ -160,25 +186,8 @@ def plain_state(module: nn.Module) -> OrderedDict[str, Tensor]:
     return state
 
 
-def find_weights(path: Path) -> Path:
-    """Return the weight file that `path` means: itself, or that of the run folder; else CheckpointError."""
-    if path.is_dir():
-        for name in (RUN_MODEL, RUN_WEIGHTS):
-            if (path / name).is_file():
-                return path / name
-        raise CheckpointError(
-            f"{path}: holds no {RUN_WEIGHTS} and no {RUN_MODEL}; expected a run folder or a weight file; "
-            "a run writes them when it ends"
-        )
-    if not path.is_file():
-        raise CheckpointError(
-            f"{path}: not found; expected a run folder or a .safetensors, .pt or .pth file; check the path"
-        )
-    return path
-
-
 def read_weights(file: Path) -> tuple[dict[str, Tensor], ModelMetadata | None]:
-    """Return the tensors of a weight file on the CPU and what it says of itself, None where it says nothing.
+    """Return the tensors of a weight file or checkpoint on the CPU and what it says of itself, None where nothing.
 
     Raises CheckpointError when it cannot be read, holds other tensors than it says or numbers that are not finite, or
     was made for pixels fed in another way than here.
@@ -214,6 +223,8 @@ def _is_finite(tensor: Tensor) -> bool:
 
 
 def _read_raw(file: Path) -> tuple[dict[str, Tensor], ModelMetadata | None]:
+    if file.is_dir():
+        return read_checkpoint_weights(file), None
     if file.suffix != SUFFIX:
         return read_state_dict(file), None
     tensors, texts = read_safetensors(file)
@@ -293,9 +304,10 @@ def _told(file: Path, metadata: ModelMetadata | None) -> tuple[Architecture | No
     """Return what says the architecture of `file`, apart from its keys: its metadata, else its run's config."""
     if metadata is not None:
         return metadata.architecture, "its metadata"
-    config = file.parent / RUN_CONFIG
-    if file.name not in (RUN_MODEL, RUN_WEIGHTS) or not config.is_file():
+    run = run_folder_of(file)
+    if run is None or not (run / RUN_CONFIG).is_file():
         return None, None
+    config = run / RUN_CONFIG
     try:
         found = load_config(str(config.resolve()))
         return Architecture.of(found.backbone, found.data.image_size), RUN_CONFIG

@@ -26,7 +26,7 @@ import numpy as np
 from recognition.cli import make_parser, positive_int, run_command
 from recognition.console import Stopwatch, count, duration, progress
 from recognition.distributed.collectives import barrier
-from recognition.distributed.world import World, declared_size, join_world
+from recognition.distributed.world import World, declared_size, join_world, report_to_launcher
 from recognition.embedding.input_scale import add_scale_flags, asked_scale
 from recognition.embedding.models import BlockEmbedder, prepare_blocks
 from recognition.embedding.store import (
@@ -70,7 +70,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--skip-bad", action="store_true", help="leave images out whose embedding is not finite, and say how many")
     add("--overwrite", action="store_true", help="start from the beginning and replace what an earlier run left in OUT")
     add("--json", action="store_true", help="print the counts as one JSON object")
-    return run_command(parser, _run, argv)
+    return run_command(parser, _run, argv, report=_tell_launcher)
+
+
+def _tell_launcher(line: str, err: Exception) -> None:
+    report_to_launcher(line, is_final=isinstance(err, ConfigError))
 
 
 def _run(args: argparse.Namespace) -> None:

@@ -4,8 +4,9 @@
     python train_v2.py configs/demo                                one process, no launcher, CPU if there is no GPU
 
 CONFIG is a YAML file (with or without .yaml); KEY=VALUE overrides its keys; --check prints the plan and stops.
-A run writes work_dirs/<config>/: config.yaml, train.log, logs/, metrics.jsonl, tensorboard/, checkpoints/, and the
-model: model.safetensors, which says what it is, and model.pt, the same weights for insightface's programs.
+A run writes work_dirs/<config>/: config.yaml, train.log, logs/, metrics.jsonl, tensorboard/, checkpoints/, and from the
+first validation or epoch on the model: model.safetensors, which says what it is, and model.pt, the same weights for
+insightface's programs; those of the best validation are best.safetensors and best.pt.
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ from pathlib import Path
 import torch
 
 from recognition.backbones.architecture import Architecture
+from recognition.backbones.run_weights import CHECKPOINTS, RUN_CONFIG
 from recognition.backbones.weights import check_weights
 from recognition.cli import make_parser, run_command
 from recognition.config.loader import dump_config, load_config
 from recognition.config.schema import Config
 from recognition.distributed.checkpoint import Checkpoint, latest_checkpoint
+from recognition.distributed.together import together
 from recognition.distributed.world import (
     World,
     choose_device,
@@ -35,8 +38,9 @@ from recognition.distributed.world import (
     declared_rank,
     declared_size,
     join_world,
+    report_to_launcher,
 )
-from recognition.errors import ConfigError
+from recognition.errors import ConfigError, DataError
 from recognition.feed.build import build_loader
 from recognition.feed.datasets import Dataset, open_dataset
 from recognition.plan import Plan, find_inputs, make_plan, measure_timing, render_plan
@@ -46,13 +50,15 @@ from recognition.training.class_means import start_from_class_means
 from recognition.training.interrupts import Stopped, ignore_save_requests
 from recognition.training.meters import attach_log_files
 from recognition.training.preflight import preflight
+from recognition.training.run_folder import FolderLock, released
 from recognition.training.shortage import shortages_told
-from recognition.training.start import CHECKPOINTS, find_start, hold_global_batch, mark_launcher, resumes, tidy
+from recognition.training.start import find_start, hold_folder, hold_global_batch, prepare_folder, resumes
 from recognition.training.trainer import Trainer
 from recognition.training.wandb_run import require_wandb
 from recognition.verification.validators import build_validators
-from recognition.work.files import write_text, writing
+from recognition.work.files import write_text
 from recognition.work.revision import find_revision
+from recognition.work.system import raise_file_limit
 
 logger = logging.getLogger(__name__)
 
@@ -65,8 +71,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="print the plan and stop")
     # What torch.distributed.launch adds; it also sets LOCAL_RANK, which is what counts.
     parser.add_argument("--local-rank", "--local_rank", type=int, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--take-over", action="store_true", help="take the run folder from a run of another machine that has crashed"
+    )
     # Overrides may come before or after the flags.
-    return run_command(parser, _run, argv, intermixed=True)
+    return run_command(parser, _run, argv, intermixed=True, report=_tell_launcher)
+
+
+def _tell_launcher(line: str, err: Exception) -> None:
+    """Let torchrun know why this rank ends; what the config or the command line asks for is the same at a restart."""
+    report_to_launcher(line, is_final=isinstance(err, ConfigError))
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -84,6 +98,7 @@ def _run(args: argparse.Namespace) -> None:
             _check(config, folder)
         return
     ignore_save_requests()
+    raise_file_limit()
     try:
         with join_world(config.device, timeout_s=config.train.timeout_s) as world, shortages_told(world):
             _train(config, world, folder, args)
@@ -109,17 +124,28 @@ def _check(config: Config, folder: Path) -> None:
 
 
 def _train(config: Config, world: World, folder: Path, args: argparse.Namespace) -> None:
-    is_resumed = resumes(folder, config, world)
-    with writing(folder, "set output=... to a writable folder"):
-        folder.mkdir(parents=True, exist_ok=True)
+    lock = hold_folder(folder, world, take_over=args.take_over)
+    with released(lock):
+        is_resumed = resumes(folder, config, world)
         attach_log_files(folder, rank=world.rank, is_main=world.is_main, quiet=args.quiet)
-        if world.is_main:
-            tidy(folder)
-    checkpoint = None
-    if is_resumed:
-        config, checkpoint = find_start(folder, dataclasses.replace(config, resume=True), world)
-    elif world.is_main:
-        mark_launcher(folder)
+        checkpoint = None
+        if is_resumed:
+            config, checkpoint = find_start(folder, dataclasses.replace(config, resume=True), world)
+        prepare_folder(folder, world, is_resumed=is_resumed)
+        trainer = _trainer(config, world, folder, args, checkpoint=checkpoint, lock=lock)
+        trainer.fit()
+
+
+def _trainer(
+    config: Config,
+    world: World,
+    folder: Path,
+    args: argparse.Namespace,
+    *,
+    checkpoint: Checkpoint | None,
+    lock: FolderLock | None,
+) -> Trainer:
+    """Open the data, print the plan, and build what is trained, from its start or from the checkpoint."""
     inputs = find_inputs(config)
     dataset = preflight(config, world)
     plan = _plan(config, dataset, world.size)
@@ -129,10 +155,8 @@ def _train(config: Config, world: World, folder: Path, args: argparse.Namespace)
     if config.head.init == "class_means" and checkpoint is None:
         start_from_class_means(parts, dataset, config, world, folder, quiet=args.quiet)
     loader = build_loader(config, dataset, world, folder)
-    if world.is_main:
-        write_text(folder / "config.yaml", _provenance() + dump_config(config))
-    trainer = Trainer(plan, parts, loader, world=world, folder=folder, validators=validators, start=checkpoint)
-    trainer.fit()
+    _write_config(folder, config, world)
+    return Trainer(plan, parts, loader, world=world, folder=folder, validators=validators, start=checkpoint, lock=lock)
 
 
 def _plan(config: Config, dataset: Dataset | None, world_size: int) -> Plan:
@@ -145,6 +169,21 @@ def _plan(config: Config, dataset: Dataset | None, world_size: int) -> Plan:
         )
     num_used = None if dataset is None else dataset.num_used
     return make_plan(config, world_size=world_size, num_images=num_images, num_classes=num_classes, num_used=num_used)
+
+
+def _write_config(folder: Path, config: Config, world: World) -> None:
+    """Write the resolved config on rank 0. Raises DataError on all ranks; a resumed run, which has one, is warned."""
+
+    def write() -> None:
+        try:
+            if world.is_main:
+                write_text(folder / RUN_CONFIG, _provenance() + dump_config(config))
+        except DataError as err:
+            if not config.resume:
+                raise
+            logger.warning("%s; the one of the earlier start stays", err)
+
+    together(write, world)
 
 
 def _provenance() -> str:

@@ -4,10 +4,10 @@
     python eval/verify.py backbone.pth lfw.bin --network r50 --json
     python eval/verify.py work_dirs/demo unseen.bin --baselines --plots plots
 
-The model is a run folder, or a weight file under insightface's names: model.safetensors says what it is, and so does a
-run's config.yaml; a bare file is known by its keys. An .onnx file may come from anywhere (docs/export.md).
---baselines measures raw pixels, a color histogram and the same network untrained on the same pairs. What the columns
-mean: docs/evaluation.md.
+The model is a run folder, whether its run has ended or not, a checkpoint, or a weight file under insightface's names:
+model.safetensors says what it is, and so does a run's config.yaml; a bare file is known by its keys. An .onnx file may
+come from anywhere (docs/export.md). --baselines measures raw pixels, a color histogram and the same network untrained
+on the same pairs. What the columns mean: docs/evaluation.md.
 """
 
 from __future__ import annotations

@@ -318,7 +318,7 @@ class Config:
     output: str | None = key(None, "run folder; null: work_dirs/<config name>")
     resume: bool = key(False, "continue from the newest checkpoint of the run folder")
     init_from: str | None = key(
-        None, "weight file under insightface's names, or a run folder, to start the backbone from"
+        None, "weight file under insightface's names, run folder or checkpoint to start the backbone from"
     )
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)

@@ -150,6 +150,11 @@ class Checkpoint:
         for name in sorted(own):
             check_tensor_file(self.path / name, self.manifest.files[name])
 
+    def verify_without_rows(self) -> None:
+        """Check length and checksum of the files that hold the backbone, by whichever ranks they were written."""
+        for name in [REPLICATED, *map(local_file, range(self.world_size))]:
+            check_tensor_file(self.path / name, self.manifest.files[name])
+
     def _files_of(self, rank: int, size: int) -> set[str]:
         classes = class_range(self.num_classes, rank, size)
         rows = {rows_file(number) for number, shard in enumerate(self.manifest.shards) if _overlap(shard, classes)}

@@ -109,14 +109,16 @@ def write_pointer(folder: Path, pointer: str, name: str) -> None:
 def point_and_prune(folder: Path, manifest: Manifest, keep: int) -> None:
     """Bring `latest` and `best` up to date and remove all checkpoints but the newest `keep` and the best."""
     name = folder_name(manifest.step)
-    write_pointer(folder, LATEST, name)
     best = best_checkpoint(folder)
-    if manifest.score is not None and (best is None or manifest.score > _score(best)):
-        write_pointer(folder, BEST, name)
-        best = folder / name
-    for old in list_checkpoints(folder)[keep:]:
-        if old != best:
-            _discard(old)
+    is_best = manifest.score is not None and (best is None or manifest.score > _score(best))
+    try:
+        write_pointer(folder, LATEST, name)
+        if is_best:
+            write_pointer(folder, BEST, name)
+    finally:  # a disk without room for a pointer gets room by this
+        for old in list_checkpoints(folder)[keep:]:
+            if old != (folder / name if is_best else best):
+                _discard(old)
 
 
 def best_checkpoint(folder: Path) -> Path | None:

@@ -47,10 +47,20 @@ class Saver:
     """Writes one checkpoint at a time; all ranks call the same methods at the same steps.
 
     `failures` counts the saves in a row that could not be written; after `max_failures` the next turn raises
-    CheckpointError on every rank alike.
+    CheckpointError on every rank alike. `check` raises on rank 0 when the folder is no longer this run's: nothing is
+    written or removed then.
     """
 
-    def __init__(self, folder: Path, like: Snapshot, *, world: World, keep: int, max_failures: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        like: Snapshot,
+        *,
+        world: World,
+        keep: int,
+        max_failures: int,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
         self.folder = folder
         self.failures = 0
         self.saved_step: int | None = None
@@ -58,6 +68,7 @@ class Saver:
         self._world = world
         self._keep = keep
         self._max_failures = max_failures
+        self._check = check
         self.staging = Staging(files_of(like, world.rank))
         self._turn = _Turn.IDLE
         self._snapshot = like
@@ -88,6 +99,7 @@ class Saver:
                 copied.synchronize()
             refuse_broken(self.staging.files)
             if self._world.is_main:
+                self._check()
                 remove_leftovers(self.folder, but=part)
             files = write_files(part, self.staging.files, is_canceled=is_canceled)
             return Written(snapshot.classes, files).plain()
@@ -133,6 +145,7 @@ class Saver:
         manifest = make_manifest(self._snapshot, ranks)
 
         def publish(_: Callable[[], bool]) -> int:
+            self._check()
             publish_checkpoint(self.folder, manifest)
             point_and_prune(self.folder, manifest, self._keep)
             return sum(facts.num_bytes for facts in manifest.files.values())
@@ -174,7 +187,12 @@ class _Task:
         self._place = place
         self._rank = rank
         # A daemon: a run that ends with an error must not wait for a slow disk.
-        threading.Thread(target=self._run, args=(work,), name="checkpoint", daemon=True).start()
+        thread = threading.Thread(target=self._run, args=(work,), name="checkpoint", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as err:  # the system's limit on them is reached; perhaps not at the next save
+            self.outcome = f"{place}: rank {rank}: {err}"
+            self._done.set()
 
     @property
     def is_done(self) -> bool:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import json
 import os
 import re
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +26,7 @@ from torch.distributed.rendezvous import rendezvous
 from recognition.errors import ArcShardError, ConfigError
 
 _LET_GO_S = 0.2
+_MOST_RANKS = 1 << 16
 # gloo raises plain RuntimeErrors; these are its words, and those of torch's store.
 _IS_SILENT = re.compile(r"[Tt]imed out|[Tt]imeout")
 _OF_A_COLLECTIVE = re.compile(r"gloo|Connection closed by peer|Connection reset|Broken pipe|Timed out waiting|NCCL")
@@ -55,12 +58,14 @@ def join_world(device: Literal["auto", "cpu", "cuda"] = "auto", *, timeout_s: fl
     """Join the process group that torchrun describes, or form a world of one without a launcher.
 
     gloo on CPU, NCCL on CUDA (with gloo beside it for CPU tensors); a collective waits `timeout_s` for the others.
-    Raises ConfigError when CUDA is asked for and absent or when there are fewer GPUs than processes on this node, and
-    LostRanksError when another rank does not come or is lost on the way.
+    Raises ConfigError when the environment describes no world, when CUDA is asked for and absent or when there are
+    fewer GPUs than processes on this node, and LostRanksError when another rank does not come or is lost on the way.
     """
-    rank = int(os.environ.get("RANK", "0"))
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    size = declared_size()
+    rank = declared_rank()
     local_rank = declared_local_rank()
+    if size > 1:
+        _check_meeting_place()
     chosen = choose_device(device, local_rank)
     world = World(rank, size, local_rank, chosen)
     try:
@@ -87,7 +92,15 @@ def joined_world(device: torch.device | str = "cpu", group: dist.ProcessGroup | 
 
 
 def _join(world: World, timeout: datetime.timedelta) -> None:
-    store, _, _ = next(iter(rendezvous("env://", world.rank, world.size, timeout=timeout)))
+    try:
+        store, _, _ = next(iter(rendezvous("env://", world.rank, world.size, timeout=timeout)))
+    except dist.DistNetworkError as err:
+        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        reason = str(err).strip().partition("\n")[0]
+        raise LostRanksError(
+            f"rank {world.rank}: MASTER_ADDR:MASTER_PORT {place} cannot be reached or opened ({reason[:200]}); "
+            "expected the address of rank 0 and a free port there; correct them, or start with torchrun"
+        ) from err
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         # torchrun's store outlives a restart, and with it the addresses of dead processes: whoever comes first would
         # read the one that the other has not replaced yet.
@@ -114,7 +127,37 @@ def naming_lost_ranks(world: World, where: Callable[[], str]) -> Iterator[None]:
 
 def declared_restart() -> int:
     """Return how often torchrun has started this run again after a failure; 0 the first time and without torchrun."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    return _declared("TORCHELASTIC_RESTART_COUNT", 0, range(_MOST_RANKS))
+
+
+def report_to_launcher(line: str, *, is_final: bool) -> None:
+    """Give torchrun the line that ends this process, which it then reports as the root cause; nothing without it.
+
+    `is_final`: a restart would end with the same line. torchrun has no word for that, and where it would start the
+    ranks again it is asked to end instead, by the first rank of the node that comes here.
+    """
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if not path:
+        return
+    now = str(int(time.time()))
+    # What torchrun prints under "traceback" is the call stack, and the message only where there is none.
+    report = {"message": {"message": line, "extraInfo": {"py_callstack": line, "timestamp": now}}}
+    with contextlib.suppress(OSError), open(path, "w", encoding="utf-8") as handle:
+        json.dump(report, handle)
+    has_restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "") != os.environ.get("TORCHELASTIC_MAX_RESTARTS", "")
+    if is_final and has_restarts and _is_torchrun(os.getppid()):
+        with contextlib.suppress(OSError):
+            # In the folder of this start, which the ranks of the node share: a second signal would cut its end short.
+            os.close(os.open(Path(path).parent.parent / "ending", os.O_CREAT | os.O_EXCL))
+            os.kill(os.getppid(), signal.SIGTERM)
+
+
+def _is_torchrun(pid: int) -> bool:
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return any(word.endswith((b"torchrun", b"torch.distributed.run", b"torch/distributed/run.py")) for word in words)
 
 
 def launcher_name() -> str:
@@ -131,22 +174,46 @@ def launcher_name() -> str:
 
 def declared_size() -> int:
     """Return the number of processes the launcher states, without joining them."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return _declared("WORLD_SIZE", 1, range(1, _MOST_RANKS))
 
 
 def declared_local_size() -> int:
     """Return the number of processes the launcher states for this machine, without joining them."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return _declared("LOCAL_WORLD_SIZE", 1, range(1, declared_size() + 1))
 
 
 def declared_local_rank() -> int:
     """Return the rank on this machine that the launcher gave this process, without joining the others."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
+    return _declared("LOCAL_RANK", 0, range(declared_size()))
 
 
 def declared_rank() -> int:
     """Return the rank the launcher gave this process, without joining the others."""
-    return int(os.environ.get("RANK", "0"))
+    return _declared("RANK", 0, range(declared_size()))
+
+
+def _declared(name: str, default: int, allowed: range) -> int:
+    """Return a number that the launcher states; ConfigError when it is none or not `allowed`."""
+    text = os.environ.get(name, "").strip()
+    if not text:
+        return default
+    value = int(text) if re.fullmatch(r"[0-9]{1,9}", text) else -1
+    if value not in allowed:
+        raise ConfigError(
+            f"{name}: found {text!r} in the environment, expected a whole number from {allowed.start} to "
+            f"{allowed.stop - 1}; unset it, or start with torchrun"
+        )
+    return value
+
+
+def _check_meeting_place() -> None:
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        if not os.environ.get(name, "").strip():
+            raise ConfigError(
+                f"{name}: not set, but WORLD_SIZE is {os.environ['WORLD_SIZE']}; expected what torchrun sets; unset "
+                "WORLD_SIZE, or start with torchrun"
+            )
+    _declared("MASTER_PORT", 0, range(1, 1 << 16))
 
 
 def choose_device(device: str, local_rank: int = 0) -> torch.device:

@@ -8,18 +8,20 @@ and workers see the same batches. The list is `bad_records.jsonl` in the run fol
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import itertools
 import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from recognition.draws.hashing import derive_key
 from recognition.errors import DataError
-from recognition.work.files import writing
 from recognition.work.inputs import require_plain
 from recognition.work.system import lock_file
 
@@ -73,31 +75,46 @@ class BadRecordPolicy:
 class BadRecordList:
     """The list of a run, shared by its ranks and by all its restarts; each record stands in it once.
 
-    Ranks append under a lock as they meet a record, so that the list is whole whenever the run ends.
+    Ranks append under a lock as they meet a record, so that the list is whole whenever the run ends. A disk that does
+    not take a record is warned of once; the record waits in memory and counts against the budget all the same.
     """
 
     def __init__(self, path: Path, *, budget: int) -> None:
         self.path = path
         self._budget = budget
         self._known: set[tuple[str, int]] = set()
+        self._waiting: list[BadRecord] = []
+        self._is_failing = False
         self._seen_bytes = 0
 
     def __len__(self) -> int:
         """Return how many records are listed, by any rank."""
-        if not self.path.exists() or self.path.stat().st_size == self._seen_bytes:
-            return len(self._known)
-        require_plain(self.path)
-        with open(self.path, "rb") as handle:
-            self._read(handle)
+        with contextlib.suppress(OSError):  # not there yet, or for now not to be read
+            if self.path.stat().st_size != self._seen_bytes:
+                require_plain(self.path)
+                with open(self.path, "rb") as handle:
+                    self._read(handle)
         return len(self._known)
 
     def add(self, found: Sequence[BadRecord]) -> None:
         """List those of `found` that are not, with a warning for each; DataError when the budget is exceeded."""
-        if all((bad.file, bad.record) in self._known for bad in found):
+        if not self._waiting and all((bad.file, bad.record) in self._known for bad in found):
             return
-        with writing(self.path), open(self.path, "a+b") as handle:
-            lock_file(handle, wait=True)
-            self._append(handle, found)
+        try:
+            with open(self.path, "a+b", buffering=0) as handle:
+                lock_file(handle, wait=True)
+                self._read(handle)
+                self._note(found)
+                self._append(handle)
+        except OSError as err:
+            self._note(found)
+            if not self._is_failing:
+                self._is_failing = True
+                logger.warning(
+                    "%s: cannot be written (%s); the run goes on, and its lines wait in memory for room",
+                    self.path,
+                    err.strerror or err,
+                )
         if len(self._known) > self._budget:
             raise DataError(
                 f"{self.path}: lists {len(self._known)} records that cannot be read; expected at most "
@@ -105,18 +122,29 @@ class BadRecordList:
                 f"{found[-1].error}"
             )
 
-    def _append(self, handle: BinaryIO, found: Sequence[BadRecord]) -> None:
-        self._read(handle)
+    def _note(self, found: Sequence[BadRecord]) -> None:
         for bad in found:
             if (bad.file, bad.record) not in self._known:
                 self._known.add((bad.file, bad.record))
+                self._waiting.append(bad)
                 logger.warning("skipped and replaced: %s", bad.error)
-                handle.write(json.dumps(bad._asdict()).encode() + b"\n")
-        handle.flush()
-        os.fsync(handle.fileno())
-        self._seen_bytes = handle.tell()
 
-    def _read(self, handle: BinaryIO) -> None:
+    def _append(self, handle: FileIO) -> None:
+        """Write what waits with one write; a part of it is cut off again."""
+        lines = b"".join(json.dumps(bad._asdict()).encode() + b"\n" for bad in self._waiting)
+        before = os.fstat(handle.fileno()).st_size
+        try:
+            if lines and handle.write(lines) != len(lines):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(handle.fileno())
+        except OSError:
+            os.truncate(handle.fileno(), before)
+            raise
+        self._waiting.clear()
+        self._is_failing = False
+        self._seen_bytes = before + len(lines)
+
+    def _read(self, handle: FileIO | BinaryIO) -> None:
         """Note what is listed; a line that a kill cut short is closed off and counts for nothing."""
         handle.seek(0)
         content = handle.read(_MAX_LIST_BYTES)

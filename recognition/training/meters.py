@@ -9,12 +9,14 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO
 
 import torch
 
 from recognition.console import duration, size
+from recognition.errors import DataError
+from recognition.training.event_file import EventFile
 from recognition.training.wandb_run import WandbRun
+from recognition.work.append import AppendedFile, LogFile
 from recognition.work.files import write_bytes
 from recognition.work.system import peak_resident_bytes
 
@@ -91,36 +93,38 @@ class RunLog:
     """Rank 0's records of a run: metrics.jsonl, TensorBoard and perhaps W&B; silent on the other ranks.
 
     Records of steps after `step`, where the run goes on, are those of a run that was cut off: they are taken out, so
-    that each curve is that of a run that was never disturbed.
+    that each curve is that of a run that was never disturbed. A disk that takes no record ends nothing.
     """
 
     def __init__(
         self, folder: Path, *, is_main: bool, tensorboard: bool, wandb: WandbRun | None = None, step: int = -1
     ) -> None:
-        self._jsonl: IO[str] | None = None
-        self._board = None
+        self._jsonl: AppendedFile | None = None
+        self._board: EventFile | None = None
         self._wandb = wandb
         if not is_main:
             return
-        cut_records(folder / "metrics.jsonl", step)
-        self._jsonl = open(folder / "metrics.jsonl", "a", encoding="utf-8", buffering=1)  # noqa: SIM115
+        path = folder / "metrics.jsonl"
+        try:
+            cut_records(path, step)
+        except (OSError, DataError) as err:
+            logger.warning("%s: the records after step %d cannot be taken out (%s)", path, step, err)
+        self._jsonl = AppendedFile(path, separator=b"\n")
         if tensorboard:
-            # Imported here: it costs a second that the other ranks and --check need not pay.
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+            self._board = EventFile(folder / "tensorboard", first_step=step + 1)
 
     def write(self, step: int, kind: str, values: Mapping[str, float]) -> None:
         """Record `values` at `step` under `kind` ("train" or the name of a validation set)."""
         if self._jsonl is not None:
             # JSON has no NaN, and the mean over a refused step is one.
             known = {name: value if math.isfinite(value) else None for name, value in values.items()}
-            self._jsonl.write(json.dumps({"step": step, "kind": kind, **known}, allow_nan=False) + "\n")
+            line = json.dumps({"step": step, "kind": kind, **known}, allow_nan=False)
+            self._jsonl.write(line.encode() + b"\n")
+        named = {f"{kind}/{name}": value for name, value in values.items()}
         if self._board is not None:
-            for name, value in values.items():
-                self._board.add_scalar(f"{kind}/{name}", value, step)
+            self._board.scalars(step, named)
         if self._wandb is not None:
-            self._wandb.write(step, {f"{kind}/{name}": value for name, value in values.items()})
+            self._wandb.write(step, named)
 
     @property
     def draws(self) -> bool:
@@ -137,8 +141,7 @@ class RunLog:
         arrays = {f"train/{name}": part[part.isfinite()].numpy() for name, part in zip(values, parts)}
         arrays = {name: array for name, array in arrays.items() if array.size}
         if self._board is not None:
-            for name, array in arrays.items():
-                self._board.add_histogram(name, array, step)
+            self._board.histograms(step, arrays)
         if self._wandb is not None:
             self._wandb.write(step, arrays)
 
@@ -153,13 +156,18 @@ class RunLog:
 
 
 def cut_records(path: Path, step: int) -> None:
-    """Keep the whole records up to `step` in the JSON lines at `path`, if there are any."""
+    """Keep the whole records up to `step` in the JSON lines at `path`, if there are any.
+
+    It needs no room on the disk where what goes is at the end, as in the file of one run. Raises OSError, DataError.
+    """
     if not path.is_file():
         return
     lines = path.read_bytes().splitlines(keepends=True)
     kept = [line for line in lines if _step_of(line) <= step]
-    if len(kept) < len(lines):
+    if lines[: len(kept)] != kept:
         write_bytes(path, b"".join(kept))
+    elif len(kept) < len(lines):
+        os.truncate(path, sum(map(len, kept)))
 
 
 def _step_of(line: bytes) -> float:
@@ -208,10 +216,9 @@ def attach_log_files(folder: Path, *, rank: int, is_main: bool, quiet: bool) -> 
     for handler in root.handlers:
         handler.setLevel(logging.INFO if is_main and not quiet else logging.WARNING)
     root.setLevel(logging.INFO)
-    (folder / "logs").mkdir(parents=True, exist_ok=True)
     names = [folder / "logs" / f"rank{rank}.log"] + ([folder / "train.log"] if is_main else [])
     for name in names:
-        handler = logging.FileHandler(name, encoding="utf-8")
+        handler = LogFile(name)
         handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s rank {rank}: %(message)s"))
         root.addHandler(handler)
     logger.debug("logging of process %d to %s", os.getpid(), folder)

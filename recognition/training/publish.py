@@ -1,19 +1,27 @@
-"""What a run leaves for others: its model, with all that a reader has to know of it."""
+"""What a run gives to others, while it trains and at its end: its model, with all that a reader has to know of it."""
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from recognition.backbones.architecture import Architecture
 from recognition.backbones.metadata import ModelMetadata
-from recognition.backbones.weights import RUN_MODEL, RUN_WEIGHTS, save_model
+from recognition.backbones.run_weights import RUN_MODEL, RUN_WEIGHTS
+from recognition.backbones.weights import keep_as_best, save_model
 from recognition.config.loader import flatten
 from recognition.config.schema import Config
+from recognition.distributed.replicate import averaged_buffers
+from recognition.distributed.staging import refuse_broken
+from recognition.distributed.together import together
+from recognition.distributed.world import World
+from recognition.errors import CheckpointError, DataError
+from recognition.feed.loader import BatchLoader
+from recognition.training.build import Parts
+from recognition.training.run_folder import RunStatus, write_status
 from recognition.training.state import TrainState
 from recognition.work.revision import find_revision
 
@@ -25,12 +33,62 @@ LOCAL_KEYS = frozenset(
 """Keys whose values mean something on this machine or to its user alone; a model that is given away leaves them."""
 
 
-def publish_model(
-    folder: Path, backbone: nn.Module, config: Config, state: TrainState, dataset: Mapping[str, int | str]
-) -> None:
-    """Write model.safetensors and model.pt of the weights as they are; one rank calls it. DataError when it cannot."""
-    save_model(backbone, folder, describe_model(config, state, dataset))
-    logger.info("wrote %s and %s", folder / RUN_MODEL, RUN_WEIGHTS)
+class Publisher:
+    """Publishes the weights as they are: the newest as model.*, those of the best validation as best.* too.
+
+    `num_failed` counts what the disk did not take before the end; it ends no training.
+    """
+
+    def __init__(self, folder: Path, parts: Parts, config: Config, state: TrainState, *, loader: BatchLoader) -> None:
+        self.num_failed = 0
+        self._folder = folder
+        self._parts = parts
+        self._config = config
+        self._state = state
+        self._loader = loader
+        self._tried_step = -1  # equal on all ranks
+        self._step = -1  # of what rank 0 published
+
+    def publish(self, world: World) -> None:
+        """Publish while the run trains, unless this step's weights are there already; a failure is a warning.
+
+        All ranks call it. Collective: one sum, without sync_bn.
+        """
+        if self._tried_step == self._state.step:
+            return
+        self._tried_step = self._state.step
+        with averaged_buffers(self._parts.backbone, world):
+            if not world.is_main:
+                return
+            try:
+                refuse_broken({"": self._parts.backbone.state_dict()})
+                self._write(is_ended=False)
+            except (DataError, CheckpointError) as err:
+                self.num_failed += 1
+                logger.warning("step %s: no weights: %s; training continues", f"{self._state.step:,}", err)
+
+    def publish_last(self, world: World) -> None:
+        """Publish the weights of the last step and note that the run has ended; DataError on all ranks alike.
+
+        Collectives: one sum, without sync_bn, and one gather.
+        """
+
+        def write() -> None:
+            if world.is_main:
+                self._write(is_ended=True)
+
+        with averaged_buffers(self._parts.backbone, world):
+            together(write, world)
+
+    def _write(self, *, is_ended: bool) -> None:
+        if self._step != self._state.step:
+            about = describe_model(self._config, self._state, self._loader.dataset_fingerprint())
+            save_model(self._parts.backbone, self._folder, about)
+            if self._state.best_step == self._state.step:
+                keep_as_best(self._folder)
+            self._step = self._state.step
+            logger.info("wrote %s and %s", self._folder / RUN_MODEL, RUN_WEIGHTS)
+        write_status(self._folder, RunStatus(is_ended, self._state.step))
 
 
 def describe_model(config: Config, state: TrainState, dataset: Mapping[str, int | str]) -> ModelMetadata:
@@ -39,9 +97,15 @@ def describe_model(config: Config, state: TrainState, dataset: Mapping[str, int 
         Architecture.of(config.backbone, config.data.image_size),
         dataset=dataset,
         config=portable_config(config),
-        revision=find_revision(),
+        revision=_revision(),
         metrics=_metrics(state),
     )
+
+
+@functools.cache
+def _revision() -> str:
+    """Return the revision that runs; a checkout is asked once a process, not at every validation."""
+    return find_revision()
 
 
 def portable_config(config: Config) -> dict[str, Any]:

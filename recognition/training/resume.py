@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from recognition.backbones.run_weights import BACKBONE
 from recognition.config.schema import Config
 from recognition.distributed.checkpoint import Checkpoint, Snapshot
 from recognition.errors import CheckpointError
@@ -16,16 +17,14 @@ from recognition.training.run_meta import OrderSettings, RunMeta
 from recognition.training.scaler import LossScaler
 from recognition.training.state import TrainState
 
-_BACKBONE = "backbone."
-
 
 def snapshot_run(parts: Parts, meta: RunMeta, *, has_own_buffers: bool) -> Snapshot:
     """Return what this rank hands to a checkpoint of `meta.state.step`: the live tensors, not copies.
 
     `has_own_buffers`: BatchNorm's statistics are each rank's own (without sync_bn) and not equal on all of them.
     """
-    backbone = _named(_BACKBONE, parts.backbone.state_dict())
-    own = {_BACKBONE + name for name, buffer in parts.backbone.named_buffers() if buffer.is_floating_point()}
+    backbone = _named(BACKBONE, parts.backbone.state_dict())
+    own = {BACKBONE + name for name, buffer in parts.backbone.named_buffers() if buffer.is_floating_point()}
     local = own if has_own_buffers else set()
     alike = {name: tensor for name, tensor in backbone.items() if name not in local}
     return Snapshot(
@@ -67,7 +66,7 @@ def load_run(checkpoint: Checkpoint, parts: Parts, scaler: LossScaler, *, order:
         raise CheckpointError(f"{path}: its state is of step {meta.state.step}; expected that of its folder")
     tensors = {**checkpoint.replicated(), **checkpoint.local(parts.head.world)}
     live = {
-        **_named(_BACKBONE, parts.backbone.state_dict()),
+        **_named(BACKBONE, parts.backbone.state_dict()),
         **_optimizer_tensors(parts),
         **_named(MARGIN, parts.head.margin_state()),
     }

@@ -6,19 +6,35 @@ import contextlib
 import logging
 from pathlib import Path
 
+from recognition.backbones.run_weights import BEST_FILES, CHECKPOINTS, MODEL_FILES, RUN_WEIGHTS
 from recognition.config.schema import Config
 from recognition.distributed.checkpoint import Checkpoint, choose_checkpoint, list_checkpoints
 from recognition.distributed.together import together
 from recognition.distributed.world import World, declared_restart, launcher_name
-from recognition.errors import ConfigError
+from recognition.errors import ConfigError, DataError
 from recognition.plan.run import with_global_batch
+from recognition.training.run_folder import STATUS, FolderLock, RunStatus, lock_folder, read_status, write_status
 from recognition.training.run_meta import RunMeta
 from recognition.work.files import remove_parts, write_text
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINTS = "checkpoints"
 _LAUNCHER = ".launcher"
+
+
+def hold_folder(folder: Path, world: World, *, take_over: bool) -> FolderLock | None:
+    """Make and lock the run folder for the life of this run; rank 0 gets the lock, the others None.
+
+    Raises the DataError of `lock_folder` on every rank. Collective: one gather.
+    """
+    held: list[FolderLock] = []
+
+    def hold() -> None:
+        if world.is_main:
+            held.append(lock_folder(folder, take_over=take_over))
+
+    together(hold, world)
+    return held[0] if held else None
 
 
 def resumes(folder: Path, config: Config, world: World) -> bool:
@@ -39,15 +55,41 @@ def resumes(folder: Path, config: Config, world: World) -> bool:
     return together(decide, world)[0]
 
 
-def mark_launcher(folder: Path) -> None:
-    """Note which launcher began the run in `folder`, so that its restarts know the checkpoints as their own."""
-    write_text(folder / _LAUNCHER, launcher_name() + "\n")
+def prepare_folder(folder: Path, world: World, *, is_resumed: bool) -> None:
+    """Bring the folder into the state in which a run begins or goes on, on rank 0; all ranks call it.
+
+    What a killed run left is removed. A new run notes its launcher, so that the restarts know its checkpoints as their
+    own, and that it has not ended. Raises the DataError of a disk that does not take that; a run that is resumed is
+    only warned. Collective: one gather.
+    """
+
+    def prepare() -> None:
+        if not world.is_main:
+            return
+        tidy(folder)
+        try:
+            if not is_resumed:
+                for name in (*MODEL_FILES, *BEST_FILES):
+                    (folder / name).unlink(missing_ok=True)  # of a run that was killed before its first step
+                write_text(folder / _LAUNCHER, launcher_name() + "\n")
+            before = _status(folder)
+            if before.is_ended or not (folder / STATUS).is_file():
+                write_status(folder, RunStatus(is_ended=False, step=before.step))
+        except (OSError, DataError) as err:
+            if not is_resumed:
+                raise DataError(str(err)) from err
+            logger.warning("%s; the run goes on", err)
+
+    together(prepare, world)
 
 
 def tidy(folder: Path) -> None:
     """Remove the temporary files that a killed run left in `folder`; one rank calls it, before anything is written."""
     for place in (folder, folder / CHECKPOINTS):
-        remove_parts(place)
+        try:
+            remove_parts(place)
+        except OSError as err:
+            logger.warning("%s: what a killed run left cannot be removed (%s)", place, err.strerror or err)
 
 
 def find_start(folder: Path, config: Config, world: World) -> tuple[Config, Checkpoint | None]:
@@ -57,9 +99,9 @@ def find_start(folder: Path, config: Config, world: World) -> tuple[Config, Chec
     """
     checkpoint = choose_checkpoint(folder / CHECKPOINTS, world)
     if checkpoint is None:
-        if together((folder / "model.pt").exists, world)[0]:
+        if together(lambda: _status(folder).is_ended, world)[0]:
             raise ConfigError(
-                f"{folder}: holds model.pt and no checkpoint; expected one to resume from; correct output=..."
+                f"{folder}: holds a finished run and no checkpoint; expected one to resume from; correct output=..."
             )
         logger.info("resume: no checkpoint below %s yet, starting at step 0", folder)
         return config, None
@@ -92,12 +134,19 @@ def _is_restart_of(folder: Path) -> bool:
     return False
 
 
+def _status(folder: Path) -> RunStatus:
+    return read_status(folder, has_weights=(folder / RUN_WEIGHTS).exists())
+
+
 def _refuse_other_run(folder: Path) -> None:
     """Keep a run that someone may still want from being overwritten by a second one of the same name."""
-    if (folder / "model.pt").exists():
+    status = _status(folder)
+    if status.is_ended:
         found = "a finished run"
     elif list_checkpoints(folder / CHECKPOINTS):
         found = "the checkpoints of a run"
+    elif status.step > 0:
+        found = "the weights of a run"
     else:
         return
     raise ConfigError(f"{folder}: holds {found}; expected a new folder; set output=..., continue it with resume=true")

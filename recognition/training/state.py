@@ -29,6 +29,10 @@ class TrainState:
     plateau_waited: int = 0
     plateau_drops: int = 0
     """With optim.schedule plateau: the fields of `Plateau`."""
+    best_accuracy: float | None = None
+    """The best of the means so far."""
+    best_step: int = -1
+    """The step at which that was, -1 before the first validation."""
     unreported_steps: int = 0
     unreported_sums: dict[str, str] = field(default_factory=dict)
     """Of the values of the steps since the last report; as text, since JSON has no NaN."""
@@ -76,6 +80,8 @@ _FIELDS: Mapping[str, Callable[[Any], bool]] = {
     "plateau_best": lambda value: value is None or is_finite(value),
     "plateau_waited": is_count,
     "plateau_drops": is_count,
+    "best_accuracy": lambda value: value is None or is_finite(value),
+    "best_step": lambda value: value == -1 or is_count(value),
     "unreported_steps": is_count,
     "unreported_sums": _all(_is_number_as_text),
 }

@@ -10,9 +10,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from recognition.backbones.run_weights import CHECKPOINTS
 from recognition.distributed.checkpoint import Checkpoint, Snapshot
-from recognition.distributed.collectives import barrier, gather_numbers
-from recognition.distributed.replicate import average_buffers_, averaged_buffers
+from recognition.distributed.collectives import gather_numbers
+from recognition.distributed.replicate import average_buffers_
 from recognition.distributed.saver import Saver
 from recognition.distributed.together import together
 from recognition.distributed.world import World, naming_lost_ranks
@@ -21,12 +22,12 @@ from recognition.feed.loader import Batch, BatchLoader
 from recognition.plan.run import Plan
 from recognition.training.build import Parts
 from recognition.training.interrupts import Interrupts, Stopped
-from recognition.training.publish import publish_model
+from recognition.training.publish import Publisher
 from recognition.training.refusals import RefusalWatch, stop_refusing
 from recognition.training.reports import Reports
 from recognition.training.resume import load_run, order_settings, snapshot_run
+from recognition.training.run_folder import FolderLock
 from recognition.training.run_meta import OrderSettings, RunMeta
-from recognition.training.start import CHECKPOINTS
 from recognition.training.state import TrainState
 from recognition.training.stepper import Stepper, StepResult
 from recognition.training.validating import follow_score, validate
@@ -48,6 +49,7 @@ class Trainer:
         folder: Path,
         validators: Mapping[str, Validator],
         start: Checkpoint | None = None,
+        lock: FolderLock | None = None,
     ) -> None:
         self.plan = plan
         self.config = config = plan.config
@@ -74,11 +76,13 @@ class Trainer:
             world=world,
             keep=config.checkpoint.keep,
             max_failures=config.checkpoint.max_failures,
+            check=lambda: None if lock is None else lock.check(),
         )
         self.saver.saved_step = None if start is None else start.step
         # One short of the limit at most: a run that goes on takes a step before it is judged.
         most = config.train.max_refused_steps - 1
         self.refusals = RefusalWatch(min(self.state.refused_in_a_row, most))
+        self.publisher = Publisher(folder, parts, config, self.state, loader=loader)
         self.interrupts = Interrupts()
         self._is_save_due = False
         self._met = time.perf_counter()
@@ -98,7 +102,7 @@ class Trainer:
                 if self.state.validated_step < self.state.step:
                     self.validate()
                 self._save_last()
-                self._publish_model()
+                self.publisher.publish_last(self.world)
         finally:
             self.saver.abandon()
             self.reports.log.close()
@@ -114,10 +118,12 @@ class Trainer:
         return result
 
     def validate(self) -> dict[str, Report]:
-        """Run every validator on all ranks and log the results; the training's own state keeps every bit."""
+        """Run every validator on all ranks, log the results, publish the weights; the training keeps every bit."""
         results = validate(self.validators, self.parts, self.state, self.reports, self.config, self.world)
         if results and self.config.optim.schedule == "plateau" and self.state.step > self.plan.warmup_steps:
             follow_score(self.state, patience=self.config.optim.patience, world=self.world)
+        if results and self.state.step > 0:
+            self.publisher.publish(self.world)
         return results
 
     def _lr_at(self, step: int) -> float:
@@ -189,6 +195,8 @@ class Trainer:
             return  # what comes last is not done twice
         if step % self.config.validation.every_steps == 0:
             self.validate()
+        if step % self.plan.steps_per_epoch == 0:
+            self.publisher.publish(self.world)
         by_epochs = step % (checkpoint.every_epochs * self.plan.steps_per_epoch) == 0
         by_steps = checkpoint.every_steps is not None and step % checkpoint.every_steps == 0
         self._is_save_due |= by_epochs or by_steps
@@ -208,6 +216,7 @@ class Trainer:
         self.saver.advance(any(working))
         if any(stop):  # before a failure: when a job is canceled, its loader's processes may be gone first
             self._save_last()
+            self.publisher.publish(self.world)
             raise Stopped(max(stop), self.state.step, self.saver.saved_step)
         if any(failed):
             self._raise_alike(problem)
@@ -235,13 +244,6 @@ class Trainer:
     def _stop_refusing(self) -> None:
         self.reports.count_refusals()
         stop_refusing(self.stepper, self.state, limit=self.config.train.max_refused_steps, world=self.world)
-
-    def _publish_model(self) -> None:
-        with averaged_buffers(self.parts.backbone, self.world):
-            if self.world.is_main:
-                dataset = self.loader.dataset_fingerprint()
-                publish_model(self.folder, self.parts.backbone, self.config, self.state, dataset)
-        barrier(self.world)
 
     def _where(self) -> str:
         return f"at step {self.state.step:,}, {time.perf_counter() - self._met:.0f} s after they last met"

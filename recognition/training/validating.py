@@ -49,6 +49,9 @@ def validate(
             reports.log.write(state.step, name, report.values)
     state.validated_step = state.step
     state.accuracy = float(np.mean([report.score for report in results.values()]))
+    # Not before the first step: the best of what was trained.
+    if state.step > 0 and (state.best_accuracy is None or state.accuracy > state.best_accuracy):
+        state.best_accuracy, state.best_step = state.accuracy, state.step
     reports.throughput.restart()
     return results
 

@@ -53,7 +53,8 @@ def staged(*targets: Path) -> Iterator[list[Path]]:
                 os.replace(temporary, target)
     finally:
         for temporary in temporaries:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # moved to its place, or on a disk that has more to say than this
+                temporary.unlink()
         remove_empty(made)
 
 

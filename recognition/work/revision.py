@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 from importlib import metadata
@@ -11,6 +12,7 @@ from recognition import __version__
 
 PACKAGE = Path(__file__).resolve().parent.parent
 """The folder recognition/ that runs."""
+_LONGEST_S = 20.0
 
 
 def find_revision(package: Path = PACKAGE) -> str:
@@ -31,9 +33,11 @@ def find_revision(package: Path = PACKAGE) -> str:
 def _describe(root: Path) -> str:
     command = ["git", "-C", str(root), "describe", "--always", "--dirty"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    except OSError:  # git is not installed everywhere
+        found = subprocess.run(command, capture_output=True, check=False, timeout=_LONGEST_S)
+    except (OSError, subprocess.TimeoutExpired):  # git is not installed everywhere, nor every file system quick
         return ""
+    text = found.stdout.decode("utf-8", "replace").strip()
+    return text if text.isprintable() else ""
 
 
 def _installed_commit(package: Path) -> str:
@@ -41,6 +45,6 @@ def _installed_commit(package: Path) -> str:
     for distribution in metadata.distributions(name="arcshard", path=[str(package.parent)]):
         text = distribution.read_text("direct_url.json")
         if text:
-            origin = json.loads(text).get("vcs_info", {})
-            return str(origin.get("commit_id", ""))
+            with contextlib.suppress(ValueError, AttributeError):  # another tool's
+                return str(json.loads(text).get("vcs_info", {}).get("commit_id", ""))
     return ""

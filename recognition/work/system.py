@@ -99,6 +99,15 @@ def peak_resident_bytes() -> int:
     return peak * (1 if sys.platform == "darwin" else 1024)
 
 
+def raise_file_limit() -> None:
+    """Let this process and its children have as many open files as the system allows it to ask for."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        resource = importlib.import_module("resource")
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft != hard:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def save_signal() -> signal.Signals | None:
     """Return the signal that asks a run for a checkpoint, SIGUSR1; None where there is none."""
     return getattr(signal, "SIGUSR1", None)

@@ -16,11 +16,12 @@ from tests.faults.compare import difference, last_step, newest_checkpoint, tenso
 from tests.faults.launch import Ended, Job, children_of
 from tests.faults.outcome import Case, Found
 from tests.faults.runs import SAVE_EVERY, Lab
+from tests.faults.speed import slowness
 
 AT = 10
 """The step at which most faults strike, behind two checkpoints."""
 TIMEOUT_S = 8.0
-"""What the ranks are told to wait for each other."""
+"""What the ranks are told to wait for each other on an idle machine."""
 _AGENT_S = 30.0
 """torchrun sends SIGTERM to the ranks that are left, and SIGKILL half a minute later."""
 
@@ -83,20 +84,25 @@ def _lacks(line: str, *words: str) -> str:
 
 
 def _reach(job: Job, step: int) -> str:
-    return "" if job.wait_for(lambda: last_step(job.run) >= step) else f"never reached step {step}: {job.errors()}"
+    return (
+        ""
+        if job.wait_for(lambda: last_step(job.run) >= step, f"step {step}")
+        else f"never reached step {step}: {job.errors()}"
+    )
 
 
 def _stop(rank: int, *, is_continued: bool = False) -> Run:
     """SIGSTOP: the other rank must say so after the timeout; torchrun then ends the stopped one."""
 
     def run(lab: Lab, place: Path) -> Found:
-        settings = lab.settings(ranks=2, train__timeout_s=str(TIMEOUT_S))
+        timeout_s = TIMEOUT_S * slowness()
+        settings = lab.settings(ranks=2, train__timeout_s=str(timeout_s))
         with Job(place, settings, ranks=2, timeout_s=120) as job:
             fault = _reach(job, AT)
             stopped_s = job.seconds
             pid = job.rank_pids()[rank]
             os.kill(pid, signal.SIGSTOP)
-            spoke = job.wait_for(lambda: job.errors()[1 - rank])
+            spoke = job.wait_for(lambda: job.errors()[1 - rank], "the other rank's line")
             silence_s = job.seconds - stopped_s
             if is_continued:
                 with contextlib.suppress(ProcessLookupError):  # torchrun may have ended it by now
@@ -105,9 +111,10 @@ def _stop(rank: int, *, is_continued: bool = False) -> Run:
             line = job.errors()[1 - rank]
         if not fault and not spoke:
             fault = "the other rank never spoke"
-        if not fault and silence_s > TIMEOUT_S + 5:
-            fault = f"the other rank spoke after {silence_s:.1f} s; the timeout was {TIMEOUT_S}"
-        if not fault and ended.seconds - stopped_s > TIMEOUT_S + 20 + (0 if is_continued else _AGENT_S):
+        late_s = slowness()
+        if not fault and silence_s > timeout_s + 5 * late_s:
+            fault = f"the other rank spoke after {silence_s:.1f} s; the timeout was {timeout_s:.1f}"
+        if not fault and ended.seconds - stopped_s > timeout_s + 20 * late_s + (0 if is_continued else _AGENT_S):
             fault = f"ended {ended.seconds - stopped_s:.1f} s after the stop"
         fault = fault or ("" if ended.status == 1 else f"status {ended.status}; expected 1")
         return Found(
@@ -118,7 +125,7 @@ def _stop(rank: int, *, is_continued: bool = False) -> Run:
 
 
 def _stop_and_restart(lab: Lab, place: Path) -> Found:
-    settings = lab.settings(ranks=2, train__timeout_s=str(TIMEOUT_S))
+    settings = lab.settings(ranks=2, train__timeout_s=str(TIMEOUT_S * slowness()))
     with Job(place, settings, ranks=2, restarts=1, timeout_s=150) as job:
         fault = _reach(job, AT)
         os.kill(job.rank_pids()[1], signal.SIGSTOP)
@@ -128,7 +135,7 @@ def _stop_and_restart(lab: Lab, place: Path) -> Found:
 
 def _slow(**pause: float) -> Run:
     def run(lab: Lab, place: Path) -> Found:
-        settings = lab.settings(ranks=2, train__timeout_s=str(TIMEOUT_S))
+        settings = lab.settings(ranks=2, train__timeout_s=str(TIMEOUT_S * slowness()))
         with Job(place, settings, ranks=2, fault={"kind": "slow", "rank": 1, **pause}) as job:
             ended = job.end()
             return Found(ended, ends_well(job, ended, lab.reference("fused", 2).run))
@@ -304,7 +311,12 @@ def resume(first: Job, ended: Ended, reference: Path) -> Found:
 
 def after(first: Ended, second: Ended) -> Ended:
     """Return two jobs, one after the other, as one."""
-    return replace(second, seconds=first.seconds + second.seconds, left_behind=first.left_behind + second.left_behind)
+    return replace(
+        second,
+        seconds=first.seconds + second.seconds,
+        left_behind=first.left_behind + second.left_behind,
+        waits=first.waits + second.waits,
+    )
 
 
 def _own_set(lab: Lab, place: Path) -> Path:

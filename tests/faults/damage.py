@@ -17,9 +17,11 @@ from pathlib import Path
 
 import torch
 
+from recognition.backbones.run_weights import BEST_FILES, MODEL_FILES
 from recognition.distributed.checkpoint import choose_checkpoint, list_checkpoints
 from recognition.distributed.world import World
 from recognition.errors import CheckpointError
+from recognition.training.run_folder import STATUS
 from tests.faults.cases import ends_well, stops_alike
 from tests.faults.launch import Ended, Job
 from tests.faults.outcome import Case, Found
@@ -207,7 +209,8 @@ def _stopped_run(lab: Lab, place: Path) -> None:
     """Copy the undisturbed run without its model.pt: as if it had been stopped just before its end."""
     source = lab.reference("fused", 2).run
     shutil.copytree(source, place / "run", dirs_exist_ok=True)
-    (place / "run" / "model.pt").unlink()
+    for name in (*MODEL_FILES, *BEST_FILES, STATUS):
+        (place / "run" / name).unlink()
 
 
 def _flip_a_bit(path: Path) -> None:

@@ -21,13 +21,13 @@ from tests.faults.outcome import Case, Found
 from tests.faults.runs import SAVE_EVERY, Lab
 
 _SIZE_MIB = 24
-_BALLAST = "ballast"
+BALLAST = "ballast"
 
 
 def disk_cases() -> list[Case]:
     """Return the cases of this module; where no tmpfs can be mounted, the one that needs none."""
     cases = [Case("disk/limit", "files that may not grow", "ended", _no_growth)]
-    if not _can_mount():
+    if not can_mount():
         return cases
     return [
         Case("disk/passing", "disk full for a while", "bit-equal", _full_for_a_while),
@@ -48,8 +48,8 @@ def _full_for_a_while(lab: Lab, place: Path) -> Found:
             before = list_checkpoints(checkpoints)
             warned = job.wait_for(lambda: "no checkpoint" in job.said(0))
             wrong = "" if warned else f"no warning of a full disk: {job.said(0)[-300:]}"
-            wrong = wrong or _are_whole(before)
-            (checkpoints / _BALLAST).unlink()
+            wrong = wrong or are_whole(before)
+            (checkpoints / BALLAST).unlink()
             ended = job.end()
             warnings = job.said(0).count("no checkpoint")
             return Found(
@@ -66,10 +66,10 @@ def _full_for_good(lab: Lab, place: Path) -> Found:
             fill(checkpoints)
             ended = job.end()
             wrong = stops_alike(job, ended, "no checkpoint", "checkpoint.max_failures", "No space left")
-        wrong = wrong or _are_whole(list_checkpoints(checkpoints))
+        wrong = wrong or are_whole(list_checkpoints(checkpoints))
         if wrong or ended.left_behind:
             return Found(ended, wrong)
-        (checkpoints / _BALLAST).unlink()
+        (checkpoints / BALLAST).unlink()
         return resume(job, ended, lab.reference("fused", 2).run)
 
 
@@ -81,11 +81,12 @@ def _no_growth(lab: Lab, place: Path) -> Found:
         ended = job.end()
         wrong = stops_alike(job, ended, "no checkpoint", "checkpoint.max_failures", "File too large")
         reached = last_step(job.run)
-    wrong = wrong or _are_whole(list_checkpoints(job.run / "checkpoints"))
+    wrong = wrong or are_whole(list_checkpoints(job.run / "checkpoints"))
     return Found(ended, wrong, f"stopped at step {reached}")
 
 
-def _are_whole(checkpoints: list[Path]) -> str:
+def are_whole(checkpoints: list[Path]) -> str:
+    """Return "" when there are some, and raise CheckpointError when one of them is torn."""
     if not checkpoints:
         return "no checkpoint was there before the disk was full"
     for path in checkpoints:
@@ -94,7 +95,8 @@ def _are_whole(checkpoints: list[Path]) -> str:
     return ""
 
 
-def _can_mount() -> bool:
+def can_mount() -> bool:
+    """Whether this process may mount a tmpfs."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             with small_disk(Path(folder) / "disk"):
@@ -119,7 +121,7 @@ def small_disk(target: Path) -> Iterator[Path]:
 
 def fill(folder: Path) -> None:
     """Write a file until the disk is full."""
-    descriptor = os.open(folder / _BALLAST, os.O_WRONLY | os.O_CREAT)
+    descriptor = os.open(folder / BALLAST, os.O_WRONLY | os.O_CREAT)
     try:
         with contextlib.suppress(OSError):
             while True:

@@ -6,6 +6,7 @@ Everything up to the fault is the program's own doing: a killed save has written
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import resource
 import shutil
@@ -24,9 +25,14 @@ _FILES = {"rows": "rows_", "replicated": "replicated.", "local": "local_"}
 
 def inject(fault: Fault) -> None:
     """Prepare this process to do the fault that `fault["kind"]` names."""
-    {"kill in a save": _kill_in_save, "nan": _break_centers, "slow": _slow_down, "file limit": _limit_files}[
-        fault["kind"]
-    ](fault)
+    kinds: dict[str, Callable[[Fault], None]] = {
+        "kill in a save": _kill_in_save,
+        "nan": _break_centers,
+        "slow": _slow_down,
+        "file limit": _limit_files,
+        "clock": _jump_clock,
+    }
+    kinds[fault["kind"]](fault)
 
 
 def _kill_in_save(fault: Fault) -> None:
@@ -132,6 +138,12 @@ def _limit_files(fault: Fault) -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (fault["bytes"], resource.RLIM_INFINITY))
 
     _wrap(Trainer, "train_step", before=limit)
+
+
+def _jump_clock(_: Fault) -> None:
+    """Let the time of day jump back and forth by years at each look; the monotonic clocks go on."""
+    real, jumps = time.time, itertools.cycle((0.0, 3e8, -3e8, 1e9, -1.5e9))
+    time.time = lambda: real() + next(jumps)
 
 
 def _wrap(owner: Any, name: str, *, before: Callable[..., object]) -> None:

@@ -118,12 +118,12 @@ def _fault(job: Job, ended: Ended, reference: Path) -> str:
 
 def _deliver(kill: Kill, job: Job, start_s: float, total_s: float) -> None:
     """Wait for the moment and kill the rank, if the job is still there."""
-    job.wait_for(lambda: kill.rank in job.rank_pids())
+    job.wait_for(lambda: kill.rank in job.rank_pids(), f"rank {kill.rank}")
     pid = job.rank_pids().get(kill.rank)
     if kill.place == "start-up":
         time.sleep(kill.share * start_s)
     elif kill.place == "first step":
-        job.wait_for((job.run / "config.yaml").exists)
+        job.wait_for((job.run / "config.yaml").exists, "config.yaml")
         time.sleep(kill.share * 0.5)
     elif kill.place == "any time":
         time.sleep(kill.share * total_s)
@@ -133,7 +133,7 @@ def _deliver(kill: Kill, job: Job, start_s: float, total_s: float) -> None:
             "validation": (VALIDATE_EVERY * (1 + kill.step % (STEPS // VALIDATE_EVERY)), 0.06),
             "end": (STEPS, 0.5),
         }[kill.place]
-        job.wait_for(lambda: last_step(job.run) >= step)
+        job.wait_for(lambda: last_step(job.run) >= step, f"step {step}")
         time.sleep(kill.share * window_s)
     if pid is not None and job.is_running:
         with contextlib.suppress(ProcessLookupError):

@@ -16,11 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from tests.faults.speed import slowness
+
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "ARCSHARD_FAULTS_JOB"
 FAULT = "ARCSHARD_FAULT"
 _GRACE_S = 3.0
 """What a job's helpers (loader processes, their server) may take to see that it is gone."""
+_SHOWN_S = 1.0
+"""Waits below this are not worth a word."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +35,17 @@ class Ended:
     seconds: float
     left_behind: tuple[str, ...]
     """The command lines of its processes that outlived it; they are killed."""
+    waits: tuple[str, ...] = ()
+    """What was waited for, and how long."""
 
 
 class Job:
     """`torchrun` with `ranks` processes of train_v2 (by way of job.py) in the folder `place`; ended with its context.
 
     place/run is the run folder, place/ranks holds each start's output by rank, place/torchrun.log the agent's words.
-    `fault` is what job.py does to the first start from inside. `seconds` counts from `start`.
+    `fault` is what job.py does to the first start from inside. `run` is another run folder, `arguments` are flags of
+    train_v2, `variables` are added to the environment. `seconds` counts from `start`. All timeouts are those of an idle
+    machine: they grow as it slows down (`speed.slowness`).
     """
 
     def __init__(
@@ -49,9 +57,17 @@ class Job:
         restarts: int = 0,
         timeout_s: float = 90.0,
         fault: Mapping[str, object] | None = None,
+        run: Path | None = None,
+        arguments: Sequence[str] = (),
+        variables: Mapping[str, str] | None = None,
     ) -> None:
         self.place = place
-        self.run = place / "run"
+        self.run = run or place / "run"
+        self.waits: list[str] = []
+        """What was waited for for longer than a moment."""
+        self._arguments = arguments
+        self._variables = dict(variables or {})
+        self._slowness = 1.0
         self.settings = settings
         self.ranks = ranks
         self._restarts = restarts
@@ -78,10 +94,11 @@ class Job:
             str(ROOT / "configs" / "base"),
             *self.settings,
             f"output={self.run}",
+            *self._arguments,
         ]
         launcher = {"RANK", "WORLD_SIZE", "LOCAL_RANK", FAULT}
         environment = {key: value for key, value in os.environ.items() if key not in launcher}
-        environment |= {"OMP_NUM_THREADS": "1", **self.mark}
+        environment |= {"OMP_NUM_THREADS": "1", **self._variables, **self.mark}
         if self._fault:
             environment[FAULT] = json.dumps(self._fault)
         self._started = time.monotonic()
@@ -123,29 +140,52 @@ class Job:
                 found[int(variables["RANK"])] = pid
         return found
 
-    def wait_for(self, happened: Callable[[], object], *, poll_s: float = 0.004) -> bool:
-        """Wait until `happened()` is true; False when the job ended or its time ran out first."""
-        while not happened():
-            if not self.is_running or self.seconds > self._timeout_s:
-                return bool(happened())
-            time.sleep(poll_s)
-        return True
+    def wait_for(self, happened: Callable[[], object], what: str = "", *, poll_s: float = 0.004) -> bool:
+        """Wait until `happened()` is true; False when the job ended or its time ran out first. `what` says it in words.
+
+        A time that runs out is first measured against the machine's speed of that moment.
+        """
+        started = self.seconds
+        try:
+            while not happened():
+                if not self.is_running or self._is_over():
+                    return bool(happened())
+                time.sleep(poll_s)
+            return True
+        finally:
+            self._note_wait(what or getattr(happened, "__name__", "something").replace("_", " "), started)
 
     def end(self) -> Ended:
         """Wait for the end, at most until the timeout, and return how it came; nothing of the job lives afterwards."""
         assert self._process is not None
-        try:
-            status: int | None = self._process.wait(max(0.1, self._timeout_s - self.seconds))
-        except subprocess.TimeoutExpired:
-            status = None
+        started = self.seconds
+        status: int | None = None
+        while status is None and not self._is_over():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                status = self._process.wait(max(0.1, min(1.0, self._timeout_s * self._slowness - self.seconds)))
         seconds = self.seconds
+        self._note_wait("the end", started)
         left: list[int] = []
-        deadline = time.monotonic() + _GRACE_S
+        deadline = time.monotonic() + _GRACE_S * slowness()
         while status is not None and (left := self._survivors()) and time.monotonic() < deadline:
             time.sleep(0.05)
         words = tuple(_command_line(pid) for pid in left)
         self._kill_all()
-        return Ended(status, seconds, words)
+        return Ended(status, seconds, words, tuple(self.waits))
+
+    def _is_over(self) -> bool:
+        """Whether the job's time is up, by the slowest speed that the machine had during it."""
+        if self.seconds <= self._timeout_s * self._slowness:
+            return False
+        self._slowness = max(self._slowness, slowness())
+        if self.seconds <= self._timeout_s * self._slowness:
+            return False
+        self._slowness = max(self._slowness, slowness(now=True))
+        return self.seconds > self._timeout_s * self._slowness
+
+    def _note_wait(self, what: str, started_s: float) -> None:
+        if self.seconds - started_s > _SHOWN_S:
+            self.waits.append(f"{what} {self.seconds - started_s:.1f} s")
 
     def starts(self) -> int:
         """Return how often the ranks were started."""

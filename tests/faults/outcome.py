@@ -37,6 +37,7 @@ class Outcome:
     seconds: float
     runs: int
     note: str
+    waits: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return a JSON-ready copy."""
@@ -61,10 +62,12 @@ class Case:
             ended, fault, note, runs = Ended(-1, 0.0, ()), f"{type(err).__name__}: {err}", "", 1
         if ended.left_behind:
             fault = f"processes left: {'; '.join(ended.left_behind)}" + (f"; {fault}" if fault else "")
+        if ended.status is None and ended.waits:
+            fault = f"waited for {', '.join(ended.waits)}; {fault}"
         if ended.status is None:
             fault = f"did not end within its timeout; {fault}"
         is_hang, left = ended.status is None, len(ended.left_behind)
-        return Outcome(self.group, self.wanted, fault, is_hang, left, round(ended.seconds, 2), runs, note)
+        return Outcome(self.group, self.wanted, fault, is_hang, left, round(ended.seconds, 2), runs, note, ended.waits)
 
 
 def table(outcomes: Iterable[Mapping[str, Any]]) -> str:

@@ -15,7 +15,7 @@ import os
 import shutil
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -30,12 +30,15 @@ from recognition.errors import ArcShardError
 from recognition.work.files import write_text
 from recognition.work.journal import Journal
 from recognition.work.revision import find_revision
+from tests.faults.around import around_cases
 from tests.faults.cases import fault_cases
 from tests.faults.damage import damage_cases
 from tests.faults.disk import disk_cases
+from tests.faults.folder import folder_cases
 from tests.faults.kills import draw_kills, kill_case
 from tests.faults.outcome import Case, table
 from tests.faults.runs import Lab
+from tests.faults.speed import slowness
 
 IN_SAVE = 0.4
 """The share of the kills that strike inside a save."""
@@ -85,8 +88,7 @@ def run(args: argparse.Namespace) -> None:
     left = [case for case in cases if case.key not in journal.done]
     for key, outcome in progress(_outcomes(left, Lab(folder), args.jobs), total=len(left), unit="case", label="faults"):
         journal.append(key, outcome)
-        if outcome["fault"]:
-            sys.stderr.write(f"\n{key}: {outcome['fault']} ({outcome['note']})\n")
+        sys.stderr.write(_line(key, outcome))
     found = {record["key"]: record for record in journal.records()}
     journal.close()
     outcomes = [found[case.key] for case in cases]
@@ -101,12 +103,26 @@ def run(args: argparse.Namespace) -> None:
         )
 
 
+def _line(key: str, outcome: Mapping[str, Any]) -> str:
+    """Return what a case took, and what was waited for: a slow one says where the time went."""
+    waits = f"; waited for {', '.join(outcome['waits'])}" if outcome["waits"] else ""
+    wrong = f"WRONG: {outcome['fault']} ({outcome['note']})" if outcome["fault"] else "as it should be"
+    return f"\n{key}: {wrong}, {outcome['seconds']:.1f} s, timeouts x {slowness():.1f}{waits}\n"
+
+
 def all_cases(args: argparse.Namespace) -> list[Case]:
     """Return every case, the kills first."""
     counts = dict(zip((2, 3), args.kills))
     in_save = {ranks: -int(-number * IN_SAVE // 1) for ranks, number in counts.items()}
     kills = draw_kills(counts, in_save=in_save, seed=args.seed)
-    return [*map(kill_case, kills), *fault_cases(), *disk_cases(), *damage_cases(flips=args.flips)]
+    return [
+        *map(kill_case, kills),
+        *fault_cases(),
+        *disk_cases(),
+        *folder_cases(),
+        *around_cases(),
+        *damage_cases(flips=args.flips),
+    ]
 
 
 def _outcomes(cases: Sequence[Case], lab: Lab, jobs: int) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -107,9 +107,9 @@ class Lab:
     def _train(self, name: str, times: Path, settings: Sequence[str], ranks: int) -> None:
         shutil.rmtree(times.with_suffix(""), ignore_errors=True)
         with Job(times.with_suffix(""), settings, ranks=ranks) as job:
-            job.wait_for(job.rank_pids)
+            job.wait_for(job.rank_pids, "the ranks")
             launched_s = job.seconds
-            job.wait_for(lambda: last_step(job.run) >= 1)
+            job.wait_for(lambda: last_step(job.run) >= 1, "step 1")
             start_s = job.seconds - launched_s
             ended = job.end()
             assert ended.status == 0 and not ended.left_behind, f"the undisturbed {name}: {ended}\n{job.said(0)}"

@@ -114,7 +114,7 @@ def test_neither_file_is_ever_half_written(run: Path, tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(os, "replace", note)
     save_model(TINY.build(), tmp_path / "new", ABOUT)
-    assert renamed == ["model.safetensors", "model.pt"], "model.pt says that a run has ended"
+    assert renamed == ["model.safetensors", "model.pt"], "where model.pt is, the other is too"
     before = {path.name: path.read_bytes() for path in run.iterdir()}
 
     def fail(*args: Any) -> None:
@@ -311,7 +311,7 @@ def test_damaged_and_foreign_safetensors_end_in_one_line(run: Path) -> None:
         load_backbone(path)
     path.unlink()
     os.mkfifo(path)
-    with pytest.raises(CheckpointError, match=r"not found; expected a run folder or a .safetensors"):
+    with pytest.raises(CheckpointError, match=r"not found; expected a run folder, a checkpoint, or a .safe"):
         load_backbone(path)
 
 

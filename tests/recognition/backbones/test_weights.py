@@ -156,7 +156,7 @@ def test_damaged_and_foreign_files_end_in_one_line(tiny: tuple[torch.nn.Module, 
 
 
 def test_missing_files_say_what_was_expected(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"nowhere: not found; expected a run folder or a .safetensors"):
+    with pytest.raises(CheckpointError, match=r"nowhere: not found; expected a run folder, a checkpoint, or a .safe"):
         load_backbone(tmp_path / "nowhere")
     with pytest.raises(CheckpointError, match=r"holds no model.pt and no model.safetensors; expected a run folder"):
         load_backbone(tmp_path)
@@ -232,5 +232,5 @@ def test_whether_weights_fit_is_known_without_building_the_network(tiny) -> None
     check_weights(path, Architecture("tiny", 16, 112))
     with pytest.raises(CheckpointError, match=r"does not fit the network: .* of another shape"):
         check_weights(path, Architecture("tiny", 32, 112))
-    with pytest.raises(CheckpointError, match="not found; expected a run folder or"):
+    with pytest.raises(CheckpointError, match="not found; expected a run folder, a checkpoint"):
         check_weights(path.with_name("modle.pt"), Architecture("tiny", 16, 112))

@@ -150,6 +150,7 @@ def test_what_the_old_launcher_adds_is_accepted(capsys, monkeypatch, flag) -> No
     status, text = _in_process(capsys, "--check", flag)
     assert status == 1
     assert "--local-rank 1: the environment says LOCAL_RANK=0" in text
+    monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert _in_process(capsys, "--check", flag)[0] == 0
     assert _in_process(capsys, "--check")[0] == 0, "torchrun sets the environment alone"
@@ -164,7 +165,7 @@ def test_the_check_reads_start_weights_and_says_how_long_an_epoch_takes(capsys, 
     assert status == 1
     assert f"{tmp_path}/fits.pt: does not fit the network" in text
     status, text = _in_process(capsys, "--check", f"init_from={tmp_path}/fist.pt")
-    assert (status, "fist.pt: not found; expected a run folder or" in text) == (1, True)
+    assert (status, "fist.pt: not found; expected a run folder, a checkpoint" in text) == (1, True)
 
 
 def test_the_check_of_a_resumed_run_is_of_its_global_batch(capsys, monkeypatch, tmp_path) -> None:

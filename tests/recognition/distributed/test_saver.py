@@ -179,3 +179,51 @@ def test_staging_is_one_copy_whatever_the_types() -> None:
         assert staging.files["x"][name].is_contiguous()
     total = sum(tensor.nbytes for tensor in tensors.values()) + tensors["a"].nbytes
     assert total <= staging.num_bytes <= total + 64 * 7
+
+
+def test_a_thread_that_cannot_be_started_is_a_failed_save(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    saver = make_saver(ALONE, tmp_path, max_failures=2)
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        saver.begin(make_snapshot(ALONE, 1))
+        saver.finish()
+    assert saver.failures == 1
+    saver.begin(make_snapshot(ALONE, 2))
+    saver.finish()
+    assert (saver.failures, saver.saved_step) == (0, 2)
+
+
+def test_old_checkpoints_go_where_there_is_no_room_for_a_pointer(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for step in (1, 2):
+        save(ALONE, tmp_path, step)
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "no room")
+
+    monkeypatch.setattr(publish, "write_pointer", fail)
+    saver = make_saver(ALONE, tmp_path, keep=1)
+    saver.begin(make_snapshot(ALONE, 3))
+    saver.finish()
+    assert saver.failures == 1
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step_00000003"], "the disk has room again"
+
+
+def test_a_folder_that_another_run_took_is_left_alone(tmp_path: Path) -> None:
+    def taken() -> None:
+        raise CheckpointError("taken over by process 41 on node7")
+
+    kept = save(ALONE, tmp_path, 1)
+    (tmp_path / ".step_00000009.part").mkdir()  # of the other run
+    snapshot = make_snapshot(ALONE, 2)
+    saver_of_old = saver.Saver(tmp_path, snapshot, world=ALONE, keep=1, max_failures=1, check=taken)
+    saver_of_old.begin(snapshot)
+    with pytest.raises(CheckpointError, match="taken over by process 41 on node7"):
+        saver_of_old.finish()
+    assert list_checkpoints(tmp_path) == [kept]
+    assert (tmp_path / ".step_00000009.part").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import os
@@ -20,6 +21,7 @@ from recognition.feed.bad_records import BadRecord, BadRecordList, Replacements
 from recognition.feed.datasets import FolderDataset, open_dataset
 from recognition.feed.loader import BatchLoader
 from recognition.feed.orders import ImageOrder
+from tests.helpers.failing_disk import FailingDisk
 from tests.helpers.sets import SIZE, picture, png, write_rec
 from tests.helpers.slow_set import Slow
 
@@ -206,9 +208,26 @@ def test_a_damaged_line_counts_for_nothing(tmp_path: Path, tail: bytes) -> None:
     assert len(BadRecordList(tmp_path / "bad.jsonl", budget=9)) == 2
 
 
-def test_a_list_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"none/bad.jsonl: cannot be written \(No such file or directory\)"):
-        BadRecordList(tmp_path / "none" / "bad.jsonl", budget=9).add([BadRecord("a", 1, 1, "torn")])
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
+def test_a_list_that_cannot_be_written_waits_for_room(
+    error: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad = BadRecordList(tmp_path / "bad.jsonl", budget=3)
+    bad.add([BadRecord("a", 1, 1, "torn")])
+    disk = FailingDisk(tmp_path, error)
+    with disk.mounted():
+        disk.fails = True
+        for number in (2, 3):
+            bad.add([BadRecord("a", number, number, "torn")])
+        assert len(bad) == 3
+    assert caplog.text.count("bad.jsonl: cannot be written") == 1, "warned once"
+    bad.add([BadRecord("a", 3, 3, "torn")])
+    lines = (tmp_path / "bad.jsonl").read_bytes().splitlines()
+    assert [json.loads(line)["record"] for line in lines] == [1, 2, 3]
+    disk.fails, disk.fails_at = False, disk.num_changes + 2  # the sync after the write
+    with disk.mounted(), pytest.raises(DataError, match="lists 4 records"):
+        bad.add([BadRecord("a", 4, 4, "torn")])
+    assert (tmp_path / "bad.jsonl").read_bytes().endswith(b"\n")
 
 
 def test_replacements_are_spread_over_the_set() -> None:

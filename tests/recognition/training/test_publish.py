@@ -17,11 +17,10 @@ from recognition.commands.verify import main as verify
 from recognition.config.schema import Config
 from recognition.distributed.world import World
 from recognition.errors import CheckpointError
-from recognition.formats.pairs_bin import write_pairs
-from recognition.images.codec import encode_jpeg
 from recognition.training.publish import LOCAL_KEYS, describe_model, portable_config
 from recognition.training.state import TrainState
 from recognition.verification.validators import Report
+from tests.helpers.faces import write_faces
 from tests.helpers.runs import make_trainer
 
 ALONE = World(0, 1, 0, torch.device("cpu"))
@@ -43,18 +42,6 @@ def train(folder: Path, embedding_size: int, image_size: int, *more: str) -> Any
     trainer = make_trainer(ALONE, str(folder), overrides)
     trainer.fit()
     return trainer
-
-
-def write_faces(folder: Path, side: int) -> tuple[Path, Path]:
-    """Write four pictures of two people, as a folder and as pairs; return both paths."""
-    generator = np.random.default_rng(0)
-    pictures = [encode_jpeg(generator.integers(0, 256, (side, side, 3), np.uint8)) for _ in range(4)]
-    for number, picture in enumerate(pictures):
-        path = folder / "faces" / str(number % 2) / f"{number}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(picture)
-    write_pairs(folder / "pairs.bin", pictures, [True, False])
-    return folder / "faces", folder / "pairs.bin"
 
 
 def all_but_one(slow: Any) -> list[Any]:

@@ -15,9 +15,10 @@ from recognition.distributed.checkpoint import Checkpoint
 from recognition.distributed.world import World
 from recognition.errors import CheckpointError, ConfigError
 from recognition.training import start
+from recognition.training.run_folder import RunStatus, read_status, write_status
 from recognition.training.run_meta import RunMeta
 from recognition.training.scaler import ScalerState
-from recognition.training.start import find_start, hold_global_batch, mark_launcher, resumes, tidy
+from recognition.training.start import find_start, hold_global_batch, prepare_folder, resumes, tidy
 from recognition.training.state import TrainState
 from tests.helpers.snapshots import ALONE, save
 
@@ -32,10 +33,18 @@ def test_an_empty_folder_is_begun_anew_or_resumed_at_step_0(tmp_path: Path) -> N
     assert find_start(tmp_path, _config("resume=true"), ALONE)[1] is None
 
 
-@pytest.mark.parametrize("found", ["a finished run", "the checkpoints of a run"])
+FOUND = {
+    "a finished run": RunStatus(is_ended=True, step=7),
+    "the weights of a run": RunStatus(is_ended=False, step=7),
+    "the checkpoints of a run": None,
+}
+
+
+@pytest.mark.parametrize("found", list(FOUND))
 def test_another_run_is_never_mixed_with_a_new_one(found: str, tmp_path: Path) -> None:
-    if found == "a finished run":
-        (tmp_path / "model.pt").touch()
+    status = FOUND[found]
+    if status is not None:
+        write_status(tmp_path, status)
     else:
         save(ALONE, tmp_path / "checkpoints", 3)
     with pytest.raises(
@@ -45,16 +54,30 @@ def test_another_run_is_never_mixed_with_a_new_one(found: str, tmp_path: Path) -
     assert resumes(tmp_path, _config("resume=true"), ALONE)
 
 
-def test_a_finished_run_without_checkpoints_is_not_trained_over(tmp_path: Path) -> None:
+def test_weights_say_that_a_run_has_ended_in_folders_of_older_versions_alone(tmp_path: Path) -> None:
     (tmp_path / "model.pt").touch()
-    with pytest.raises(ConfigError, match=r"holds model.pt and no checkpoint; expected one to resume from"):
+    with pytest.raises(ConfigError, match="holds a finished run; expected a new folder"):
+        resumes(tmp_path, _config(), ALONE)
+    prepare_folder(tmp_path, ALONE, is_resumed=True)
+    assert (tmp_path / "model.pt").exists()
+    assert not resumes(tmp_path, _config(), ALONE), "killed before its first step"
+    prepare_folder(tmp_path, ALONE, is_resumed=False)
+    assert not (tmp_path / "model.pt").exists(), "a new run begins without the weights of another"
+    assert read_status(tmp_path, has_weights=True) == RunStatus(is_ended=False, step=0)
+
+
+def test_a_finished_run_without_checkpoints_is_not_trained_over(tmp_path: Path) -> None:
+    write_status(tmp_path, RunStatus(is_ended=True, step=7))
+    with pytest.raises(ConfigError, match=r"holds a finished run and no checkpoint; expected one to resume from"):
         find_start(tmp_path, _config("resume=true"), ALONE)
+    write_status(tmp_path, RunStatus(is_ended=False, step=7))
+    assert find_start(tmp_path, _config("resume=true"), ALONE)[1] is None
 
 
 def test_a_restart_by_the_same_launcher_resumes_and_one_by_another_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mark_launcher(tmp_path)
+    prepare_folder(tmp_path, ALONE, is_resumed=False)
     save(ALONE, tmp_path / "checkpoints", 3)
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     assert resumes(tmp_path, _config(), ALONE)
