@@ -90,6 +90,7 @@ def load_backbone(path: Path, network: str | None = None, *, device: torch.devic
         embedding_size=architecture.embedding_size,
         image_size=None if told is None else told.image_size,
         dataset=None if metadata is None else metadata.dataset,
+        alignment=None if metadata is None else metadata.alignment,
     )
     return Model(module.eval(), file, architecture, facts, told_by)
 

@@ -18,6 +18,8 @@ class ModelFacts:
     image_size: int | None = None
     dataset: Mapping[str, int | str] | None = None
     """Fingerprint of the set that the model was trained on."""
+    alignment: str | None = None
+    """Name of the template that its faces were aligned to."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the values under the names they have in every result."""

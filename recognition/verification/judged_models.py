@@ -1,0 +1,218 @@
+"""What is judged: a run, weights, an ONNX file, dlib's network, or a folder of embeddings made before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from recognition.backbones.architecture import Architecture
+from recognition.backbones.weights import load_backbone
+from recognition.config.schema import Precision
+from recognition.console import progress
+from recognition.distributed.shards import class_range
+from recognition.distributed.together import together
+from recognition.distributed.world import World
+from recognition.embedding.embedder import Embedder, try_images
+from recognition.embedding.models import load_embedder
+from recognition.embedding.store import is_published, read_embeddings
+from recognition.errors import CheckpointError, DataError
+from recognition.formats.model_facts import ModelFacts
+from recognition.verification.protocols import PairSet, distinct_images, embedded_rows
+
+DEFAULT_SIDE = 112
+Rows = npt.NDArray[np.float32]
+
+
+class JudgedModel(Protocol):
+    """Gives the embeddings of a set's pictures."""
+
+    @property
+    def path(self) -> str:
+        """How the user called it."""
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What results say of it."""
+
+    @property
+    def image_size(self) -> int | None:
+        """Side of the images that it takes; None where it embeds none."""
+
+    @property
+    def network(self) -> str:
+        """Its name for people."""
+
+    def embed_set(self, pair_set: PairSet, *, label: str) -> Rows:
+        """Return the flip-summed embeddings [2n, D] of a set's images; all ranks call this together."""
+
+
+@dataclass(frozen=True)
+class ReadyModel:
+    """A network ready to embed images of one size; the ranks share a set's pictures."""
+
+    path: str
+    facts: ModelFacts
+    image_size: int
+    network: str
+    embed: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
+    batch_size: int
+    world: World
+    quiet: bool
+    architecture: Architecture | None = None
+    """Of a network that can be built anew; None of an ONNX file."""
+    embedder: Embedder | None = None
+
+    def embed_set(self, pair_set: PairSet, *, label: str) -> Rows:
+        """Return the embeddings [2n, D]; each distinct picture passes the network once, on one rank."""
+        firsts, members = distinct_images(pair_set.images)
+        share = class_range(len(firsts), self.world.rank, self.world.size)  # the same even split, of pictures
+        numbers = firsts[share.start : share.stop]
+
+        def embed_share() -> Rows:
+            rows = embedded_rows(
+                self.embed,
+                [pair_set.images[number] for number in numbers],
+                image_size=self.image_size,
+                batch_size=self.batch_size,
+                place=str(pair_set.path),
+                numbers=numbers,
+            )
+            shown = progress(rows, total=len(numbers), unit="image", label=label, quiet=self.quiet)
+            return np.array(list(shown), dtype=np.float32)
+
+        distinct = np.concatenate([part for part in together(embed_share, self.world) if len(part)])
+        return np.asarray(distinct[members], dtype=np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class StoredModel:
+    """The embeddings that embed_faces.py wrote of a set's pictures."""
+
+    path: str
+    facts: ModelFacts
+    network: str
+    rows_by_key: dict[str, int]
+    vectors: np.ndarray
+    image_size: None = None
+
+    def embed_set(self, pair_set: PairSet, *, label: str) -> Rows:
+        """Return the stored embeddings [2n, D]; DataError when they are not those of this set's pictures."""
+        keys = self._keys(pair_set)
+        missing = [key for key in keys if key not in self.rows_by_key]
+        if missing:
+            raise DataError(
+                f"{self.path}: no embedding of {missing[0]!r} of {pair_set.path}, and {len(set(missing)):,} missing in "
+                "all; expected those of this set; embed it, or the folder of its pictures"
+            )
+        return np.asarray(self.vectors[[self.rows_by_key[key] for key in keys]], dtype=np.float32)
+
+    def _keys(self, pair_set: PairSet) -> list[str]:
+        """Return the keys of the 2n images: paths where the set knows them, or else places among its pictures."""
+        names = pair_set.about.names
+        if names is not None and not all(key.isdigit() for key in self.rows_by_key):
+            spelled = {_bare(key): key for key in self.rows_by_key}
+            return [name if name in self.rows_by_key else spelled.get(_bare(name), name) for name in names]
+        _, members = distinct_images(pair_set.images)
+        if members.max() + 1 != len(self.rows_by_key):
+            raise DataError(
+                f"{self.path}: {len(self.rows_by_key):,} embeddings; expected {members.max() + 1:,}, one for each "
+                f"picture of {pair_set.path}; embed this set"
+            )
+        return [str(member) for member in members]
+
+
+def _bare(name: str) -> str:
+    """Return a path without its suffix: LFW's names have none."""
+    return name.rpartition(".")[0] if "." in name.rpartition("/")[2] else name
+
+
+def open_model(
+    path: str,
+    world: World,
+    *,
+    network: str | None = None,
+    image_size: int | None = None,
+    batch_size: int = 64,
+    precision: Precision = "off",
+    quiet: bool = True,
+) -> JudgedModel:
+    """Load a model of any kind; errors say what is missing, and that it does not take images of its size."""
+    folder = Path(path)
+    if folder.is_dir() and is_published(folder):
+        return _stored(folder)
+    if path == "dlib" or path.endswith(".onnx"):
+        embedder = load_embedder(path, network=network, device=world.device, batch_size=batch_size)
+        side = image_size or embedder.facts.image_size or DEFAULT_SIDE
+        name = "dlib" if path == "dlib" else folder.name
+        ready = ReadyModel(path, embedder.facts, side, name, embedder.embed, batch_size, world, quiet)
+    else:
+        ready = _network(folder, world, network, image_size, batch_size, precision, quiet)
+    blank = np.zeros((1, ready.image_size, ready.image_size, 3), dtype=np.uint8)
+    try_images(ready.embed, blank, place=f"{path}: {ready.network}", advice="correct --image-size")
+    return ready
+
+
+def _network(
+    path: Path,
+    world: World,
+    network: str | None,
+    asked: int | None,
+    batch_size: int,
+    precision: Precision,
+    quiet: bool,
+) -> ReadyModel:
+    model = load_backbone(path, network=network, device=world.device)
+    side = model.architecture.image_size
+    if model.image_size is not None and asked not in (None, side):
+        raise CheckpointError(
+            f"{path}: {model.told_by} says images of {side} pixels; --image-size asks for {asked}; leave it out"
+        )
+    embedder = Embedder(model.module, device=world.device, batch_size=batch_size, precision=precision, model=model)
+    return ReadyModel(
+        str(path),
+        model.facts,
+        asked or side,
+        model.architecture.network,
+        embedder.embed,
+        batch_size,
+        world,
+        quiet,
+        architecture=model.architecture,
+        embedder=embedder,
+    )
+
+
+def _stored(folder: Path) -> StoredModel:
+    found = read_embeddings(folder)
+    about = found.about
+    facts = ModelFacts(
+        fingerprint=about.get("model_fingerprint"),
+        network=about.get("network"),
+        embedding_size=about.get("embedding_size"),
+        image_size=about.get("image_size"),
+        dataset=about.get("dataset_fingerprint"),
+    )
+    network = f"embeddings of {facts.network or Path(str(about.get('model'))).name}"
+    return StoredModel(str(folder), facts, network, {key: i for i, key in enumerate(found.keys)}, found.vectors)
+
+
+def check_same_model(stored: JudgedModel, model: JudgedModel) -> None:
+    """Raise DataError when embeddings are not those of a model, where both say their fingerprints."""
+    mine, theirs = model.facts.fingerprint, stored.facts.fingerprint
+    if None not in (mine, theirs) and mine != theirs:
+        raise DataError(
+            f"{stored.path}: embeddings of the model {theirs!s:.12}; expected {mine!s:.12}, which {model.path} is; "
+            "embed again with it"
+        )
+
+
+def auto_threads(world: World) -> None:
+    """Leave each rank on a CPU its share of the cores."""
+    if world.size > 1 and world.device.type == "cpu":
+        torch.set_num_threads(1)
