@@ -314,7 +314,7 @@ def _measure(
         accuracy=accuracy.mean,
         std=accuracy.std,
         threshold_cosine=threshold,
-        threshold_l2=2.0 - 2.0 * threshold if method != "model" else accuracy.threshold_l2,
+        threshold_l2=accuracy.threshold_l2 if scale.offset else 2.0 - 2.0 * threshold,
         tar_at_far=points,
         auc=ordered.auc(),
         eer=eer,
