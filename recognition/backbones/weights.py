@@ -59,6 +59,8 @@ class Model:
     told_by: str | None
     """What says the architecture, for people; None where it was read off keys and shapes, which leave the image size
     open within a few pixels."""
+    metadata: ModelMetadata | None = None
+    """What the file says of itself, where it does."""
 
     @property
     def image_size(self) -> int | None:
@@ -92,7 +94,7 @@ def load_backbone(path: Path, network: str | None = None, *, device: torch.devic
         dataset=None if metadata is None else metadata.dataset,
         alignment=None if metadata is None else metadata.alignment,
     )
-    return Model(module.eval(), file, architecture, facts, told_by)
+    return Model(module.eval(), file, architecture, facts, told_by, metadata)
 
 
 def load_weights(module: nn.Module, path: Path, *, asked: Architecture | None = None) -> int:

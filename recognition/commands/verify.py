@@ -164,7 +164,7 @@ def _judge_scores(args: argparse.Namespace) -> tuple[list[PairSet], list[Verific
         for path, name in zip(args.from_scores, set_names(args.from_scores))
     ]
     for pair_set, _ in found:
-        _warn(order_warning(pair_set, args.folds))
+        warn(order_warning(pair_set, args.folds))
     results = [
         verify_scores(pair_set, scores, method="model", folds=args.folds, with_intervals=True)
         for pair_set, scores in found
@@ -186,29 +186,29 @@ def _judge_models(
     sets = open_sets(args.sets, options)
     if isinstance(options.read_picture, PhotoReader) and options.read_picture.without_face:
         photos = options.read_picture.without_face
-        _warn(f"no face was found in {count(len(photos), 'photo')} ({photos[0]}, ...); the middle was taken", world)
+        warn(f"no face was found in {count(len(photos), 'photo')} ({photos[0]}, ...); the middle was taken", world)
     for pair_set in sets:
-        _warn(order_warning(pair_set, args.folds), world)
-        _warn(blue_warning(pair_set), world)
+        warn(order_warning(pair_set, args.folds), world)
+        warn(blue_warning(pair_set), world)
     models = models or open_models(args, paths, world)
     results: list[VerificationResult] = []
     for model in models:
         for pair_set in sets:
-            _check_set(model, pair_set, world)
+            check_set(model, pair_set, world)
             for result in _verify(args, model, pair_set, world):
                 results.append(replace(result, model=model.path if len(models) > 1 else ""))
     return models, sets, results
 
 
-def _check_set(model: JudgedModel, pair_set: PairSet, world: World) -> None:
+def check_set(model: JudgedModel, pair_set: PairSet, world: World) -> None:
     """Warn of pictures of another size or alignment than the model's."""
     if model.image_size is not None:
-        _warn(size_warning(pair_set, model.image_size), world)
+        warn(size_warning(pair_set, model.image_size), world)
     aligned, wanted = pair_set.about.alignment, model.facts.alignment
     if aligned is not None and wanted is not None and template_name(aligned.get("template")) != wanted:
-        _warn(
-            f"{pair_set.name}: its faces were aligned to {template_name(aligned.get('template'))!r} points, the model's "
-            f"to {wanted!r}; align them alike for the model's own accuracy",
+        warn(
+            f"{pair_set.name}: its faces were aligned to {template_name(aligned.get('template'))!r} points, the "
+            f"model's to {wanted!r}; align them alike for the model's own accuracy",
             world,
         )
 
@@ -219,7 +219,7 @@ def _verify(
     """Yield the model's result on one set, then those of the baselines when asked for."""
     embeddings = model.embed_set(pair_set, label=pair_set.name)
     result = verify_embeddings(pair_set, embeddings, folds=args.folds, with_intervals=world.is_main)
-    _warn(chance_warning(result), world)
+    warn(chance_warning(result), world)
     yield result
     if not isinstance(model, ReadyModel):
         return
@@ -230,7 +230,8 @@ def _verify(
         yield from baseline_results(model, pair_set, folds=args.folds)
 
 
-def _warn(warning: str | None, world: World | None = None) -> None:
+def warn(warning: str | None, world: World | None = None) -> None:
+    """Log a warning, if there is one, on the first rank."""
     if warning is not None and (world is None or world.is_main):
         logger.warning("%s", warning)
 

@@ -9,9 +9,9 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from recognition.backbones.architecture import Architecture
+from recognition.backbones.metadata import ModelMetadata
 from recognition.backbones.weights import load_backbone
 from recognition.config.schema import Precision
 from recognition.console import progress
@@ -67,6 +67,7 @@ class ReadyModel:
     architecture: Architecture | None = None
     """Of a network that can be built anew; None of an ONNX file."""
     embedder: Embedder | None = None
+    metadata: ModelMetadata | None = None
 
     def embed_set(self, pair_set: PairSet, *, label: str) -> Rows:
         """Return the embeddings [2n, D]; each distinct picture passes the network once, on one rank."""
@@ -185,6 +186,7 @@ def _network(
         quiet,
         architecture=model.architecture,
         embedder=embedder,
+        metadata=model.metadata,
     )
 
 
@@ -210,9 +212,3 @@ def check_same_model(stored: JudgedModel, model: JudgedModel) -> None:
             f"{stored.path}: embeddings of the model {theirs!s:.12}; expected {mine!s:.12}, which {model.path} is; "
             "embed again with it"
         )
-
-
-def auto_threads(world: World) -> None:
-    """Leave each rank on a CPU its share of the cores."""
-    if world.size > 1 and world.device.type == "cpu":
-        torch.set_num_threads(1)

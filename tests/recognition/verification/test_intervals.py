@@ -109,7 +109,8 @@ def test_a_draw_of_one_kind_alone_gives_no_numbers():
     ordered = WeightedScores(scores, is_same)
     assert rates(*ordered.accepted(np.where(is_same, 1.0, 0.0)), TARGETS) == {}
     found = intervals(
-        lambda drawn: rates(*ordered.accepted(people.weights(drawn, is_same)), TARGETS), partial(draw_people, people.num)
+        lambda drawn: rates(*ordered.accepted(people.weights(drawn, is_same)), TARGETS),
+        partial(draw_people, people.num),
     )
     assert set(found) == {"tar@far1e-2", "tar@far1e-1", "auc", "eer"}
 

@@ -18,8 +18,8 @@ from recognition.errors import ConfigError
 from recognition.formats.pairs_bin import write_pairs
 from recognition.images.codec import encode_jpeg
 from recognition.verification.pair_validator import result_values
-from recognition.verification.sorted_scores import tar_name
 from recognition.verification.protocols import embedded_rows, open_pair_set, verify_embeddings
+from recognition.verification.sorted_scores import tar_name
 from recognition.verification.validators import build_validators
 from tests.helpers.worlds import run_world
 
