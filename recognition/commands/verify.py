@@ -35,7 +35,7 @@ from recognition.images.codec import read_image_file
 from recognition.verification.baselines import baseline_results
 from recognition.verification.color_check import blue_warning, both_orders, order_line
 from recognition.verification.groups import group_table, read_groups, with_groups
-from recognition.verification.judged_models import JudgedModel, ReadyModel, open_model
+from recognition.verification.judged_models import JudgedModel, ReadyModel, check_same_model, open_model
 from recognition.verification.protocols import (
     PairSet,
     VerificationResult,
@@ -68,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("model", nargs="?", metavar="MODEL", help="a run folder, a weight or .onnx file, or a folder of embeddings")
     add("sets", type=Path, nargs="*", metavar="SET", help="verification sets: .bin files, or lists with --images")
     add("--also", action="append", default=[], metavar="MODEL", help="a further model for the table; may be repeated")
+    add("--embeddings", type=Path, metavar="DIR", help="what embed_faces.py made with MODEL, to spare embedding again")
     add("--from-scores", type=Path, action="append", default=[], metavar="FILE", help="judge scores instead of a model")
     add("--scores", type=Path, metavar="FILE", help="write one line a pair: score, same, and what is known of it")
     add("--groups", type=Path, metavar="FILE", help="lines `person TAB group` (or picture): errors by group")
@@ -191,6 +192,10 @@ def _judge_models(
         warn(order_warning(pair_set, args.folds), world)
         warn(blue_warning(pair_set), world)
     models = models or open_models(args, paths, world)
+    if args.embeddings is not None:
+        stored = open_model(str(args.embeddings), world)
+        check_same_model(stored, models[0])
+        models = [stored, *models[1:]]
     results: list[VerificationResult] = []
     for model in models:
         for pair_set in sets:
