@@ -86,6 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_set_flags(parser)
     add_model_flags(parser)
     add("--overwrite", action="store_true", help="replace the page")
+    parser.set_defaults(command=list(sys.argv[1:] if argv is None else argv))
     return run_command(parser, _run, argv, intermixed=True)
 
 
@@ -111,7 +112,7 @@ def _run(args: argparse.Namespace) -> None:
         judged = _with_overlap(judged, args)
         title = args.title or ("Scores" if not models else " and ".join(Path(model.path).name for model in models))
         charts = [chart for model in models for chart in run_charts(Path(model.path))]
-        cards = [_card(model, world) for model in models] or [_environment(world)]
+        cards = [_card(model, world, args.command) for model in models] or [_environment(world, args.command)]
         page = render_page(title, judged, cards=cards, run_charts=charts)
     write_text(args.output, page)
     size_mib = len(page) / 2**20
@@ -190,7 +191,7 @@ def _with_overlap(judged: Sequence[JudgedSet], args: argparse.Namespace) -> list
     return [replace(each, overlap=found.get(each.pair_set.path)) for each in judged]
 
 
-def _card(model: JudgedModel, world: World) -> dict[str, str]:
+def _card(model: JudgedModel, world: World, command: Sequence[str]) -> dict[str, str]:
     """Return what is known of a model, for people."""
     facts = {name: value for name, value in model.facts.as_json().items() if value is not None}
     card = {"model": model.path, **{name.replace("_", " "): _spell(value) for name, value in facts.items()}}
@@ -201,7 +202,7 @@ def _card(model: JudgedModel, world: World) -> dict[str, str]:
         card["trained at revision"] = metadata.revision
         card |= {key: _spell(metadata.config[key]) for key in _CONFIG_KEYS if key in metadata.config}
         card |= {f"reached: {name}": _spell(value) for name, value in metadata.metrics.items()}
-    return card | _head_of_config(Path(model.path)) | _environment(world)
+    return card | _head_of_config(Path(model.path)) | _environment(world, command)
 
 
 def _head_of_config(run: Path) -> dict[str, str]:
@@ -220,14 +221,14 @@ def _head_of_config(run: Path) -> dict[str, str]:
     return found
 
 
-def _environment(world: World) -> dict[str, str]:
+def _environment(world: World, command: Sequence[str]) -> dict[str, str]:
     """Return with what this report was made."""
     device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else platform.processor()
     hardware = f"{device or platform.machine()}, {count(usable_cores(), 'core')}, {count(world.size, 'process')}"
     return {
         "report hardware": hardware.replace("processs", "processes"),
         "report software": f"Python {platform.python_version()}, torch {torch.__version__}, revision {find_revision()}",
-        "report command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "report command": shlex.join(["eval/report.py", *command]),
     }
 
 

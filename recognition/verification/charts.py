@@ -14,6 +14,7 @@ from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from recognition.verification.sorted_scores import Floats
 
@@ -23,6 +24,8 @@ COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#00
 """Okabe and Ito's, which color-blind readers tell apart; dashes tell them apart in black and white."""
 _DASHES = ("", "6 3", "2 2", "8 3 2 3", "1 3", "12 4", "4 1")
 _NORMAL = NormalDist()
+_FEW = 2000
+"""Points of a curve that are all placed."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,16 @@ class Axis:
         low, high = self._spaced(np.array([self.low, self.high]))
         placed: Floats = (self._spaced(clipped) - low) / ((high - low) or 1.0)
         return placed
+
+    def values(self, places: Floats) -> Floats:
+        """Return the values at places from 0 to 1."""
+        low, high = self._spaced(np.array([self.low, self.high]))
+        spaced = low + places * (high - low)
+        if self.scale == "log":
+            return np.asarray(10.0**spaced)
+        if self.scale == "normal":
+            return np.array([_NORMAL.cdf(each) for each in spaced])
+        return np.asarray(spaced)
 
     def ticks(self) -> list[float]:
         """Return the values that are written beside the axis."""
@@ -94,7 +107,7 @@ def line_chart(title: str, series: Sequence[Series], x: Axis, y: Axis, *, marks:
 
 def shown(text: str) -> str:
     """Return a name with what is invisible or turns the direction of text spelled out."""
-    return "".join(each if each.isprintable() else each.encode("ascii", "backslashreplace").decode() for each in text)
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 def spread(values: Floats, *, margin: float = 0.03) -> tuple[float, float]:
@@ -125,8 +138,9 @@ def _frame(x: Axis, y: Axis) -> str:
 
 def _path(curve: Series, x: Axis, y: Axis) -> str:
     known = np.isfinite(curve.x) & np.isfinite(curve.y)
-    across = np.round(_LEFT + x.place(_thin_input(curve.x[known], x)) * (WIDTH - _LEFT - _RIGHT), 1)
-    up = np.round(HEIGHT - _BOTTOM - y.place(_thin_input(curve.y[known], y)) * (HEIGHT - _TOP - _BOTTOM), 1)
+    seen = _seen(curve.x[known], curve.y[known], x, y)
+    across = np.round(_LEFT + x.place(curve.x[known][seen]) * (WIDTH - _LEFT - _RIGHT), 1)
+    up = np.round(HEIGHT - _BOTTOM - y.place(curve.y[known][seen]) * (HEIGHT - _TOP - _BOTTOM), 1)
     if not len(across):
         return ""
     # What falls onto one tenth of a pixel is one point: ten million scores draw like five hundred.
@@ -137,12 +151,21 @@ def _path(curve: Series, x: Axis, y: Axis) -> str:
     return "".join(points)
 
 
-def _thin_input(values: Floats, axis: Axis) -> Floats:
-    """Return values at a resolution that the eye has, where placing each would be slow."""
-    if axis.scale != "normal" or len(values) < 2000:
-        return values
-    edges = np.array([_NORMAL.cdf(each) for each in np.linspace(-5.0, 5.0, 2001)])
-    return np.asarray(edges[np.clip(np.searchsorted(edges, values), 0, len(edges) - 1)])
+def _seen(across: Floats, up: Floats, x: Axis, y: Axis) -> npt.NDArray[np.int64]:
+    """Return the points of a curve at which it enters another fifth of a pixel, of many; or else all.
+
+    A curve of millions of points, as ROC and DET are, rises or falls all the way, so that a search finds them.
+    """
+    if len(across) <= _FEW:
+        return np.arange(len(across))
+    falls = up[-1] < up[0]
+    found = [np.array([0, len(across) - 1])]
+    for values, axis in ((across, x), (-up if falls else up, y)):
+        edges = axis.values(np.linspace(0.0, 1.0, _FEW))
+        edges = np.sort(-edges) if axis is y and falls else edges
+        at = np.searchsorted(values, edges)
+        found += [np.clip(at, 0, len(values) - 1), np.clip(at - 1, 0, len(values) - 1)]
+    return np.unique(np.concatenate(found))
 
 
 def _stroke(number: int) -> str:

@@ -132,12 +132,17 @@ class SortedScores:
 
     def roc(self) -> RocCurve:
         """Return the false and true accept rate at every distinct score, thresholds descending."""
-        thresholds = np.unique(np.concatenate([self.positives, self.negatives]))[::-1]
+        both = np.concatenate([self.negatives, self.positives])
+        order = np.argsort(both, kind="stable")  # merges two runs that are sorted: linear in their length
+        both = both[order]
+        starts = np.flatnonzero(np.append(True, both[1:] != both[:-1]))  # of each run of equal scores
+        positives_below = np.append(0, np.cumsum(order >= len(self.negatives)))[starts]
+        negatives_below = starts - positives_below
         far, tar = (
-            np.concatenate([[0.0], (len(side) - np.searchsorted(side, thresholds)) / len(side)])
-            for side in (self.negatives, self.positives)
+            np.append(0.0, ((len(side) - below) / len(side))[::-1])
+            for side, below in ((self.negatives, negatives_below), (self.positives, positives_below))
         )
-        return RocCurve(far, tar, np.concatenate([[np.inf], thresholds]))
+        return RocCurve(far, tar, np.append(np.inf, both[starts][::-1]))
 
     def equal_error(self, curve: RocCurve | None = None) -> tuple[float, float]:
         """Return the equal error rate and its threshold.
