@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup align browser demo demo-short test test-quick test-long faults fuzz lint bench docs
+.PHONY: help setup align export-tools browser demo demo-short test test-quick test-long faults fuzz lint bench docs
 
 help:
 	@echo "make demo        render faces, train on two processes, verify on people never seen"
@@ -18,6 +18,7 @@ help:
 	@echo "make setup       only create .venv"
 	@echo "make browser     .venv with what drives the browser of the review page's tests (and Debian's chromium: apt-get)"
 	@echo "make align       .venv with what the detectors and clustering need: dlib's models, MTCNN's weights, onnxruntime, faiss, numba"
+	@echo "make export-tools  .venv with what writes ONNX and ncnn files: onnx, onnxscript, onnxruntime, pnnx, ncnn"
 
 setup: $(VENV)/.ready
 
@@ -32,6 +33,10 @@ $(VENV)/.ready: constraints.txt pyproject.toml
 align: setup
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[align,cluster]"
 	$(BIN)/python data_tools/fetch_weights.py
+
+# What writing and reading ONNX and ncnn files needs.
+export-tools: setup
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[export,ncnn]"
 
 browser: setup
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[browser]"

@@ -22,6 +22,7 @@ NOT_RUN = {
     "git clone URL arcshard": "needs the network; .ci/run sets up a checkout",
     "make demo": "minutes; .ci/run runs a tenth of it",
     "make align": "needs the network and photos of real people",
+    "make export-tools": "needs the network; tests/recognition/commands/test_export.py runs the commands",
     "torchrun --nproc_per_node=8 train_v2.py configs/ms1mv3_r50": "needs eight GPUs and a data set",
     "recognition/": "the tree, not code",
 }

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable
 
 from torch import nn
 
-from recognition.backbones.iresnet import DEPTHS, IResNet
-from recognition.backbones.mobilefacenet import MobileFaceNet
-from recognition.backbones.tiny import TinyIResNet
+from recognition.backbones import ir, iresnet, mobilefacenet, mobilenet_v2, small, vit
 from recognition.errors import ConfigError
 from recognition.registry import Registry, nearest
 
@@ -22,10 +19,15 @@ Option = bool | int | float | str
 
 _SHARED = frozenset({"embedding_size", "dropout", "image_size"})
 
-for _name, _depths in DEPTHS.items():
-    BACKBONES.register(_name)(functools.partial(IResNet, _depths))
-BACKBONES.register("mbf")(MobileFaceNet)
-BACKBONES.register("tiny")(TinyIResNet)
+TRAINING_OPTIONS = frozenset({"drop_path", "mask_ratio", "activation_checkpointing"})
+"""Options that act in training alone: the same weights fit whatever they are."""
+
+_SHARES = ("dropout", "drop_path", "mask_ratio")
+
+# A family is a file with its `NETWORKS` and its place here.
+for _family in (iresnet, mobilefacenet, small, vit, ir, mobilenet_v2):
+    for _name, _builder in _family.NETWORKS.items():
+        BACKBONES.register(_name)(_builder)
 
 
 def build_backbone(
@@ -43,8 +45,10 @@ def build_backbone(
             f"backbone: embedding_size {embedding_size} and image_size {image_size}; "
             "expected at least 1 and 16; correct backbone.embedding_size or data.image_size"
         )
-    if not 0.0 <= dropout < 1.0:
-        raise ConfigError(f"backbone.dropout: {dropout!r} is outside [0, 1); correct it")
+    for name in _SHARES:
+        share = dropout if name == "dropout" else options.get(name, 0.0)
+        if not isinstance(share, (int, float)) or not 0.0 <= share < 1.0:
+            raise ConfigError(f"backbone.{name}: {share!r} is outside [0, 1); correct it")
     known = network_options(network)
     for name in options:
         if name not in known:

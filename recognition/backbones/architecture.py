@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from torch import nn
 
-from recognition.backbones import Option, build_backbone, network_options
+from recognition.backbones import TRAINING_OPTIONS, Option, build_backbone, network_options
 from recognition.config.schema import BackboneConfig
+from recognition.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -26,21 +28,16 @@ class Architecture:
         """Return the architecture that a config's `backbone` asks for; ConfigError for an unknown network.
 
         Each key of the section that this network's builder takes as an option is one, so that a network's own key needs
-        nothing but its line in the schema.
+        nothing but its line in the schema, where its default is null. ConfigError for one that it does not have.
         """
-        known = network_options(section.network)
-        options = {name: value for name, value in vars(section).items() if name in known and value is not None}
-        return cls(section.network, section.embedding_size, image_size, options)
+        options = _own_options(section)
+        shaping = {name: value for name, value in options.items() if name not in TRAINING_OPTIONS}
+        return cls(section.network, section.embedding_size, image_size, shaping)
 
-    def build(self, *, dropout: float = 0.0) -> nn.Module:
-        """Build it with fresh weights, as `build_backbone` does."""
-        return build_backbone(
-            self.network,
-            embedding_size=self.embedding_size,
-            dropout=dropout,
-            image_size=self.image_size,
-            **self.options,
-        )
+    def build(self, **training: Option) -> nn.Module:
+        """Build it with fresh weights, as `build_backbone` does; `training` is dropout and what else acts there."""
+        arguments: dict[str, Any] = {**self.options, **training}
+        return build_backbone(self.network, embedding_size=self.embedding_size, image_size=self.image_size, **arguments)
 
     def by_key(self) -> dict[str, Option]:
         """Return the values by the keys of a config."""
@@ -54,3 +51,25 @@ class Architecture:
 
     def __str__(self) -> str:
         return " ".join(f"{key}={value}" for key, value in self.by_key().items())
+
+
+def training_options(section: BackboneConfig) -> dict[str, Option]:
+    """Return what of a config's `backbone` acts in training alone and is no part of the weights' architecture."""
+    own = {name: value for name, value in _own_options(section).items() if name in TRAINING_OPTIONS}
+    return {"dropout": section.dropout, **own}
+
+
+def _own_options(section: BackboneConfig) -> dict[str, Option]:
+    """Return the options of this network alone that the section states, after a check that it has all of them."""
+    known = network_options(section.network)
+    options = {}
+    for entry in fields(section):
+        value = getattr(section, entry.name)
+        if value is not None and entry.name in known:
+            options[entry.name] = value
+        elif value is not None and entry.default is None:
+            raise ConfigError(
+                f"backbone.{entry.name}: would be ignored by network {section.network!r}, which has no such option; "
+                "remove this key"
+            )
+    return options

@@ -6,24 +6,13 @@ arXiv:1801.07698 section 3.2), PReLU, a stem without pooling, and one dense laye
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
+import functools
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
 
 from recognition.backbones.precision import full_precision
-
-DEPTHS: Mapping[str, tuple[int, int, int, int]] = MappingProxyType(
-    {
-        "r18": (2, 2, 2, 2),
-        "r34": (3, 4, 6, 3),
-        "r50": (3, 4, 14, 3),
-        "r100": (3, 13, 30, 3),
-        "r200": (6, 26, 60, 6),
-    }
-)
-"""Residual units per stage."""
 
 
 class ResidualUnit(nn.Module):
@@ -54,7 +43,7 @@ class ResidualUnit(nn.Module):
 class IResNet(nn.Module):
     """Four stages of residual units, each halving the map, then BN, dropout, a dense layer and BN.
 
-    `depths` and `widths` count units and channels per stage; the stem has `stem_width` channels and `stem_stride`.
+    `depths` and `widths` count units and channels per stage; the stem is as wide as the first and has `stem_stride`.
     forward(images [B, 3, image_size, image_size]) -> embeddings [B, embedding_size]; the dense layer and what follows
     run in the weights' precision (float32) also under autocast.
     """
@@ -62,19 +51,18 @@ class IResNet(nn.Module):
     def __init__(
         self,
         depths: tuple[int, int, int, int],
+        widths: tuple[int, int, int, int] = (64, 128, 256, 512),
+        stem_stride: int = 1,
         *,
         embedding_size: int = 512,
         dropout: float = 0.0,
         image_size: int = 112,
-        widths: tuple[int, int, int, int] = (64, 128, 256, 512),
-        stem_width: int = 64,
-        stem_stride: int = 1,
     ) -> None:
         super().__init__()
-        self.conv1 = _conv3x3(3, stem_width, stride=stem_stride)
-        self.bn1 = nn.BatchNorm2d(stem_width)
-        self.prelu = nn.PReLU(stem_width)
-        self.layer1 = _stage(depths[0], stem_width, widths[0])
+        self.conv1 = _conv3x3(3, widths[0], stride=stem_stride)
+        self.bn1 = nn.BatchNorm2d(widths[0])
+        self.prelu = nn.PReLU(widths[0])
+        self.layer1 = _stage(depths[0], widths[0], widths[0])
         self.layer2 = _stage(depths[1], widths[0], widths[1])
         self.layer3 = _stage(depths[2], widths[1], widths[2])
         self.layer4 = _stage(depths[3], widths[2], widths[3])
@@ -110,3 +98,12 @@ def _stage(depth: int, in_channels: int, channels: int) -> nn.Sequential:
 
 def _conv3x3(in_channels: int, channels: int, *, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(in_channels, channels, kernel_size=3, stride=stride, padding=1, bias=False)
+
+
+NETWORKS: Mapping[str, Callable[..., nn.Module]] = {
+    "r18": functools.partial(IResNet, (2, 2, 2, 2)),
+    "r34": functools.partial(IResNet, (3, 4, 6, 3)),
+    "r50": functools.partial(IResNet, (3, 4, 14, 3)),
+    "r100": functools.partial(IResNet, (3, 13, 30, 3)),
+    "r200": functools.partial(IResNet, (6, 26, 60, 6)),
+}

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from recognition.backbones import BACKBONES, build_backbone
 from recognition.backbones.architecture import Architecture
+from recognition.backbones.families import guess_family
 from recognition.console import count
 from recognition.errors import CheckpointError
 
@@ -25,25 +26,28 @@ _SHOWN = 5
 def infer_architecture(state: Mapping[str, Tensor], network: str | None = None, *, place: Path | str) -> Architecture:
     """Return the architecture that `state` fits, of `network` if it is given; CheckpointError when there is none.
 
-    The image size is the first that fits of several that do: 112 where it is among them.
+    The network and the image size are the first that fit of several that do: 112 where it is among them.
     """
-    name = network or next((name for name in BACKBONES if _keys(name) == state.keys()), None)
-    if name is None:
-        name = next((name for name in BACKBONES if _is_beside_others(state, _keys(name), place)), None)
-    if name is None:
+    names = [network] if network else [name for name in BACKBONES if _keys(name) == state.keys()]
+    names = names or [name for name in BACKBONES if _is_beside_others(state, _keys(name), place)]
+    if not names:
+        family = guess_family(state.keys())
+        looks = f"look like {family}" if family else "are of no kind known here"
         raise CheckpointError(
-            f"{place}: its {len(state)} keys, the first of them {next(iter(state))!r}, are those of none of "
-            f"{', '.join(BACKBONES)}; expected insightface's names; name the network to see what differs"
+            f"{place}: its {len(state)} keys, the first of them {next(iter(state))!r}, {looks}; expected those of one "
+            f"of {', '.join(BACKBONES)}; name the network to see what differs"
         )
-    state = backbone_part(state, _keys(name), place=place, logs=False)
     misfit = ""
-    for image_size in _image_sizes(state):
-        architecture = Architecture(name, _embedding_size(state), image_size)
-        found = find_misfit(build_empty(architecture).state_dict(), state)
-        if not found:
-            return architecture
-        misfit = misfit or found
-    raise CheckpointError(f"{place}: does not fit network {name!r}: {misfit}; use the network it was saved from")
+    for name in names:
+        own = backbone_part(state, _keys(name), place=place, logs=False)
+        for image_size in _image_sizes(own):
+            architecture = Architecture(name, _embedding_size(own), image_size)
+            found = find_misfit(build_empty(architecture).state_dict(), own)
+            if not found:
+                return architecture
+            misfit = misfit or found
+    advice = _whose(state) if network else _look(state)
+    raise CheckpointError(f"{place}: does not fit network {names[0]!r}: {misfit}; {advice}")
 
 
 def backbone_part(
@@ -94,11 +98,7 @@ def check_fit(module: nn.Module, state: Mapping[str, Tensor], *, place: Path) ->
     misfit = find_misfit(module.state_dict(), state)
     if not misfit:
         return
-    advice = "use the weights of this very network"
-    with contextlib.suppress(CheckpointError):
-        found = infer_architecture(state, place=place)
-        advice = f"they are those of backbone.network={found.network} backbone.embedding_size={found.embedding_size}"
-    raise CheckpointError(f"{place}: does not fit the network: {misfit}; {advice}")
+    raise CheckpointError(f"{place}: does not fit the network: {misfit}; {_whose(state)}")
 
 
 def find_misfit(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
@@ -127,19 +127,47 @@ def _keys(name: str) -> frozenset[str]:
         return frozenset(build_backbone(name).state_dict())
 
 
+def _whose(state: Mapping[str, Tensor]) -> str:
+    """Return whose weights these are instead, as advice."""
+    with contextlib.suppress(CheckpointError):
+        found = infer_architecture(state, place="")
+        return (
+            f"they are those of backbone.network={found.network} backbone.embedding_size={found.embedding_size} "
+            f"data.image_size={found.image_size}"
+        )
+    return _look(state)
+
+
+def _look(state: Mapping[str, Tensor]) -> str:
+    family = guess_family(state.keys())
+    return f"they look like {family}; use the weights of this very network" if family else "use this network's weights"
+
+
+# Of the last layer of each family, a vector as long as an embedding.
+_LAST = ("features.bias", "features.layers.3.bias", "feature.3.bias", "output_layer.4.running_mean", "neck.3.bias")
+
+
 def _embedding_size(state: Mapping[str, Tensor]) -> int:
-    for key in ("features.bias", "features.layers.3.bias"):
+    for key in _LAST:
         if key in state and state[key].ndim == 1:
             return max(1, len(state[key]))
     return 512
 
 
+# A dense layer over the whole last map, and a vector as long as the map has channels.
+_OVER_THE_MAP = (("fc.weight", "bn2.weight"), ("output_layer.3.weight", "output_layer.0.weight"))
+
+
 def _image_sizes(state: Mapping[str, Tensor]) -> list[int]:
     """Return the image sizes that the last map allows, 112 first: a network's keys do not tell how often it halves."""
-    if "fc.weight" in state and "bn2.weight" in state:
-        side = math.isqrt(state["fc.weight"].shape[-1] // max(1, len(state["bn2.weight"])))
-    elif "features.layers.0.layers.0.weight" in state:
+    halved: tuple[int, ...] = (16, 32)
+    side = 0
+    for dense, channels in _OVER_THE_MAP:
+        if dense in state and channels in state:
+            side = math.isqrt(state[dense].shape[-1] // max(1, len(state[channels])))
+    if "features.layers.0.layers.0.weight" in state:
         side = state["features.layers.0.layers.0.weight"].shape[-1]
-    else:
-        return [112]
-    return [112] + [side * halvings for halvings in (16, 32) if side * halvings not in (0, 112)]
+    if "pos_embed" in state and "patch_embed.proj.weight" in state and state["pos_embed"].ndim == 3:
+        side, halved = math.isqrt(state["pos_embed"].shape[1]), (state["patch_embed.proj.weight"].shape[-1],)
+    sizes = [side * times for times in halved]
+    return [112] + [size for size in sizes if 16 <= size <= 4096 and size != 112]

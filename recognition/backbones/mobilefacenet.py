@@ -1,8 +1,10 @@
-"""MobileFaceNet (arXiv:1804.07573) at twice its width, under the state-dict names of insightface's `mbf`."""
+"""MobileFaceNet (arXiv:1804.07573) at a multiple of its width, under the state-dict names of insightface's `mbf`."""
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
@@ -87,26 +89,38 @@ class GlobalDepthwise(nn.Module):
 class MobileFaceNet(nn.Module):
     """Bottlenecks at 1/4, 1/8 and 1/16 of the image, 512 channels at the end.
 
+    `depths` counts the layers at 1/2 of the image and the bottlenecks of one shape after each halving; `scale` is the
+    multiple of the paper's width, which what is inside a bottleneck does not follow.
     forward(images [B, 3, image_size, image_size]) -> embeddings [B, embedding_size]; the last 1x1 and what follows run
     in the weights' precision (float32) also under autocast.
     """
 
-    def __init__(self, *, embedding_size: int = 512, dropout: float = 0.0, image_size: int = 112) -> None:
+    def __init__(
+        self,
+        depths: tuple[int, int, int, int] = (1, 4, 6, 2),
+        scale: int = 2,
+        *,
+        embedding_size: int = 512,
+        dropout: float = 0.0,
+        image_size: int = 112,
+    ) -> None:
         super().__init__()
+        narrow, wide = 64 * scale, 128 * scale
+        # One layer is 64 groups, not depthwise: what the doubled width made of the paper's. Several are bottlenecks.
+        first = ConvUnit(narrow, narrow, kernel=3, groups=64)
         self.layers = nn.ModuleList(
             [
-                ConvUnit(3, 128, kernel=3, stride=2),
-                # Groups of two channels, not depthwise: what the doubled width made of the paper's layer.
-                ConvUnit(128, 128, kernel=3, groups=64),
-                Bottleneck(128, 128, 128, stride=2),
-                BottleneckStack(128, 128, depth=4),
-                Bottleneck(128, 256, 256, stride=2),
-                BottleneckStack(256, 256, depth=6),
-                Bottleneck(256, 512, 256, stride=2),
-                BottleneckStack(256, 256, depth=2),
+                ConvUnit(3, narrow, kernel=3, stride=2),
+                first if depths[0] == 1 else BottleneckStack(narrow, 128, depth=depths[0]),
+                Bottleneck(narrow, 128, narrow, stride=2),
+                BottleneckStack(narrow, 128, depth=depths[1]),
+                Bottleneck(narrow, 256, wide, stride=2),
+                BottleneckStack(wide, 256, depth=depths[2]),
+                Bottleneck(wide, 512, wide, stride=2),
+                BottleneckStack(wide, 256, depth=depths[3]),
             ]
         )
-        self.conv_sep = ConvUnit(256, 512)
+        self.conv_sep = ConvUnit(wide, 512)
         self.features = GlobalDepthwise(512, -(-image_size // 16), embedding_size, dropout)
         self.reset_parameters()
 
@@ -127,3 +141,9 @@ class MobileFaceNet(nn.Module):
 
 def _weight_dtype(module: nn.Module) -> torch.dtype:
     return next(module.parameters()).dtype
+
+
+NETWORKS: Mapping[str, Callable[..., nn.Module]] = {
+    "mbf": MobileFaceNet,
+    "mbf_large": functools.partial(MobileFaceNet, (2, 8, 12, 4), 4),
+}

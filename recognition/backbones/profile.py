@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from recognition.backbones import Option
 from recognition.backbones.architecture import Architecture
-from recognition.backbones.matching import build_empty
 
 
 @dataclass(frozen=True)
@@ -18,22 +20,37 @@ class NetworkCost:
 
     parameters: int
     forward_flops: int
-    """Of convolutions and matrix products, a multiply-add counting two; training takes about three times this."""
+    """Of convolutions and matrix products, a multiply-add counting two."""
     activation_bytes: int
     """Kept from forward for backward in float32; autocast keeps about half."""
     has_batch_norm: bool
     """Whether it trains on the mean and variance of a batch, and so not on one image."""
+    recomputes: bool
+    """Whether the blocks run forward once more in the backward pass."""
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of one image's forward pass."""
+        return self.forward_flops // 2
+
+    @property
+    def training_flops(self) -> int:
+        """Of forward and backward: a backward pass costs two forward passes, and what is computed again a third."""
+        return self.forward_flops * (4 if self.recomputes else 3)
 
 
-def network_cost(architecture: Architecture) -> NetworkCost:
-    """Return the cost of a network; ConfigError for an unknown name."""
-    module, image_size = build_empty(architecture), architecture.image_size
-    return NetworkCost(
-        count_parameters(module),
-        forward_flops(module, image_size),
-        activation_bytes(module, image_size),
-        any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules()),
-    )
+def network_cost(architecture: Architecture, training: Mapping[str, Option] = MappingProxyType({})) -> NetworkCost:
+    """Return the cost of a network with its `training` options; ConfigError for an unknown name."""
+    with torch.device("meta"):
+        module = architecture.build(**training)
+    size = architecture.image_size
+    kept, recomputes = activation_bytes(module, size), getattr(module, "activation_checkpointing", False)
+    if recomputes:
+        # Beside the blocks' inputs, one block at a time has all of its own again.
+        setattr(module, "activation_checkpointing", False)  # noqa: B010
+        kept += (activation_bytes(module, size) - kept) // len(list(module.get_submodule("blocks").children()))
+    has_batch_norm = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules())
+    return NetworkCost(count_parameters(module), forward_flops(module, size), kept, has_batch_norm, recomputes)
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -2,9 +2,10 @@
 
 Accepted are our self-describing model.safetensors; a plain state dict (arcface_torch's model.pt and backbone.pth), one
 wrapped under "state_dict_backbone" (its checkpoints) or another usual name; keys with a prefix in front, such as DDP's
-"module." or "backbone."; and a run folder. Keys of a head beside a whole backbone are left out, and what counts batches
-may be missing. What a file says of itself is believed, then the run folder's config.yaml; keys and shapes decide where
-neither is there. Numbers that are not finite are refused by the name of their tensor.
+"module." or "backbone."; a checkpoint of AdaFace's trainer; and a run folder. Keys of a head beside a whole backbone
+are left out, and what counts batches may be missing. What a file says of itself is believed, then the run folder's
+config.yaml; keys and shapes decide where neither is there. Numbers that are not finite are refused by the name of
+their tensor.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from recognition.backbones.architecture import Architecture
+from recognition.backbones.foreign import turned_to_rgb
 from recognition.backbones.matching import (
     backbone_part,
     build_empty,
@@ -60,7 +62,7 @@ class Model:
     """What says the architecture, for people; None where it was read off keys and shapes, which leave the image size
     open within a few pixels."""
     metadata: ModelMetadata | None = None
-    """What the file says of itself, where it does."""
+    """What the file says of itself, if it does."""
 
     @property
     def image_size(self) -> int | None:
@@ -91,8 +93,8 @@ def load_backbone(path: Path, network: str | None = None, *, device: torch.devic
         network=architecture.network,
         embedding_size=architecture.embedding_size,
         image_size=None if told is None else told.image_size,
-        dataset=None if metadata is None else metadata.dataset,
         alignment=None if metadata is None else metadata.alignment,
+        dataset=None if metadata is None else metadata.dataset,
     )
     return Model(module.eval(), file, architecture, facts, told_by, metadata)
 
@@ -183,6 +185,8 @@ def read_weights(file: Path) -> tuple[dict[str, Tensor], ModelMetadata | None]:
     """
     state, metadata = _read_raw(file)
     refuse_not_finite(state, file)
+    if metadata is None:
+        state = turned_to_rgb(state, place=file)
     return with_counters(state), metadata
 
 

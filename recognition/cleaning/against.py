@@ -10,6 +10,7 @@ import numpy as np
 
 from recognition.cleaning.settings import Machine
 from recognition.console import progress
+from recognition.embedding.input_scale import AskedScale
 from recognition.embedding.models import BlockEmbedder, prepare_blocks
 from recognition.embedding.store import EmbeddingStore, all_keys, is_published, open_images, open_vectors
 from recognition.errors import ConfigError
@@ -26,6 +27,7 @@ class SetEmbedder:
     machine: Machine = field(default_factory=Machine)
     fingerprint: str | None = None
     """Of the network whose embeddings these are compared with, where it is known."""
+    asked: AskedScale | None = None
 
     def __call__(self, path: Path, number: int) -> np.ndarray:
         """Return the embeddings [m, D] of a .bin, a packed set or a folder; `number` tells sets apart."""
@@ -36,7 +38,9 @@ class SetEmbedder:
 
     def _embed(self, path: Path, folder: Path) -> None:
         source = open_images(path, logs=True)
-        prepare = partial(prepare_blocks, path, self.model, self.network, self.machine.batch_size, self.machine.device)
+        machine = self.machine
+        settings = (self.model, self.network, machine.batch_size, machine.device, self.asked)
+        prepare = partial(prepare_blocks, path, *settings)
         embedder = prepare()
         dimension, facts = embedder.dimension(self.model), embedder.facts
         if self.fingerprint not in (None, facts.fingerprint):

@@ -48,7 +48,7 @@ def clean(
     if settings.against:
         assert settings.model is not None, "test sets need a network"
         fingerprint = pictures.model["model_fingerprint"]
-        embed_set = SetEmbedder(work, settings.model, settings.network, machine, fingerprint)
+        embed_set = SetEmbedder(work, settings.model, settings.network, machine, fingerprint, settings.asked)
         for number, path in enumerate(settings.against):
             num_tested += len(embed_set(path, number))  # first: what is wrong shows before the long work
     calibration = _calibration(pictures, settings)

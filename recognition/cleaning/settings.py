@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recognition.cleaning.decisions import STEPS
 from recognition.errors import ConfigError
+
+if TYPE_CHECKING:
+    from recognition.embedding.input_scale import AskedScale
 
 THRESHOLD_STEPS = tuple(step for step in STEPS if step != "small")
 
@@ -35,6 +38,7 @@ class CleanSettings:
     against_names: tuple[Path, ...] = ()
     model: str | None = None
     network: str | None = None
+    asked: AskedScale | None = None
     seed: int = 0
     about: Mapping[str, Any] = field(default_factory=dict)  # the folders and the embeddings' fingerprint
 
@@ -49,6 +53,7 @@ class CleanSettings:
             "against_names": [_stamp(path) for path in self.against_names],
             "model": self.model,
             "network": self.network,
+            "pixels": self.asked.as_json() if self.asked else None,
             "seed": self.seed,
             **self.about,
         }

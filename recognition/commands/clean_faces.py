@@ -38,6 +38,7 @@ from recognition.cleaning.settings import THRESHOLD_STEPS, CleanSettings, Machin
 from recognition.cli import make_parser, non_negative_int, positive_int, run_command
 from recognition.console import Stopwatch, count, duration
 from recognition.distributed.world import choose_device
+from recognition.embedding.input_scale import add_scale_flags, asked_scale
 from recognition.errors import ArcShardError, ConfigError
 
 
@@ -71,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add("--model", metavar="PATH|dlib", help="embeds --against (default: what embedded FACES)")
     add("--network", help="the network of a bare file whose keys do not tell")
+    add_scale_flags(parser)
     add("--review", type=Path, metavar="JSON", help="decisions of the review page, which come before all others")
     add("--dry-run", action="store_true", help="print the numbers and write nothing")
     add("--seed", type=non_negative_int, default=0, help="of the samples and of Chinese whispers (default: 0)")
@@ -146,6 +148,7 @@ def _open(args: argparse.Namespace) -> tuple[CleanSettings, Pictures]:
         against_names=tuple(args.against_names),
         model=model if args.against else None,
         network=network,
+        asked=asked_scale(args),
         seed=args.seed,
         about=about,
     )

@@ -12,6 +12,7 @@ again. Images whose embedding is not finite are named, and --skip-bad leaves the
 from __future__ import annotations
 
 import argparse
+import bisect
 import contextlib
 import json
 import logging
@@ -26,6 +27,7 @@ from recognition.cli import make_parser, positive_int, run_command
 from recognition.console import Stopwatch, count, duration, progress
 from recognition.distributed.collectives import barrier
 from recognition.distributed.world import World, declared_size, join_world
+from recognition.embedding.input_scale import add_scale_flags, asked_scale
 from recognition.embedding.models import BlockEmbedder, prepare_blocks
 from recognition.embedding.quality import LENGTH, OnnxQuality, embedding_lengths
 from recognition.embedding.quality_column import write_quality
@@ -40,6 +42,7 @@ from recognition.embedding.store import (
     open_vectors,
     read_block,
 )
+from recognition.embedding.strangers import different_people, pair_cosines, strangers_warning
 from recognition.errors import ArcShardError, CheckpointError, ConfigError, DataError
 from recognition.work.processes import process_map
 
@@ -64,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("output", type=Path, metavar="OUT", help="folder for the embeddings")
     add("--model", required=True, metavar="PATH|dlib", help="run folder, weight file, .onnx file, or the word dlib")
     add("--network", help="the network of a bare file whose keys do not tell")
+    add_scale_flags(parser)
     add("--batch-size", type=positive_int, default=64, metavar="N", help="images a pass (default: 64)")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
     add("--workers", type=positive_int, default=1, help="processes on the CPU, without torchrun (default: 1)")
@@ -81,7 +85,8 @@ def _run(args: argparse.Namespace) -> None:
     scorer = None if args.quality in (None, LENGTH) else OnnxQuality(Path(args.quality))
     with join_world("cpu" if args.workers > 1 else args.device) as world, contextlib.ExitStack() as held:
         source = open_images(args.faces, logs=world.is_main)
-        prepare = partial(prepare_blocks, args.faces, args.model, args.network, args.batch_size, str(world.device))
+        settings = (args.model, args.network, args.batch_size, str(world.device), asked_scale(args))
+        prepare = partial(prepare_blocks, args.faces, *settings)
         about: dict[str, Any] = {}
         if world.is_main:
             about, lock = _begin(args, source, prepare)
@@ -103,6 +108,7 @@ def _run(args: argparse.Namespace) -> None:
             store.publish(all_keys(source), about, left_out)
             if args.quality is not None:
                 write_quality(args.output, _quality(args, source, scorer, left_out))
+            _warn_if_alike(args, source, left_out)
             num_new = sum(len(block_range(len(source), block)) for block in missing)
             _report(args, about, _Counts(len(source), len(source) - num_new, len(left_out)), watch.seconds)
 
@@ -181,6 +187,14 @@ def _begin(
 
 def _embed(embedder: BlockEmbedder, block: int) -> tuple[int, np.ndarray]:
     return block, embedder(block)
+
+
+def _warn_if_alike(args: argparse.Namespace, source: ImageSource, left_out: set[int]) -> None:
+    vectors, missing = open_vectors(args.output)[0], sorted(left_out)
+    rows = [i - bisect.bisect(missing, i) for i in different_people(source) if i not in left_out]
+    warning = strangers_warning(pair_cosines(vectors[rows]), place=args.model)
+    if warning:
+        logger.warning("%s", warning)
 
 
 def _name_of(model: str) -> str:

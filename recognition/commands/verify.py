@@ -7,7 +7,8 @@
     python eval/verify.py --from-scores another_system.tsv
 
 The model is a run folder, a weight file under insightface's names, an .onnx file, or a folder that embed_faces.py
-wrote; model.safetensors says what it is, and so does a run's config.yaml; a bare file is known by its keys. A set is a
+wrote; model.safetensors says what it is, and so does a run's config.yaml; a bare file is known by its keys. An .onnx
+file may come from anywhere (docs/export.md). A set is a
 .bin, or a list of pairs as it is published, with --images. --also adds further models to the table, --baselines raw
 pixels, a color histogram and the same network untrained. Under torchrun the ranks share the pictures. What the columns
 mean: docs/evaluation.md.
@@ -29,6 +30,8 @@ from recognition.detection.alignment import template_name
 from recognition.detection.crop_on_the_fly import PhotoReader
 from recognition.detection.detectors import DETECTORS, build_detector
 from recognition.distributed.world import World, join_world
+from recognition.embedding.input_scale import add_scale_flags, asked_scale
+from recognition.embedding.strangers import strangers_warning
 from recognition.errors import ConfigError
 from recognition.formats.pair_layouts import PAIR_LAYOUTS
 from recognition.images.codec import read_image_file
@@ -95,6 +98,7 @@ def add_set_flags(parser: argparse.ArgumentParser) -> None:
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
     """Add what says how models are loaded."""
     add = parser.add_argument
+    add_scale_flags(parser)
     add("--network", help="the network of a bare file whose keys do not tell")
     add("--image-size", type=positive_int, help="side of a bare file's input, where keys leave it open")
     add("--batch-size", type=positive_int, default=64, help="images embedded at once (64)")
@@ -123,6 +127,7 @@ def open_models(args: argparse.Namespace, paths: Sequence[str], world: World) ->
             batch_size=args.batch_size,
             precision=args.precision,
             quiet=args.quiet or not world.is_main,
+            asked=asked_scale(args),
         )
         for path in paths
     ]
@@ -225,6 +230,7 @@ def _verify(
     embeddings = model.embed_set(pair_set, label=pair_set.name)
     result = verify_embeddings(pair_set, embeddings, folds=args.folds, with_intervals=world.is_main)
     warn(chance_warning(result), world)
+    warn(strangers_warning(result.cosines[~result.is_same], place=result.name), world)
     yield result
     if not isinstance(model, ReadyModel):
         return
@@ -293,7 +299,7 @@ def _report(
         **(facts[0] if facts else {"model": None}),
         **({"models": facts} if len(facts) > 1 else {}),
         "device": str(world.device),
-        "precision": args.precision,
+        "precision": models[0].precision if models and isinstance(models[0], ReadyModel) else args.precision,
         "folds": args.folds or 10,
         "results": entries,
         "num_pairs": num_pairs,

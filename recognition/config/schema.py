@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from recognition.config.choice import Choice
-from recognition.config.keys import BELOW_ONE, SEED, SHARE, Range, Rule, above, at_least, each, key, within
+from recognition.config.keys import BELOW_ONE, SEED, SHARE, Range, Rule, above, at_least, key, within
+from recognition.config.schema_optim import OptimConfig as OptimConfig
 
 Precision = Literal["bf16", "fp16", "off"]
 
@@ -121,9 +122,21 @@ class AugmentConfig:
 class BackboneConfig:
     """The network between pixels and embeddings."""
 
-    network: str = key("r50", "r50, mbf, tiny and others; backbone.network=? answers with all names")
+    network: str = key(
+        "r50", "r50, mbf, vit_t, tiny and others (docs/networks.md); backbone.network=? answers with all names"
+    )
     embedding_size: int = key(512, "length of an embedding", within(1, 2**16))
     dropout: float = key(0.0, "before the last dense layer", BELOW_ONE)
+    drop_path: float | None = key(
+        None,
+        "share of the images whose last block is skipped in training, less in earlier ones (ViT); null, here and "
+        "below: as the network's name says",
+        BELOW_ONE,
+    )
+    mask_ratio: float | None = key(None, "share of the patches hidden in training (ViT)", BELOW_ONE)
+    activation_checkpointing: bool | None = key(
+        None, "compute a block's activations again in the backward pass instead of keeping them (ViT)"
+    )
     sync_bn: bool = key(
         False, "BatchNorm statistics over the global batch: results no longer depend on the number of ranks"
     )
@@ -218,58 +231,6 @@ class HeadConfig:
     )
     interclass_filtering_threshold: float = key(
         0.0, "negatives with a cosine above this are left out; 0 keeps all", SHARE
-    )
-
-
-@dataclass(frozen=True)
-class OptimConfig:
-    """The optimizer of backbone and centers, and its schedule."""
-
-    optimizer: Literal["sgd", "adamw"] = key("sgd", "sgd or adamw")
-    lr: float = key(0.1, "used as it is, whatever the global batch", above(0))
-    reference_batch: int | None = key(
-        None,
-        "global batch that lr was chosen for; the plan of a run with another states the linear-scaling value",
-        at_least(1),
-    )
-    momentum: float = key(
-        0.9,
-        "SGD's, of backbone and centers",
-        BELOW_ONE,
-        void=Rule(
-            lambda c: c.optim.optimizer == "adamw" and c.head.update == "autograd",
-            "with optim.optimizer adamw and head.update autograd: nothing runs SGD; remove this key",
-        ),
-    )
-    weight_decay: float = key(0.0005, "of backbone and centers", at_least(0))
-    schedule: Literal["poly", "cosine"] = key("poly", "poly or cosine, after a linear warm-up")
-    poly_power: float = key(
-        1.0,
-        "exponent of poly",
-        above(0),
-        void=Rule(
-            lambda c: c.optim.schedule == "cosine",
-            "with optim.schedule cosine; set optim.schedule: poly or remove this key",
-        ),
-    )
-    warmup_epoch: float = key(
-        0.0,
-        "epochs of warm-up, may be a fraction",
-        at_least(0),
-        clash=Rule(
-            lambda c: c.optim.warmup_epoch >= c.train.num_epoch,
-            "found {optim.warmup_epoch}, expected less than train.num_epoch, which is {train.num_epoch}",
-        ),
-    )
-    clip_norm: float = key(5.0, "largest norm of the backbone's gradient; 0: no clipping", at_least(0))
-    betas: tuple[float, float] = key(
-        (0.9, 0.999),
-        "AdamW's",
-        each(BELOW_ONE, "two numbers, each at least 0 and below 1"),
-        void=Rule(
-            lambda c: c.optim.optimizer == "sgd",
-            "with optim.optimizer sgd; set optim.optimizer: adamw or remove this key",
-        ),
     )
 
 

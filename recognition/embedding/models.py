@@ -1,4 +1,4 @@
-"""What turns aligned faces into vectors: a run, weights, an ONNX file of this project, or dlib's network."""
+"""What turns aligned faces into vectors: a run, weights, an ONNX file from anywhere, or dlib's network."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ import torch
 
 from recognition.embedding.dlib_embedder import DlibEmbedder
 from recognition.embedding.embedder import Embedder, try_images
+from recognition.embedding.input_scale import AskedScale
+from recognition.embedding.onnx_embedder import OnnxEmbedder
 from recognition.embedding.store import ImageSource, open_images, read_block
-from recognition.errors import CheckpointError
+from recognition.errors import ConfigError
 from recognition.formats.model_facts import ModelFacts
-from recognition.images.preprocess import to_network
-from recognition.work.files import file_sha256
-from recognition.work.onnx_session import open_onnx
 
 
 class FaceEmbedder(Protocol):
@@ -32,65 +31,34 @@ class FaceEmbedder(Protocol):
         ...
 
 
-class OnnxEmbedder:
-    """An exported backbone: images [n, 3, S, S] in [-1, 1] -> embeddings [n, D]; with and without mirroring, summed."""
-
-    def __init__(self, path: Path, *, batch_size: int = 64, threads: int = 1) -> None:
-        self._session = open_onnx(path, threads=threads)
-        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        shape = inputs[0].shape
-        if len(inputs) != 1 or len(shape) != 4 or len(outputs) != 1:
-            raise CheckpointError(
-                f"{path}: has {len(inputs)} inputs and {len(outputs)} outputs, the first of shape {shape}; "
-                "expected images [n, 3, S, S] -> embeddings [n, D]; export a backbone"
-            )
-        self._path, self._input = path, inputs[0].name
-        self._side = shape[2] if isinstance(shape[2], int) else None
-        self._batch_size = shape[0] if isinstance(shape[0], int) else batch_size
-        self.facts = ModelFacts(file_sha256(path), image_size=self._side)
-
-    def embed(self, images_rgb: np.ndarray) -> np.ndarray:
-        """Return float32 [n, D]: f(image) + f(mirror image), not normalized."""
-        if self._side is not None and images_rgb.shape[1] != self._side:
-            raise CheckpointError(
-                f"{self._path}: takes images of {self._side} pixels; found {images_rgb.shape[1]}; align to its size"
-            )
-        starts = range(0, len(images_rgb), self._batch_size)
-        return np.concatenate([self._flip_sum(images_rgb[start : start + self._batch_size]) for start in starts])
-
-    def _flip_sum(self, images_rgb: np.ndarray) -> np.ndarray:
-        images = torch.from_numpy(np.ascontiguousarray(images_rgb))
-        mirrored = torch.ones(len(images), dtype=torch.bool)
-        plain, other = (self._run(to_network(images, flip).numpy()) for flip in (None, mirrored))
-        summed: np.ndarray = (plain + other).astype(np.float32)
-        return summed
-
-    def _run(self, images: np.ndarray) -> np.ndarray:
-        try:
-            found: np.ndarray
-            (found,) = self._session.run(None, {self._input: images})
-        # onnxruntime's errors have no common class.
-        except Exception as err:
-            reason = str(err).strip().partition("\n")[0]
-            raise CheckpointError(
-                f"{self._path}: does not run on images {list(images.shape)} ({reason[:200]}); expected embeddings; "
-                "export the backbone for their size"
-            ) from err
-        return found
-
-
 def load_embedder(
-    model: str, *, network: str | None = None, device: torch.device | str = "cpu", batch_size: int = 64
+    model: str,
+    *,
+    network: str | None = None,
+    device: torch.device | str = "cpu",
+    batch_size: int = 64,
+    asked: AskedScale | None = None,
 ) -> FaceEmbedder:
     """Load "dlib", an .onnx file, a run folder or a weight file; errors say what is missing.
 
-    What a run or a file says of itself decides; `network` names the network of a bare file.
+    What a run or a file says of itself decides; `network` names the network of a bare file, `asked` the pixels of a
+    stranger's .onnx file, which runs on as many threads as torch.
     """
+    if not is_onnx(model) and asked:
+        raise ConfigError(f"{model}: is no .onnx file; --mean, --std and --color are for those; leave them out")
     if model == "dlib":
         return DlibEmbedder()
-    if model.endswith(".onnx"):
-        return OnnxEmbedder(Path(model), batch_size=batch_size)
+    if is_onnx(model):
+        found = OnnxEmbedder(Path(model), batch_size=batch_size, threads=torch.get_num_threads(), asked=asked)
+        if network not in (None, found.facts.network):
+            raise ConfigError(f"{model}: an .onnx file holds its network; --network {network!r:.60}; leave it out")
+        return found
     return Embedder.load(Path(model), network, device=device, batch_size=batch_size)
+
+
+def is_onnx(model: str) -> bool:
+    """Tell whether a model's name is that of an ONNX file."""
+    return model.lower().endswith(".onnx")
 
 
 @dataclass(frozen=True)
@@ -116,9 +84,11 @@ class BlockEmbedder:
         return int(found.shape[1])
 
 
-def prepare_blocks(faces: Path, model: str, network: str | None, batch_size: int, device: str) -> BlockEmbedder:
+def prepare_blocks(
+    faces: Path, model: str, network: str | None, batch_size: int, device: str, asked: AskedScale | None = None
+) -> BlockEmbedder:
     """Open the set and load the network, with one thread a process on the CPU."""
     if device == "cpu":
         torch.set_num_threads(1)
-    embedder = load_embedder(model, network=network, device=device, batch_size=batch_size)
+    embedder = load_embedder(model, network=network, device=device, batch_size=batch_size, asked=asked)
     return BlockEmbedder(open_images(faces), embedder)

@@ -16,10 +16,10 @@ class ModelFacts:
     network: str | None = None
     embedding_size: int | None = None
     image_size: int | None = None
+    alignment: str | None = None
+    """Name of the template that its faces are aligned to."""
     dataset: Mapping[str, int | str] | None = None
     """Fingerprint of the set that the model was trained on."""
-    alignment: str | None = None
-    """Name of the template that its faces were aligned to."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the values under the names they have in every result."""
@@ -27,6 +27,7 @@ class ModelFacts:
             "network": self.network,
             "embedding_size": self.embedding_size,
             "image_size": self.image_size,
+            "alignment": self.alignment,
             "model_fingerprint": self.fingerprint,
             "dataset_fingerprint": None if self.dataset is None else dict(self.dataset),
         }
@@ -37,6 +38,7 @@ _KINDS = {
     "network": str,
     "embedding_size": int,
     "image_size": int,
+    "alignment": str,
     "model_fingerprint": str,
     "dataset_fingerprint": dict,
 }

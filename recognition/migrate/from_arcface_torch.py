@@ -110,8 +110,17 @@ def _adapt_validation(values: Values, notes: list[str], name: str) -> None:
 def _adapt_optimizer(values: Values, notes: list[str], name: str) -> None:
     optimizer, momentum = values.get("optim.optimizer"), values.get("optim.momentum")
     if optimizer and optimizer.value == "adamw":
-        notes.append("optimizer = 'adamw': it also drives the centers there, so head.update is autograd here")
-        values["head.update"] = Setting("autograd", optimizer.place)
+        if _sampled(values):
+            notes.append(
+                "optimizer = 'adamw': it also drives the centers there; sampled centers move by SGD here, with this lr "
+                "times head.lr_factor; for AdamW set head.sample_rate: 1 and head.update: autograd"
+            )
+        else:
+            notes.append("optimizer = 'adamw': it also drives the centers there, so head.update is autograd here")
+            values["head.update"] = Setting("autograd", optimizer.place)
+        notes.append(
+            "optimizer = 'adamw': weight decay also acts on vectors (norms, biases) there, on matrices alone here"
+        )
         if momentum:
             notes.append(f"momentum = {momentum.value!r}: left out: AdamW has none")
             del values["optim.momentum"]
@@ -128,13 +137,35 @@ def _adapt_accumulation(values: Values, notes: list[str], name: str) -> None:
         )
 
 
+def _sampled(values: Values) -> bool:
+    rate = values.get("head.sample_rate")
+    return rate is not None and rate.value != 1
+
+
 def _adapt_sampling(values: Values, notes: list[str], name: str) -> None:
-    rate, update = values.get("head.sample_rate"), values.get("head.update")
-    if rate and update and update.value == "autograd" and rate.value != 1:
+    if not _sampled(values):
+        return
+    rate = values["head.sample_rate"]
+    if "head.unsampled" in all_keys():
+        values["head.unsampled"] = Setting("coast", rate.place)
+    else:
         notes.append(
-            f"sample_rate = {rate.value!r}: does not go with head.update autograd, so a run of this config stops at "
-            "its start; set head.sample_rate: 1"
+            f"sample_rate = {rate.value!r}: a class outside a step's sample rests here; there it decays and follows "
+            "its momentum in every step"
         )
+
+
+def _note_what_is_fixed_there(values: Values, notes: list[str], name: str) -> None:
+    """Note what arcface_torch's trainer does without a key for it."""
+    notes.append("gradients travel between GPUs as float16 there, as float32 here")
+    warmup = values.get("optim.warmup_epoch")
+    if warmup and warmup.value:
+        notes.append(
+            f"warmup_epoch = {warmup.value!r}: the very first step runs at the full lr there, at the first of the "
+            "warm-up here"
+        )
+    if values["train.precision"].value == "fp16":
+        notes.append("fp16 = True: the loss scale grows after 100 good steps there, after 2,000 here")
 
 
 def _adapt_margins(values: Values, notes: list[str], name: str) -> None:
@@ -168,11 +199,26 @@ def _adapt_reference(values: Values, notes: list[str], name: str) -> None:
 
 def _adapt_network(values: Values, notes: list[str], name: str) -> None:
     from recognition.backbones import BACKBONES
+    from recognition.backbones.vit import SHAPES
 
     setting = values.get("backbone.network")
-    if setting and isinstance(setting.value, str) and setting.value not in BACKBONES:
-        notes.append(f"network = {setting.value!r}: not known here yet, so a run of this config stops at its start")
+    if not setting or not isinstance(setting.value, str):
+        return
+    if setting.value not in BACKBONES:
+        notes.append(f"network = {setting.value!r}: not known here, so a run of this config stops at its start")
+    shape = SHAPES.get(setting.value)
+    if shape and shape.mask_ratio:
+        values["backbone.mask_ratio"] = Setting(_MASKED_THERE, setting.place)
+        notes.append(
+            f"network = {setting.value!r}: arcface_torch hides {_MASKED_THERE:.0%} of the patches, whatever the name "
+            f"says, so backbone.mask_ratio is {_MASKED_THERE}; the name stands for {shape.mask_ratio}"
+        )
+    if shape and shape.checkpointed:
+        values["backbone.activation_checkpointing"] = Setting(True, setting.place)
 
+
+_MASKED_THERE = 0.1
+"""The ratio of arcface_torch's masks: its own default, since the network's is never handed on."""
 
 _ADAPTATIONS: Sequence[Callable[[Values, list[str], str], None]] = (
     _adapt_precision,
@@ -185,6 +231,7 @@ _ADAPTATIONS: Sequence[Callable[[Values, list[str], str], None]] = (
     _adapt_filter,
     _adapt_reference,
     _adapt_network,
+    _note_what_is_fixed_there,
 )
 
 

@@ -105,13 +105,12 @@ def _floors(config: Config, world_size: int, num_classes: int, rates: Rates, wir
     used = min(owned, max(config.head.sample_rate * owned, min(rows / world_size, owned)))
     micro_batches = config.train.gradient_accumulation
     dim = config.backbone.embedding_size
-    forward = backbone_cost(config.backbone, config.data.image_size).forward_flops
+    cost = backbone_cost(config.backbone, config.data.image_size)
     is_16_bit = config.train.precision != "off"
     head_rate = rates.flops_16_bit if config.head.products == "bf16" else rates.flops_float32
     return Floors(
-        # A backward pass costs two forward passes.
         backbone_s=_over(
-            3.0 * forward * config.train.batch_size * micro_batches,
+            float(cost.training_flops * config.train.batch_size * micro_batches),
             rates.flops_16_bit if is_16_bit else rates.flops_float32,
         ),
         # Two products in each pass over the centers, the logits' being made twice.

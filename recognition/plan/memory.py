@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
-from recognition.backbones.architecture import Architecture
+from recognition.backbones.architecture import Architecture, training_options
 from recognition.backbones.profile import NetworkCost, network_cost
 from recognition.config.schema import BackboneConfig, Config
 from recognition.heads.memory import head_bytes
@@ -102,4 +102,4 @@ def _head_bytes(config: Config, world_size: int, num_classes: int, num_states: i
 @functools.cache
 def backbone_cost(backbone: BackboneConfig, image_size: int) -> NetworkCost:
     """Return the network's cost, worked out once per process."""
-    return network_cost(Architecture.of(backbone, image_size))
+    return network_cost(Architecture.of(backbone, image_size), training_options(backbone))

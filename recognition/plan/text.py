@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from recognition.config.schema import HeadConfig
 from recognition.console import count, duration, size
 from recognition.plan.inputs import Inputs
+from recognition.plan.memory import backbone_cost
 from recognition.plan.run import Plan
 from recognition.plan.timing import Timing
 
@@ -56,9 +57,14 @@ def _batch(plan: Plan) -> str:
 
 def _schedule(plan: Plan) -> str:
     optim = plan.config.optim
-    shape = f"poly {optim.poly_power:g}" if optim.schedule == "poly" else optim.schedule
+    shape = {
+        "poly": f"poly {optim.poly_power:g} to 0",
+        "cosine": "cosine to 0",
+        "multistep": f"times {optim.drop_factor:g} at {', '.join(f'{step:,}' for step in plan.schedule.milestones)}",
+        "plateau": f"times {optim.drop_factor:g} after {optim.patience + 1} validations without a better mean",
+    }[optim.schedule]
     warmup = f"warm-up of {plan.warmup_steps:,}" if plan.warmup_steps else "no warm-up"
-    return f"{count(plan.config.train.num_epoch, 'epoch')} = {plan.total_steps:,} steps, {warmup}, {shape} to 0"
+    return f"{count(plan.config.train.num_epoch, 'epoch')} = {plan.total_steps:,} steps, {warmup}, {shape}"
 
 
 def _lr(plan: Plan) -> str:
@@ -79,7 +85,12 @@ def _backbone(plan: Plan) -> str:
     norm = ", BatchNorm over the global batch" if backbone.sync_bn else ""
     precision = plan.config.train.precision
     autocast = "float32" if precision == "off" else f"autocast {precision}"
-    return f"{backbone.network}, {plan.memory.num_parameters:,} parameters, {autocast}{norm}"
+    cost = backbone_cost(backbone, plan.config.data.image_size)
+    again = ", activations computed again in the backward pass" if cost.recomputes else ""
+    return (
+        f"{backbone.network}, {cost.parameters:,} parameters, {cost.macs / 1e9:,.3g} GMACs an image, "
+        f"{autocast}{norm}{again}"
+    )
 
 
 def _classes(plan: Plan) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from recognition.backbones.architecture import Architecture
+from recognition.backbones.architecture import Architecture, training_options
 from recognition.backbones.weights import load_weights
 from recognition.config.schema import Config, HeadConfig
 from recognition.distributed.replicate import convert_sync_bn, replicate
@@ -38,7 +38,7 @@ def build_parts(config: Config, num_classes: int, world: World) -> Parts:
     """Build backbone, head and optimizers on this rank's device; the backbone starts alike on every rank."""
     torch.manual_seed(config.seed)
     architecture = Architecture.of(config.backbone, config.data.image_size)
-    backbone = architecture.build(dropout=config.backbone.dropout)
+    backbone = architecture.build(**training_options(config.backbone))
     if config.init_from:
         keys = load_weights(backbone, Path(config.init_from), asked=architecture)
         logger.info(

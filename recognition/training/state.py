@@ -25,6 +25,10 @@ class TrainState:
     """The mean of the validators' scores then."""
     best: dict[str, float] = field(default_factory=dict)
     """The best score per validation set."""
+    plateau_best: float | None = None
+    plateau_waited: int = 0
+    plateau_drops: int = 0
+    """With optim.schedule plateau: the fields of `Plateau`."""
     unreported_steps: int = 0
     unreported_sums: dict[str, str] = field(default_factory=dict)
     """Of the values of the steps since the last report; as text, since JSON has no NaN."""
@@ -69,6 +73,9 @@ _FIELDS: Mapping[str, Callable[[Any], bool]] = {
     "validated_step": lambda value: value == -1 or is_count(value),
     "accuracy": lambda value: value is None or is_finite(value),
     "best": _all(is_finite),
+    "plateau_best": lambda value: value is None or is_finite(value),
+    "plateau_waited": is_count,
+    "plateau_drops": is_count,
     "unreported_steps": is_count,
     "unreported_sums": _all(_is_number_as_text),
 }

@@ -27,7 +27,7 @@ from recognition.training.run_meta import OrderSettings, RunMeta
 from recognition.training.start import CHECKPOINTS
 from recognition.training.state import TrainState
 from recognition.training.stepper import Stepper, StepResult
-from recognition.training.validating import validate
+from recognition.training.validating import follow_score, validate
 from recognition.verification.validators import Report, Validator
 
 logger = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ class Trainer:
 
     def train_step(self, batches: list[Batch], epoch: int) -> StepResult:
         """Take one optimizer step and account for it."""
-        lr = self.plan.schedule.lr_at(self.state.step)
+        lr = self._lr_at(self.state.step)
         result = self.stepper.step(batches, step=self.state.step, epoch=epoch, lr=lr)
         self.state.step += 1
         self.state.images_seen += self.plan.global_batch
@@ -113,7 +113,13 @@ class Trainer:
 
     def validate(self) -> dict[str, Report]:
         """Run every validator on all ranks and log the results; the training's own state keeps every bit."""
-        return validate(self.validators, self.parts, self.state, self.reports, self.config, self.world)
+        results = validate(self.validators, self.parts, self.state, self.reports, self.config, self.world)
+        if results and self.config.optim.schedule == "plateau" and self.state.step > self.plan.warmup_steps:
+            follow_score(self.state, patience=self.config.optim.patience, world=self.world)
+        return results
+
+    def _lr_at(self, step: int) -> float:
+        return self.plan.schedule.lr_at(step, self.state.plateau_drops)
 
     def save(self) -> None:
         """Begin a checkpoint of this step, unless it has one; all ranks call it. A thread does the rest."""
@@ -140,7 +146,7 @@ class Trainer:
                 f"{start.path}: stands at step {state.step:,}; expected at most the {self.plan.total_steps:,} steps of "
                 f"train.num_epoch={self.plan.num_epoch}; raise it"
             )
-        lr = self.plan.schedule.lr_at(state.step)
+        lr = self.plan.schedule.lr_at(state.step, state.plateau_drops)
         logger.info("resumed %s at step %s, lr %.6f", start.path, f"{state.step:,}", lr)
         return state
 
@@ -174,7 +180,7 @@ class Trainer:
     def _after_step(self, epoch: int) -> None:
         step, checkpoint = self.state.step, self.config.checkpoint
         if step % self.config.log.every_steps == 0 or step == self.plan.total_steps:
-            self.reports.report(epoch, lr=self.plan.schedule.lr_at(step - 1), total_steps=self.plan.total_steps)
+            self.reports.report(epoch, lr=self._lr_at(step - 1), total_steps=self.plan.total_steps)
             if self.state.refused_in_a_row >= self.config.train.max_refused_steps:
                 self._stop_refusing()
         if step == self.plan.total_steps:

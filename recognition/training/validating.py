@@ -7,11 +7,14 @@ import time
 from collections.abc import Mapping
 
 import numpy as np
+import torch
 
 from recognition.config.schema import Config
+from recognition.distributed.collectives import broadcast_
 from recognition.distributed.replicate import averaged_buffers
 from recognition.distributed.world import World
 from recognition.embedding.embedder import Embedder
+from recognition.optim.schedule import Plateau
 from recognition.training.build import Parts
 from recognition.training.reports import Reports
 from recognition.training.state import TrainState
@@ -48,3 +51,17 @@ def validate(
     state.accuracy = float(np.mean([report.score for report in results.values()]))
     reports.throughput.restart()
     return results
+
+
+def follow_score(state: TrainState, *, patience: int, world: World) -> None:
+    """Let the schedule `plateau` see the mean score of the last validation. Collective: one broadcast.
+
+    All ranks see that of rank 0: a last bit that differs must not give two ranks two learning rates.
+    """
+    assert state.accuracy is not None
+    score = torch.tensor(state.accuracy, dtype=torch.float64, device=world.device)
+    seen = Plateau(state.plateau_best, state.plateau_waited, state.plateau_drops)
+    seen = seen.after(broadcast_(score, world).item(), patience)
+    if seen.drops > state.plateau_drops:
+        logger.info("step %s  no better for %d validations: the learning rate drops", f"{state.step:,}", patience + 1)
+    state.plateau_best, state.plateau_waited, state.plateau_drops = seen.best, seen.waited, seen.drops

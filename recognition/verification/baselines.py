@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -9,8 +10,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
 
+from recognition.backbones.fresh import set_batch_norms
 from recognition.embedding.embedder import Embedder
 from recognition.formats.pairs_bin import Pairs
 from recognition.images.codec import decode_rgb
@@ -18,6 +19,8 @@ from recognition.images.preprocess import to_network
 from recognition.verification.judged_models import ReadyModel
 from recognition.verification.metrics import pair_distances
 from recognition.verification.protocols import PairSet, VerificationResult, decode_images, verify_scores
+
+logger = logging.getLogger(__name__)
 
 PIXEL_SIDE = 112
 HISTOGRAM_BINS = 8
@@ -36,6 +39,8 @@ def baseline_results(model: ReadyModel, pair_set: PairSet, *, folds: int | None)
         pixels = decode_images(sample, image_size=model.image_size, place=str(pair_set.path))
         embeddings = _untrained(model, pixels).embed_set(pair_set, label=f"{pair_set.name} untrained")
         scores["untrained network"] = 1.0 - pair_distances(embeddings) / 2.0
+    else:
+        logger.warning("%s: nothing says its network; the baseline of an untrained one is left out", model.path)
     for method, values in scores.items():
         yield verify_scores(pair_set, values, method=method, folds=folds)
 
@@ -81,21 +86,14 @@ def _histogram(rgb: np.ndarray) -> np.ndarray:
 
 def _untrained(model: ReadyModel, pixels: npt.NDArray[np.uint8]) -> ReadyModel:
     """Build the same architecture with fresh weights of seed 0 and the BatchNorm statistics of `pixels`."""
-    old = model.embedder
-    assert model.architecture is not None and old is not None, "only a network of ours can be built anew"
+    assert model.architecture is not None, "only a network of ours can be built anew"
+    device, old = model.world.device, model.embedder
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         module = model.architecture.build()
-    module = module.to(old.device)
-    _calibrate(module, to_network(torch.from_numpy(pixels).to(old.device)))
-    embedder = Embedder(module.eval(), device=old.device, batch_size=old.batch_size, precision=old.precision)
+    module = module.to(device)
+    set_batch_norms(module, to_network(torch.from_numpy(pixels).to(device)))
+    embedder = Embedder(
+        module.eval(), device=device, batch_size=model.batch_size, precision=old.precision if old else "off"
+    )
     return replace(model, embedder=embedder, embed=embedder.embed)
-
-
-def _calibrate(module: nn.Module, images: torch.Tensor) -> None:
-    """Set the BatchNorm buffers to the statistics of `images`: with the initial ones a deep network overflows."""
-    for layer in module.modules():
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-            layer.momentum = 1.0
-    with torch.no_grad():
-        module.train()(images)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -19,11 +20,15 @@ from recognition.distributed.shards import class_range
 from recognition.distributed.together import together
 from recognition.distributed.world import World
 from recognition.embedding.embedder import Embedder, try_images
-from recognition.embedding.models import load_embedder
+from recognition.embedding.input_scale import AskedScale
+from recognition.embedding.models import is_onnx, load_embedder
+from recognition.embedding.onnx_embedder import OnnxEmbedder
 from recognition.embedding.store import is_published, read_embeddings
-from recognition.errors import CheckpointError, DataError
+from recognition.errors import CheckpointError, ConfigError, DataError
 from recognition.formats.model_facts import ModelFacts
 from recognition.verification.protocols import PairSet, distinct_images, embedded_rows
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_SIDE = 112
 Rows = npt.NDArray[np.float32]
@@ -68,6 +73,7 @@ class ReadyModel:
     """Of a network that can be built anew; None of an ONNX file."""
     embedder: Embedder | None = None
     metadata: ModelMetadata | None = None
+    precision: str = "off"
 
     def embed_set(self, pair_set: PairSet, *, label: str) -> Rows:
         """Return the embeddings [2n, D]; each distinct picture passes the network once, on one rank."""
@@ -142,16 +148,19 @@ def open_model(
     batch_size: int = 64,
     precision: Precision = "off",
     quiet: bool = True,
+    asked: AskedScale | None = None,
 ) -> JudgedModel:
     """Load a model of any kind; errors say what is missing, and that it does not take images of its size."""
     folder = Path(path)
     if folder.is_dir() and is_published(folder):
         return _stored(folder)
-    if path == "dlib" or path.endswith(".onnx"):
-        embedder = load_embedder(path, network=network, device=world.device, batch_size=batch_size)
-        side = image_size or embedder.facts.image_size or DEFAULT_SIDE
-        name = "dlib" if path == "dlib" else folder.name
-        ready = ReadyModel(path, embedder.facts, side, name, embedder.embed, batch_size, world, quiet)
+    if path != "dlib" and not is_onnx(path) and asked:
+        raise ConfigError(f"{path}: is no .onnx file; --mean, --std and --color are for those; leave them out")
+    if is_onnx(path):
+        ready = _onnx(path, world, network, image_size, batch_size, precision, quiet, asked)
+    elif path == "dlib":
+        found = load_embedder(path, asked=asked)
+        ready = ReadyModel(path, found.facts, image_size or DEFAULT_SIDE, path, found.embed, batch_size, world, quiet)
     else:
         ready = _network(folder, world, network, image_size, batch_size, precision, quiet)
     blank = np.zeros((1, ready.image_size, ready.image_size, 3), dtype=np.uint8)
@@ -184,9 +193,47 @@ def _network(
         batch_size,
         world,
         quiet,
-        architecture=model.architecture,
+        architecture=replace(model.architecture, image_size=asked or side),
         embedder=embedder,
         metadata=model.metadata,
+        precision=precision,
+    )
+
+
+def _onnx(
+    path: str,
+    world: World,
+    network: str | None,
+    asked_side: int | None,
+    batch_size: int,
+    precision: Precision,
+    quiet: bool,
+    asked: AskedScale | None,
+) -> ReadyModel:
+    if precision != "off":
+        raise ConfigError(f"{path}: an .onnx file has its precision inside; --precision; leave it out")
+    if world.device.type == "cuda":
+        logger.info("%s: .onnx files run on the CPU here", path)
+    embedder = load_embedder(path, network=network, batch_size=batch_size, asked=asked)
+    assert isinstance(embedder, OnnxEmbedder), "an .onnx file"
+    own, told = embedder.metadata, embedder.image_size
+    if told is not None and asked_side not in (None, told):
+        raise CheckpointError(
+            f"{path}: its input says images of {told} pixels; --image-size asks for {asked_side}; leave it out"
+        )
+    logger.info("%s: fed %s", path, embedder.scale)
+    return ReadyModel(
+        path,
+        embedder.facts,
+        told or asked_side or DEFAULT_SIDE,
+        own.architecture.network if own else Path(path).name,
+        embedder.embed,
+        batch_size,
+        world,
+        quiet,
+        architecture=own.architecture if own else None,
+        metadata=own,
+        precision=embedder.precision,
     )
 
 

@@ -143,6 +143,31 @@ def embedded_rows(
             yield from rows
 
 
+def embed_pair_set(
+    embed: Embed,
+    pair_set: PairSet,
+    *,
+    image_size: int,
+    batch_size: int,
+    watch: Callable[[Iterator[npt.NDArray[np.float32]], int], Iterator[npt.NDArray[np.float32]]] | None = None,
+) -> npt.NDArray[np.float32]:
+    """Return the embeddings [2n, D] of a set's images; each distinct picture is embedded once.
+
+    `watch` gets the rows and their number, and passes them on: a place for progress.
+    """
+    firsts, members = distinct_images(pair_set.images)
+    rows = embedded_rows(
+        embed,
+        [pair_set.images[first] for first in firsts],
+        image_size=image_size,
+        batch_size=batch_size,
+        place=str(pair_set.path),
+        numbers=firsts,
+    )
+    distinct = np.stack(list(watch(rows, len(firsts)) if watch else rows))
+    return np.asarray(distinct[members], dtype=np.float32)
+
+
 def distinct_images(images: Sequence[bytes]) -> tuple[list[int], Indices]:
     """Return where each distinct picture first stands [m], and which of those every image is [2n].
 

@@ -3,32 +3,88 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks.formula_weights import fill_by_formula, relative_difference, waves
 from recognition.backbones import BACKBONES, build_backbone
-from recognition.errors import ConfigError
-from tests.helpers.places import GOLDEN
+from recognition.backbones.profile import count_parameters, forward_flops
+from recognition.backbones.weights import load_backbone
+from recognition.errors import CheckpointError, ConfigError
+from tests.helpers.networks import OTHER_SIZE, TWINS
+from tests.helpers.places import GOLDEN, ROOT
+
+PEERS = {"arcface_torch": ("r", "mbf", "vit_"), "adaface": ("ir_",)}
+COSTS = json.loads((GOLDEN / "network_costs.json").read_text())
+OUR_OWN = ("tiny", "small", "medium", "vit_xs")
 
 
-@pytest.mark.parametrize("network", ["r18", "r50", "r100", "mbf"])
-def test_keys_and_shapes_are_those_of_arcface_torch(network: str) -> None:
+def recorded(network: str, kind: str) -> Path:
+    """Return the file of what was recorded from the module of `network`'s peer."""
+    peer = next(peer for peer, starts in PEERS.items() if network.startswith(starts))
+    return GOLDEN / f"{peer}_{kind}" / f"{TWINS.get(network, network)}.json"
+
+
+@pytest.mark.parametrize("network", [name for name in BACKBONES if name not in (*OUR_OWN, "mobilenet_v2")])
+def test_keys_and_shapes_are_those_of_the_peer(network: str) -> None:
     with torch.device("meta"):
         ours = build_backbone(network)
-    expected = json.loads((GOLDEN / "arcface_torch_keys" / f"{network}.json").read_text())
+    expected = json.loads(recorded(network, "keys").read_text())
     assert {key: list(tensor.shape) for key, tensor in ours.state_dict().items()} == expected
 
 
-@pytest.mark.parametrize("network", ["r18", "mbf"])
-def test_outputs_are_those_recorded_from_arcface_torch(network: str) -> None:
+def test_mobilenets_keys_and_shapes_are_torchvisions_but_for_the_neck() -> None:
+    with torch.device("meta"):
+        ours = build_backbone("mobilenet_v2")
+    expected = json.loads((GOLDEN / "torchvision_keys" / "mobilenet_v2.json").read_text())
+    assert {key: list(tensor.shape) for key, tensor in ours.features.state_dict().items()} == expected
+    assert {key.partition(".")[0] for key in ours.state_dict()} == {"features", "neck"}
+
+
+@pytest.mark.parametrize("network", [name for name in BACKBONES if name not in OUR_OWN])
+def test_parameters_and_macs_are_those_of_the_peer(network: str) -> None:
+    with torch.device("meta"):
+        ours = build_backbone(network)
+    part = ours.features if network == "mobilenet_v2" else ours
+    assert COSTS[network] == {"parameters": count_parameters(part), "macs": forward_flops(part, 112) // 2}
+
+
+@pytest.mark.parametrize("network", ["r18", "mbf", "ir_18", "vit_t"])
+def test_outputs_are_those_recorded_from_the_peer(network: str) -> None:
     ours = build_backbone(network).eval()
     fill_by_formula(ours)
-    expected = torch.tensor(json.loads((GOLDEN / "arcface_torch_outputs" / f"{network}.json").read_text()))
+    expected = torch.tensor(json.loads(recorded(network, "outputs").read_text()))
     with torch.no_grad():
         output = ours(waves((2, 3, 112, 112), phase=1.0))
     assert relative_difference(output, expected) <= 1e-5
+
+
+@pytest.mark.parametrize("network", ["small", "medium", "vit_xs", "mobilenet_v2", "ir_se_50"])
+def test_a_whole_checkpoint_with_prefixes_loads_strictly(network: str, tmp_path: Path) -> None:
+    with torch.device("meta"):
+        state = build_backbone(network, embedding_size=8, image_size=OTHER_SIZE).state_dict()
+    whole = {f"module.{key}": torch.zeros(tensor.shape, dtype=tensor.dtype) for key, tensor in state.items()}
+    torch.save({"epoch": 2, "state_dict_backbone": whole}, tmp_path / "checkpoint_gpu_0.pt")
+    model = load_backbone(tmp_path / "checkpoint_gpu_0.pt")
+    assert (model.architecture.network, model.architecture.embedding_size) == (network, 8)
+    del whole[next(iter(whole))]
+    torch.save({"state_dict_backbone": whole}, tmp_path / "checkpoint_gpu_0.pt")
+    with pytest.raises(CheckpointError, match="1 keys missing"):
+        load_backbone(tmp_path / "checkpoint_gpu_0.pt", network)
+
+
+@pytest.mark.slow
+def test_the_page_of_networks_states_what_they_cost() -> None:
+    page = (ROOT / "docs" / "networks.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([\d,]+ \| [\d,]+ M) \|", page, re.MULTILINE))
+    assert list(rows) == list(BACKBONES)
+    for network, row in rows.items():
+        with torch.device("meta"):
+            module = build_backbone(network)
+        assert row == f"{count_parameters(module):,} | {forward_flops(module, 112) / 2e6:,.0f} M"
 
 
 @pytest.mark.parametrize("network", BACKBONES)
@@ -46,12 +102,12 @@ def test_depth_follows_the_name(network: str, units: int) -> None:
     assert sum(key.endswith("conv2.weight") for key in keys) == units
 
 
-@pytest.mark.parametrize("network", ["tiny", "mbf", "r18"])
+@pytest.mark.parametrize("network", ["tiny", "mbf", "r18", "ir_18", "vit_xs", "mobilenet_v2"])
 def test_last_layers_stay_float32_under_autocast(network: str) -> None:
     torch.manual_seed(0)
     module = build_backbone(network, embedding_size=32).train()
     seen: list[torch.dtype] = []
-    linear = next(part for part in module.modules() if isinstance(part, torch.nn.Linear))
+    linear = [part for part in module.modules() if isinstance(part, torch.nn.Linear)][-1]
     linear.register_forward_hook(lambda _, inputs, output: seen.extend([inputs[0].dtype, output.dtype]))
     with torch.autocast("cpu", torch.bfloat16):
         output = module(torch.randn(2, 3, 112, 112))
@@ -61,8 +117,9 @@ def test_last_layers_stay_float32_under_autocast(network: str) -> None:
     assert not torch.is_autocast_enabled("cpu")
 
 
-def test_a_network_in_float64_stays_in_float64() -> None:
-    assert build_backbone("tiny").double()(torch.randn(2, 3, 112, 112).double()).dtype == torch.float64
+@pytest.mark.parametrize("network", ["tiny", "vit_xs", "mobilenet_v2"])
+def test_a_network_in_float64_stays_in_float64(network: str) -> None:
+    assert build_backbone(network).double()(torch.randn(2, 3, 112, 112).double()).dtype == torch.float64
 
 
 def test_gain_of_the_last_batch_norm_is_fixed_at_one() -> None:
@@ -102,7 +159,7 @@ def test_image_sizes_other_than_112_fit(network: str, image_size: int) -> None:
 
 
 def test_dropout_acts_in_training_only() -> None:
-    for network in ("tiny", "mbf"):
+    for network in ("tiny", "mbf", "vit_xs", "mobilenet_v2"):
         torch.manual_seed(0)
         module = build_backbone(network, dropout=0.5)
         images = torch.randn(4, 3, 112, 112)
@@ -118,3 +175,5 @@ def test_wrong_names_and_sizes_are_config_errors() -> None:
         build_backbone("tiny", embedding_size=0)
     with pytest.raises(ConfigError, match=r"backbone.dropout: 1.0 is outside \[0, 1\)"):
         build_backbone("tiny", dropout=1.0)
+    with pytest.raises(ConfigError, match=r"backbone.network 'r18': has no option 'mask_ratio'; it has none"):
+        build_backbone("r18", mask_ratio=0.1)

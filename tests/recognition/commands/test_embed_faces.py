@@ -153,6 +153,7 @@ def test_finished_embeddings_are_not_replaced(faces: Path, tmp_path: Path, capsy
 
 def test_an_onnx_file_embeds_an_image_and_its_mirror_image(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
     generator = np.random.default_rng(3)
     weight = generator.normal(size=(3 * 8 * 8, 5)).astype(np.float32)
     model = onnx_model(

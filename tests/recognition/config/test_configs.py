@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from recognition.backbones import build_backbone
 from recognition.config.loader import load_config
 from recognition.plan import make_plan, render_plan
-from tests.helpers.places import ROOT
+from tests.helpers.places import GOLDEN, ROOT
 
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.yaml"))
 # Sizes of the sets that are made here and not stated in their configs.
@@ -36,7 +37,8 @@ def test_it_loads_plans_and_builds(name):
         num_images, num_classes = SIZES[name]
     assert num_images
     assert num_classes
-    world_size = (config.optim.reference_batch or 128) // config.train.batch_size
+    images_per_rank = config.train.batch_size * config.train.gradient_accumulation
+    world_size = (config.optim.reference_batch or 128) // images_per_rank
     plan = make_plan(config, world_size=world_size, num_images=num_images, num_classes=num_classes)
     assert "chosen for this global batch" in render_plan(plan) or name == "base"
     with torch.device("meta"):
@@ -61,6 +63,7 @@ def test_the_names_of_arcface_torch_are_here():
     expected |= {"ms1mv3_r50_onegpu", "wf4m_r50", "wf4m_r100", "wf4m_mbf", "wf12m_pfc02_r100", "wf42m_pfc02_r100"}
     expected |= {"wf12m_conflict_r50", "wf12m_flip_pfc01_filter04_r50", "wf42m_pfc03_32gpu_r200"}
     assert expected <= set(CONFIGS)
+    assert set(json.loads((GOLDEN / "arcface_torch_configs.json").read_text())) <= set(CONFIGS)
 
 
 def test_runs_on_one_data_set_state_the_same_sizes():

@@ -20,7 +20,7 @@ from tests.helpers.places import ROOT
 NEW_KEY = """    warmth: float = key(
         0.25,
         "how warm the optimizer is",
-        SHARE,
+        BELOW_ONE,
         void=Rule(lambda c: c.optim.optimizer == "sgd", "with optim.optimizer sgd; remove this key"),
         was=("optim.heat",),
     )
@@ -56,7 +56,7 @@ def test_a_key_is_added_in_one_place(tmp_path: Path) -> None:
         shutil.copytree(ROOT / name, tmp_path / name)
     for path in (ROOT / "recognition").glob("*.py"):
         shutil.copy(path, tmp_path / "recognition")
-    schema = tmp_path / "recognition/config/schema.py"
+    schema = tmp_path / "recognition/config/schema_optim.py"
     schema.write_text(schema.read_text(encoding="utf-8").replace("    betas: tuple", NEW_KEY, 1), encoding="utf-8")
     (tmp_path / "mine.yaml").write_text("seed: 1\n", encoding="utf-8")
     done = subprocess.run(
@@ -70,11 +70,11 @@ def test_a_key_is_added_in_one_place(tmp_path: Path) -> None:
     assert done.stdout.splitlines() == [
         "override 'optim.heat=0.5': optim.heat is now optim.warmth; it is read as that",
         "loaded 0.5 True",
-        "override 'optim.warmth=2': optim.warmth: found 2, expected between 0 and 1; correct it",
+        "override 'optim.warmth=2': optim.warmth: found 2, expected at least 0 and below 1; correct it",
         "override 'optim.warmth=0.5': optim.warmth: would be ignored with optim.optimizer sgd; remove this key",
         "override 'optim.warmt=1': optim.warmt: unknown key; did you mean 'optim.warmth'?",
         "  warmth: 0.25              # how warm the optimizer is",
-        "| `optim.warmth` | `0.25` | between 0 and 1 | how warm the optimizer is |",
+        "| `optim.warmth` | `0.25` | at least 0 and below 1 | how warm the optimizer is |",
     ]
 
 

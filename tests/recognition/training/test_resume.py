@@ -30,6 +30,14 @@ CASES: dict[str, list[str]] = {
     "adamw": ["head.update=autograd", "optim.optimizer=adamw", "optim.lr=0.001"],
     "accumulated": ACCUMULATED,
     "small formats": ["head.centers_format=bf16", "head.momentum_format=int8", "train.precision=bf16"],
+    "vit": [
+        "backbone.network=vit_xs",
+        "data.image_size=28",
+        "backbone.drop_path=0.3",
+        "backbone.mask_ratio=0.3",
+        "backbone.activation_checkpointing=true",
+        "train.precision=bf16",
+    ],
     "sampled": ["head.sample_rate=0.7", "head.sub_centers=2", "backbone.dropout=0.3"],
 }
 MID_EPOCH, CRASH = 3, 9

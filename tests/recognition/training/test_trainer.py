@@ -13,6 +13,7 @@ import torch
 
 from recognition.distributed.world import World
 from recognition.training.refusals import RefusalWatch, TrainingError
+from recognition.training.state import TrainState
 from recognition.training.trainer import Trainer
 from recognition.verification.validators import Report
 from tests.helpers.runs import fit, losses, make_trainer, snapshot
@@ -154,3 +155,23 @@ def test_validators_run_before_the_first_step_and_at_the_end(tmp_path: Path) -> 
     assert calls == [(3, 16), (3, 16)]
     assert (trainer.state.best, trainer.state.accuracy) == ({"lfw": -1.5}, -1.5), "the score, whatever it measures"
     assert trainer.parts.backbone.training
+
+
+def test_the_rate_drops_when_the_score_no_longer_rises(tmp_path: Path) -> None:
+    scores = iter([9.0, 0.5, 0.6, 0.6, 0.6, 0.7, 0.7])
+
+    class Falling:
+        def run(self, embed: Any) -> Report:
+            return Report(score=next(scores), values={}, line="")
+
+    overrides = ["optim.schedule=plateau", "optim.patience=1", "optim.drop_factor=0.5", "optim.lr=0.02"]
+    overrides += ["validation.val_targets=[x]", "validation.every_steps=2", "data.num_image=72"]
+    trainer = make_trainer(ALONE, str(tmp_path), [_batch(1), *overrides], {"x": Falling()})
+    assert trainer.plan.total_steps == 12
+    trainer.fit()
+    rates = [row["lr"] for row in map(json.loads, (tmp_path / "metrics.jsonl").open()) if row["kind"] == "train"]
+    # Validated before step 1, which does not count, and after 2, 4, ... 12; 6 and 8 are no better than 4.
+    assert rates == pytest.approx([0.02] * 8 + [0.01] * 4)
+    state = trainer.state
+    assert (state.plateau_best, state.plateau_waited, state.plateau_drops) == (0.7, 1, 1)
+    assert TrainState.of(dataclasses.asdict(state), "here") == state

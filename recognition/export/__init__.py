@@ -1,0 +1,1 @@
+"""Models into files that other programs run: ONNX, ncnn, and torch's exported programs."""
