@@ -30,7 +30,7 @@ from recognition.cli import make_parser, positive_int, run_command
 from recognition.config.loader import load_config
 from recognition.console import size
 from recognition.distributed.checkpoint import Snapshot
-from recognition.distributed.collectives import barrier, gather_numbers, gather_objects
+from recognition.distributed.collectives import barrier, gather_numbers, gather_values
 from recognition.distributed.manifest import rows_file
 from recognition.distributed.saver import Saver
 from recognition.distributed.shards import class_range
@@ -131,7 +131,7 @@ def _slowest(work: Callable[[], None], world: World) -> float:
     barrier(world)
     started = time.perf_counter()
     work()
-    return float(max(gather_objects(time.perf_counter() - started, world)))
+    return float(max(gather_values(time.perf_counter() - started, world)))
 
 
 def run(args: argparse.Namespace) -> None:

@@ -1,11 +1,11 @@
-"""Kill align, crop, embed and clean at random moments, start them again, and compare what they leave.
+"""Kill the data commands at random moments, start them again, and compare what they leave.
 
     python benchmarks/kill_tools.py lfw/images aligned/ work_dirs/kills --kills 20 --detector mtcnn
 
 PHOTOS is a folder per person, ALIGNED what align_faces.py made of some, WORK a new folder. Each run is killed one to
-three times with SIGKILL, all its processes or one alone, at moments drawn over its length from the appearance of its
-work folder on (a tenth of them: from its start), and then left to end. The same in every byte and name as an
-undisturbed run with one process is what each has to leave; no process may be left.
+three times with SIGKILL or SIGTERM, all its processes or one alone, at moments drawn over its length from the
+appearance of its work folder on (a tenth of them: from its start), and then left to end. The same in every byte and
+name as an undisturbed run with one process is what each has to leave; no process may be left.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ from recognition.images.photos import PHOTO_SUFFIXES
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = [sys.executable]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-NAMES = ("align", "crop", "embed", "embed torchrun", "clean")
+NAMES = ("align", "crop", "embed", "embed torchrun", "clean", "pack", "shuffle", "merge", "convert", "unpack")
+COPIES = 20  # of each aligned face in the set that is packed, so that there is time to kill
 WAIT_S = 600
 
 
@@ -50,7 +51,7 @@ class Tool:
 
     def line(self, output: Path, *, undisturbed: bool = False) -> list[str]:
         """Return the command line: undisturbed by one process, else by all of them."""
-        words = [str(output) if word == "OUT" else word for word in self.words]
+        words = [f"{output}{word[3:]}" if word.split("/")[0] == "OUT" else word for word in self.words]
         return [*PYTHON, *words] if undisturbed else [*self.launcher, *words, *self.more]
 
 
@@ -60,6 +61,8 @@ class Outcome:
 
     runs: int = 0
     kills: int = 0
+    terminated: int = 0
+    """How many of the kills were by SIGTERM."""
     equal: int = 0
     left: int = 0
 
@@ -75,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--num-photos", type=positive_int, default=60, metavar="N", help="of PHOTOS (default: 60)")
     add("--num-faces", type=positive_int, default=320, metavar="N", help="of ALIGNED (default: 320)")
     add("--detector", default="mtcnn", help="default: mtcnn")
+    add("--signals", nargs="+", choices=("KILL", "TERM"), default=["KILL", "TERM"], help="default: both, drawn")
     add("--only", nargs="+", choices=NAMES, metavar="NAME", help=f"some of: {', '.join(NAMES)}")
     add("--seed", type=int, default=0)
     return run_command(parser, _run, argv)
@@ -86,20 +90,25 @@ def _run(args: argparse.Namespace) -> None:
     _copy(args.photos, args.work / "photos", args.num_photos)
     _copy(args.aligned, args.work / "faces", args.num_faces)
     tools = {tool.name: tool for tool in _tools(args.work, args.detector)}
-    _check(tools["embed"].line(args.work / "embedded", undisturbed=True))  # what clean begins with
+    names = args.only or list(tools)
+    if "clean" in names:
+        _check(tools["embed"].line(args.work / "embedded", undisturbed=True))  # what it begins with
     draw = random.Random(args.seed)
-    print("command              runs  kills  equal  processes left  undisturbed", flush=True)
-    for name in args.only or tools:
+    signals = [signal.Signals[f"SIG{name}"] for name in args.signals]
+    print("command              runs  kills   TERM  equal  processes left  undisturbed", flush=True)
+    for name in names:
         tool = tools[name]
-        outcome, seconds = kill_often(tool, args.work / tool.name.replace(" ", "-"), args.kills, draw)
+        outcome, seconds = kill_often(tool, args.work / tool.name.replace(" ", "-"), args.kills, draw, signals)
         print(
-            f"{tool.name:<19} {outcome.runs:>5}  {outcome.kills:>5}  {outcome.equal:>5}  {outcome.left:>14}  "
-            f"{seconds:>9.1f} s",
+            f"{tool.name:<19} {outcome.runs:>5}  {outcome.kills:>5}  {outcome.terminated:>5}  {outcome.equal:>5}  "
+            f"{outcome.left:>14}  {seconds:>9.1f} s",
             flush=True,
         )
 
 
-def kill_often(tool: Tool, place: Path, least_kills: int, draw: random.Random) -> tuple[Outcome, float]:
+def kill_often(
+    tool: Tool, place: Path, least_kills: int, draw: random.Random, signals: Sequence[signal.Signals]
+) -> tuple[Outcome, float]:
     """Kill runs of a tool until there were enough; return what came of them, and the seconds of an undisturbed one."""
     whole = place / "whole"
     _check(tool.line(whole, undisturbed=True))
@@ -113,11 +122,13 @@ def kill_often(tool: Tool, place: Path, least_kills: int, draw: random.Random) -
     while outcome.kills < least_kills:
         output = place / f"run-{outcome.runs}"
         pids: list[int] = []
-        kills = [_kill_one(tool, output, draw, (first, seconds), pids) for _ in range(draw.randint(1, 3))]
+        chosen = [draw.choice(signals) for _ in range(draw.randint(1, 3))]
+        kills = [number for number in chosen if _kill_one(tool, output, draw, (first, seconds), pids, number)]
         last = _start(tool, output)
         last.wait(WAIT_S)
         outcome.runs += 1
-        outcome.kills += sum(kills)
+        outcome.kills += len(kills)
+        outcome.terminated += kills.count(signal.SIGTERM)
         outcome.left += sum(not _is_gone(pid) for pid in [*pids, last.pid])
         is_equal = _tree(output) == expected
         outcome.equal += is_equal
@@ -126,8 +137,18 @@ def kill_often(tool: Tool, place: Path, least_kills: int, draw: random.Random) -
     return outcome, seconds
 
 
-def _kill_one(tool: Tool, output: Path, draw: random.Random, times: tuple[float, float], pids: list[int]) -> bool:
-    """Start the tool and kill it, unless it ends before; return whether it was. `pids` gets its processes."""
+def _kill_one(
+    tool: Tool,
+    output: Path,
+    draw: random.Random,
+    times: tuple[float, float],
+    pids: list[int],
+    number: signal.Signals,
+) -> bool:
+    """Start the tool and kill it by signal `number`, unless it ends before; return whether it was.
+
+    `pids` gets its processes.
+    """
     first, seconds = times
     running = _start(tool, output)
     pids.append(running.pid)
@@ -143,11 +164,11 @@ def _kill_one(tool: Tool, output: Path, draw: random.Random, times: tuple[float,
         pids += ranks
         for pid in draw.choice([[running.pid, *ranks], ranks[:1], ranks[1:]]):
             with contextlib.suppress(ProcessLookupError):  # it has just ended
-                os.kill(pid, signal.SIGKILL)
+                os.kill(pid, number)
     elif is_killed and draw.random() < 0.5:
-        os.killpg(running.pid, signal.SIGKILL)
+        os.killpg(running.pid, number)
     elif is_killed:
-        running.kill()
+        running.send_signal(number)
     running.wait(WAIT_S)
     return is_killed
 
@@ -168,6 +189,28 @@ def _tools(work: Path, detector: str) -> list[Tool]:
         Tool("embed", PYTHON, embed, ["--workers", "2"], ".embed"),
         Tool("embed torchrun", TORCHRUN, embed, [], ".embed"),
         Tool("clean", PYTHON, clean, [], ".clean"),
+        *_packing_tools(work),
+    ]
+
+
+def _packing_tools(work: Path) -> list[Tool]:
+    """Return the commands that only move pictures, and make the set that they begin with."""
+    many, packed = work / "many", str(work / "packed" / "train.rec")
+    for name in ImageTree(work / "faces").names():
+        for number in range(COPIES):
+            target = (many / name).with_name(f"{number}-{Path(name).name}")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(work / "faces" / name, target)
+    pack = ["data_tools/pack_rec.py", str(many)]
+    _check([*PYTHON, *pack, str(work / "packed" / "train"), "--quiet"])
+    shuffle = ["data_tools/shuffle_rec.py", packed, "OUT/train", "--memory", "8", "--quiet"]
+    convert = ["data_tools/convert_rec.py", packed, "OUT", "--to", "webdataset", "--shard-images", "300", "--quiet"]
+    return [
+        Tool("pack", PYTHON, [*pack, "OUT/train", "--quiet", "--workers", "1"], ["--workers", "2"], ".train.part"),
+        Tool("shuffle", PYTHON, shuffle, [], ".train.part"),
+        Tool("merge", PYTHON, ["data_tools/merge_rec.py", packed, packed, "OUT/train", "--quiet"], [], ".train.part"),
+        Tool("convert", PYTHON, convert, [], ".convert"),
+        Tool("unpack", PYTHON, ["data_tools/unpack_rec.py", packed, "OUT", "--quiet"], [], ".unpack"),
     ]
 
 

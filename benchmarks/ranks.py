@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from recognition.distributed.collectives import gather_objects
+from recognition.distributed.collectives import gather_values
 from recognition.distributed.world import join_world
 
 
@@ -46,6 +46,6 @@ def _rank(
     os.environ["MASTER_PORT"] = str(port)
     torch.set_num_threads(1)
     with join_world(device) as world:  # type: ignore[arg-type]
-        everyones = gather_objects(function(world, *arguments), world)
+        everyones = gather_values(function(world, *arguments), world)
         if world.is_main:
             sender.send(everyones)

@@ -40,7 +40,9 @@ count_processes() {
 # Runs torchrun and passes signals to it: SIGTERM and SIGINT to torchrun itself, SIGUSR1 (save and continue) to the
 # processes that it started, since the signal would end torchrun. TORCHRUN holds its options.
 start_training() {
-    local resume=(resume=true) argument child status signalled
+    local resume=(resume=true) argument child status signalled exposed
+    exposed=$("$PYTHON" "$ROOT/launch/warn_public.py" "${MASTER_ADDR:-}") || exposed=''
+    [[ -z $exposed ]] || printf '%s: warning: %s\n' "$NAME" "$exposed" >&2
     # How long torchrun lets processes save after a SIGTERM; torch before 2.13 always takes 30 seconds.
     export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-120}
     # A restarted run finds its newest checkpoint this way; one without checkpoints starts at step 0.

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from recognition.console import setup_logging
@@ -34,25 +38,57 @@ def run_command(
     """Parse `argv`, run `body`, and return the exit status. `intermixed` allows flags between positionals.
 
     0 done, 1 a user or data error (one line on stderr; the traceback only with --debug), 2 bad usage (argparse exits
-    by itself), 130 interrupted.
+    by itself), 130 interrupted, 143 ended by SIGTERM, which leaves as little behind.
     """
     args = parser.parse_intermixed_args(argv) if intermixed else parser.parse_args(argv)
     setup_logging(quiet=args.quiet, debug=args.debug)
     try:
-        body(args)
+        with _termination_interrupts():
+            body(args)
     except ArcShardError as err:
         if args.debug:
             traceback.print_exc()
         sys.stderr.write(f"{parser.prog}: error: {err}\n")
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as err:
         sys.stderr.write(f"{parser.prog}: interrupted\n")
-        return 130
+        return 128 + signal.SIGTERM if isinstance(err, _Terminated) else 130
     except BrokenPipeError:
         # The reader of our stdout left (`| head`); nobody reads the error.
         sys.stderr.close()
         return 0
     return 0
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM has arrived."""
+
+
+@contextlib.contextmanager
+def _termination_interrupts() -> Iterator[None]:
+    """Have SIGTERM end what runs inside as SIGINT does, so that it removes what it has half done.
+
+    Leaves a handler that somebody has set alone, and threads, which cannot set one.
+    """
+    is_ours = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if not is_ours or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    owner = os.getpid()
+
+    def end(number: int, frame: object) -> None:
+        is_owner = os.getpid() == owner
+        # A second one must not end the tidying; a fork of this process, such as a worker, ends as it always did.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN if is_owner else signal.SIG_DFL)
+        if is_owner:
+            raise _Terminated
+        os.kill(os.getpid(), number)
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class OldFlag(argparse.Action):

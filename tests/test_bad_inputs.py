@@ -243,7 +243,7 @@ TABLE = [
     Bad("unpack_rec none.rec out", "none.rec:", "no such file", "expected a .rec", "check it"),
     Bad("unpack_rec train.rec out --keys 1,x", "--keys:", "'x'", "expected a key such as 5", "correct it"),
     Bad("unpack_rec train.rec out --keys 0-9999999", "--keys:", "'0-9999999'", "expected no more than", "the set has"),
-    Bad("unpack_rec train.rec faces", "faces:", "is not empty", "expected a new folder", "pass --resume"),
+    Bad("unpack_rec train.rec faces", "faces:", "is not empty", "expected a new folder", "choose another"),
     Bad(
         "check_rec train.rec",
         "record 1 at offset 0",

@@ -20,6 +20,7 @@ from torch import Tensor
 from recognition.backbones.architecture import Architecture
 from recognition.errors import CheckpointError
 from recognition.images.preprocess import COLOR_ORDER, PIXEL_MEAN, PIXEL_STD
+from recognition.work.strict_json import parse_json
 
 KEY = "arcshard"
 """The one metadata key of a weight file; its value is the JSON."""
@@ -140,7 +141,7 @@ def _parse(text: str, place: str) -> Mapping[str, Any]:
             f"{place}: {len(text):,} characters of metadata; expected at most {MAX_CHARACTERS:,}; take another file"
         )
     try:
-        values = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_once)
+        values = parse_json(text)
     except (ValueError, RecursionError) as err:
         reason = str(err).partition("\n")[0]
         raise CheckpointError(
@@ -151,17 +152,6 @@ def _parse(text: str, place: str) -> Mapping[str, Any]:
             f"{place}: metadata is no mapping of at most {_DEEPEST} levels with short texts; expected what a run "
             "writes; write it again"
         )
-    return values
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no number")
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) != len(pairs):
-        raise ValueError("a key is given twice")
     return values
 
 

@@ -16,6 +16,9 @@ from typing import IO, Any, ClassVar, TypeGuard
 import torch
 from torch import Tensor
 
+from recognition.errors import CheckpointError
+from recognition.work.inputs import require_plain
+
 _MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of the format before torch 1.6
 _MAX_ENTRIES = 100_000
 _STORAGE_BYTES = {
@@ -73,6 +76,7 @@ def check_torch_file(path: Path) -> None:
 
     Raises OSError when it cannot be read.
     """
+    require_plain(path, CheckpointError)
     if zipfile.is_zipfile(path):
         _check_archive(path)
     else:
@@ -112,16 +116,33 @@ def _check_entries(entries: list[zipfile.ZipInfo], num_bytes: int) -> None:
 
 
 def _check_old_format(path: Path) -> None:
-    """Four pickles (magic number, version, byte sizes, content), then the storages' bytes one after another."""
+    """Five pickles (magic number, version, byte sizes, content, names of storages), then the storages' bytes."""
+    num_bytes = path.stat().st_size
     with open(path, "rb") as handle:
-        if _run(handle, _no_storage) != _MAGIC:
+        whole = _Bounded(handle, num_bytes)
+        if _run(whole, _no_storage) != _MAGIC:
             raise RefusedFileError("it is no torch file")
         for _ in range(2):
-            _run(handle, _no_storage)
-        _run(handle, _TotalStorages(path.stat().st_size))
+            _run(whole, _no_storage)
+        _run(whole, _TotalStorages(num_bytes))
+        _run(whole, _no_storage)
 
 
-def _run(handle: IO[bytes], check_storage: Callable[[str, int], None]) -> Any:
+class _Bounded:
+    """A file that is read no further than it goes: Python's own makes room for what a pickle claims before it reads."""
+
+    def __init__(self, handle: IO[bytes], num_bytes: int) -> None:
+        self.readline = handle.readline
+        self._handle, self._num_bytes = handle, num_bytes
+
+    def read(self, length: int = -1) -> bytes:
+        """Return the next bytes, as a file does."""
+        if length > self._num_bytes - self._handle.tell():
+            raise RefusedFileError("it is cut off inside a pickle")
+        return self._handle.read(length)
+
+
+def _run(handle: IO[bytes] | _Bounded, check_storage: Callable[[str, int], None]) -> Any:
     try:
         return _DryRun(handle, check_storage).load()
     except RefusedFileError:
@@ -194,7 +215,7 @@ class _DryRun(_Unpickler):  # type: ignore[misc]
         code: load for code, load in _Unpickler.dispatch.items() if bytes([code]) not in _UNUSED_OPCODES
     }
 
-    def __init__(self, handle: IO[bytes], check_storage: Callable[[str, int], None]) -> None:
+    def __init__(self, handle: IO[bytes] | _Bounded, check_storage: Callable[[str, int], None]) -> None:
         super().__init__(handle, encoding="utf-8")
         self._check_storage = check_storage
 

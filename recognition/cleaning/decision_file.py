@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from recognition.errors import DataError
+from recognition.work.inputs import require_plain
 from recognition.work.old_words import current_word
+from recognition.work.strict_json import parse_json
 
 KINDS = ("keep", "drop", "move")
 MAX_BESIDE = 3
@@ -60,6 +62,9 @@ class Decision:
         return None if self.decision == "drop" else self.target
 
 
+_MAX_LINE = 1 << 20  # characters
+
+
 def render_decision(decision: Decision) -> str:
     """Return a decision as its line of decisions.jsonl, which is ASCII; DataError when no reader would take it."""
     content = {name: getattr(decision, name) for name in _FIELDS} | {"beside": list(decision.beside)}
@@ -72,9 +77,10 @@ def render_decision(decision: Decision) -> str:
 
 def read_decisions(path: Path) -> Iterator[Decision]:
     """Yield the decisions of a decisions.jsonl in its order. Raises DataError naming the line that is wrong."""
+    require_plain(path)
     try:
         with open(path, encoding="utf-8") as handle:
-            for number, line in enumerate(handle, 1):
+            for number, line in enumerate(iter(lambda: handle.readline(_MAX_LINE), ""), 1):
                 yield parse_decision(f"{path}:{number}", line)
     except (OSError, UnicodeDecodeError) as err:
         raise DataError(
@@ -85,7 +91,7 @@ def read_decisions(path: Path) -> Iterator[Decision]:
 def parse_decision(place: str, line: str | bytes) -> Decision:
     """Return the decision of a line of any version's decisions.jsonl; DataError with `place` when it is none."""
     try:
-        content: Any = json.loads(line)
+        content: Any = parse_json(line)
     except (ValueError, RecursionError) as err:
         raise DataError(
             f"{place}: is not JSON ({err}); expected one object per line; let clean_faces.py write it"

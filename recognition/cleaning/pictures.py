@@ -18,6 +18,7 @@ from recognition.embedding.store import iterate_keys, keys_path, open_vectors
 from recognition.errors import DataError
 from recognition.formats.image_tree import ImageTree, has_suffix, identity_of
 from recognition.formats.model_facts import facts_in_result
+from recognition.work.inputs import require_plain
 
 
 class Pictures:
@@ -38,6 +39,7 @@ class Pictures:
             )
         self.quality = read_quality(embeddings, len(self.labels))
         """Of each face, where it was measured."""
+        require_plain(keys_path(embeddings))
         with open(keys_path(embeddings), "rb") as handle:
             self._keys = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
 

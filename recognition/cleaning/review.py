@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,8 +9,13 @@ from typing import Any, TextIO
 
 from recognition.cleaning.decision_file import KINDS, Decision, read_decisions, render_decision
 from recognition.errors import DataError
+from recognition.work.inputs import require_plain
+from recognition.work.strict_json import parse_json
 
 VERSION = 1
+
+_MAX_BYTES = 1 << 25
+"""Largest review that is read: of 200,000 pictures, which nobody looks through."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +28,11 @@ class Verdict:
 
 def read_review(path: Path) -> dict[str, Verdict]:
     """Return picture -> verdict from the file that the review page saves; DataError when it is no such file."""
+    require_plain(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        if path.stat().st_size > _MAX_BYTES:
+            raise ValueError(f"over {_MAX_BYTES >> 20} MiB")
+        content = parse_json(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as err:
         raise DataError(f"{path}: cannot be read ({err}); expected a review; save it from the review page") from err
     if not isinstance(content, dict) or not isinstance(content.get("decisions"), dict):

@@ -46,11 +46,14 @@ from recognition.formats.image_tree import ImageTree
 from recognition.formats.sources import find_source
 from recognition.images.photos import PHOTO_SUFFIXES
 from recognition.work.files import refuse_existing
+from recognition.work.inputs import require_plain
 from recognition.work.processes import process_map
+from recognition.work.strict_json import parse_json
 from recognition.work.system import usable_cores
 
 TEMPLATE = {"template": ARCFACE_TEMPLATE.tolist(), "template_size": 112, "transform": "similarity"}
 MAX_SIZE = 4096
+_MAX_LINE = 1 << 24  # characters; a line has all faces of a photo
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -96,7 +99,7 @@ def _run(args: argparse.Namespace) -> None:
     crops = crop_names(_photos(args.photos), args.faces)
     root = args.photos.parent if args.photos.is_file() else args.photos
     folder.check(crops.values(), overwrite=args.overwrite)
-    if not args.no_sheet:
+    if not args.no_sheet and not folder.work.is_under_way:
         refuse_existing(sheet, overwrite=args.overwrite)
     known = _known_faces(args.landmarks, folder, overwrite=args.overwrite)
     settings = AlignSettings(
@@ -127,9 +130,8 @@ def _run(args: argparse.Namespace) -> None:
         done = process_map(_align, tasks, tool, workers=args.workers, at_once=8)
         for photo, record in progress(done, total=len(missing), unit="photo", label="align", quiet=args.quiet):
             journal.append(photo, record)
-        totals = folder.publish(journal, {**described, **TEMPLATE})
-    if not args.no_sheet:
-        draw_sheet(folder.records, root, args.output, sheet)
+        draw = None if args.no_sheet else partial(draw_sheet, photos=root, crops=args.output, path=sheet)
+        totals = folder.publish(journal, {**described, **TEMPLATE}, draw=draw)
     _report(args, totals, len(missing), len(crops) - len(missing), watch.seconds)
 
 
@@ -189,9 +191,10 @@ def _known_faces(path: Path | None, folder: CropFolder, *, overwrite: bool) -> d
 
 
 def _read_records(path: Path) -> Iterator[dict[str, Any]]:
+    require_plain(path)
     try:
         with open(path, encoding="utf-8-sig") as handle:
-            for number, line in enumerate(handle, 1):
+            for number, line in enumerate(iter(lambda: handle.readline(_MAX_LINE), ""), 1):
                 yield _parse_record(f"{path}:{number}", line)
     except (OSError, UnicodeDecodeError) as err:
         raise DataError(f"{path}: cannot be read ({err}); expected an align.jsonl; give another file") from err
@@ -199,7 +202,7 @@ def _read_records(path: Path) -> Iterator[dict[str, Any]]:
 
 def _parse_record(place: str, line: str) -> dict[str, Any]:
     try:
-        record: dict[str, Any] = json.loads(line)
+        record: dict[str, Any] = parse_json(line)
         faces_of_record(record)
         if not all(isinstance(record[key], str) for key in ("photo", "status")):
             raise TypeError("photo and status are not text")

@@ -8,14 +8,17 @@ SOURCE is a packed set in any layout, a folder of identity folders, or a folder 
 a packed set, or a new folder. insightface needs rising labels: a packed set is sorted for it (8 bytes per image); the
 other sources must have them. Folders are numbered in the order of their names. --renumber closes the gaps between class
 ids: each becomes its place among those that have an image, and the .lst keeps the old one of a packed set in its paths.
+A folder or shards end with a manifest.json; until it is there, every command calls the folder unfinished.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import itertools
 import json
 import logging
+import os
 import sys
 import tarfile
 from collections.abc import Iterable, Sequence
@@ -35,9 +38,11 @@ from recognition.formats.image_streams import (
     suffix_of,
 )
 from recognition.formats.layouts import LAYOUTS
-from recognition.formats.set_writer import ImageSetWriter, output_paths, property_text
+from recognition.formats.set_folder import MANIFEST, made_anew, write_manifest
+from recognition.formats.set_writer import ImageSetWriter, output_paths, property_text, staged_image_set
 from recognition.images.codec import image_size
-from recognition.work.files import refuse_existing, staged, write_in_place
+from recognition.work.files import sync_file, write_in_place, writing
+from recognition.work.work_folder import CONVERTING, WorkFolder
 
 logger = logging.getLogger(__name__)
 
@@ -86,9 +91,9 @@ def write_set(
     images: Iterable[StreamedImage], targets: tuple[Path, Path, Path, Path], layout: str, *, overwrite: bool
 ) -> int:
     """Write a packed set and return its number of identities."""
-    refuse_existing(*targets, overwrite=overwrite)
     size: tuple[int, int] | None = None
-    with staged(*targets) as (rec, idx, lst, prop):
+    with staged_image_set(targets, overwrite=overwrite) as files:
+        rec, idx, lst, prop = files.paths
         with open(rec, "wb", buffering=2**20) as rec_file, open(idx, "wb") as idx_file, open(lst, "wb") as lst_file:
             writer = ImageSetWriter(rec_file, idx_file, lst_file, layout=layout)
             for image in images:
@@ -106,37 +111,46 @@ def write_set(
 
 def write_shards(images: Iterable[StreamedImage], folder: Path, per_shard: int, *, overwrite: bool) -> int:
     """Write shard-000000.tar, ... with `<number>.jpg` and `<number>.cls`, and return the number of identities."""
+    work = _work(folder)
     labels = set()
-    block: list[StreamedImage] = []
-    num_shards = 0
-    for image in images:
-        labels.add(image.label)
-        block.append(image)
-        if len(block) == per_shard:
-            _write_shard(folder / f"shard-{num_shards:06d}.tar", block, num_shards * per_shard, overwrite)
-            num_shards, block = num_shards + 1, []
-    if block:
-        _write_shard(folder / f"shard-{num_shards:06d}.tar", block, num_shards * per_shard, overwrite)
+    shards: dict[str, int] = {}
+    with made_anew(work, {"to": "webdataset"}, overwrite=overwrite):
+        remaining = iter(images)
+        while block := [*itertools.islice(remaining, per_shard)]:
+            labels |= {image.label for image in block}
+            name = f"shard-{len(shards):06d}.tar"
+            shards[name] = _write_shard(work.path / name, folder / name, block, len(shards) * per_shard)
+        write_manifest(work, identities=len(labels), shards=shards)
     return len(labels)
 
 
 def write_folder(images: Iterable[StreamedImage], folder: Path, stream: ImageStream, *, overwrite: bool) -> int:
     """Write `<class id>/<number>.jpg`, ids padded so that they sort as numbers; return the number of identities."""
-    if folder.exists() and any(folder.iterdir()) and not overwrite:
-        raise DataError(f"{folder}: is not empty; expected a new folder; pass --overwrite to write into it")
+    work = _work(folder)
     width = len(str(stream.records.num_classes - 1)) if isinstance(stream, RecStream) else 8
     labels = set()
-    for number, image in enumerate(images):
-        labels.add(image.label)
-        path = folder / f"{image.label:0{width}d}" / f"{number:09d}{suffix_of(image.image)}"
-        write_in_place(path, image.image)
+    number = -1
+    with made_anew(work, {"to": "folder"}, overwrite=overwrite):
+        for number, image in enumerate(images):
+            labels.add(image.label)
+            path = folder / f"{image.label:0{width}d}" / f"{number:09d}{suffix_of(image.image)}"
+            write_in_place(path, image.image)
+        write_manifest(work, identities=len(labels), images=number + 1)
     return len(labels)
 
 
-def _write_shard(path: Path, images: Sequence[StreamedImage], first: int, overwrite: bool) -> None:
-    refuse_existing(path, overwrite=overwrite)
-    with staged(path) as (temporary,), open(temporary, "wb") as handle:
-        write_tar(handle, images, first)
+def _work(folder: Path) -> WorkFolder:
+    return WorkFolder(folder, CONVERTING, (MANIFEST,), "a converted set")
+
+
+def _write_shard(temporary: Path, path: Path, images: Sequence[StreamedImage], first: int) -> int:
+    """Write one shard by way of a file in the work folder and return its size."""
+    with writing(path):
+        with open(temporary, "wb") as handle:
+            write_tar(handle, images, first)
+        sync_file(temporary)
+        os.replace(temporary, path)
+    return path.stat().st_size
 
 
 def write_tar(handle: BinaryIO, images: Sequence[StreamedImage], first: int) -> None:

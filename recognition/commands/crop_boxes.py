@@ -34,10 +34,12 @@ from recognition.errors import DataError
 from recognition.images.codec import encode_jpeg
 from recognition.images.photos import decode_photo, read_photo
 from recognition.work.files import write_by_way_of
+from recognition.work.inputs import require_plain
 from recognition.work.processes import process_map
 from recognition.work.system import usable_cores
 
 MAX_SIZE, MAX_MARGIN = 4096, 100
+_MAX_LINE = 1 << 20  # characters
 _FARTHEST_PX = 1e6  # where no photo reaches
 BOX_COLUMNS = ("X", "Y", "W", "H")
 LANDMARK_COLUMNS = tuple(f"P{point}{axis}" for point in range(1, 6) for axis in "XY")
@@ -145,9 +147,10 @@ def square_inside(box: Sequence[float], margin: float, photo_size: tuple[int, in
 def read_rows(path: Path, num_people: int | None = None) -> Iterator[Row]:
     """Yield the rows of a table; DataError names the line and what was expected."""
     people: set[str] = set()
+    require_plain(path)
     try:
         with open(path, encoding="utf-8-sig", newline="") as handle:
-            lines = csv.reader(handle, skipinitialspace=True)
+            lines = csv.reader(iter(lambda: handle.readline(_MAX_LINE), ""), skipinitialspace=True)
             wanted = _wanted_columns(path, [column.strip() for column in next(lines, [])])
             for fields in lines:
                 if not fields:

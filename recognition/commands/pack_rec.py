@@ -28,13 +28,11 @@ from recognition.cli import make_parser, non_negative_int, positive_int, run_com
 from recognition.console import Stopwatch, count, duration, progress
 from recognition.errors import DataError
 from recognition.formats.class_use import class_warning
-from recognition.formats.digests import digests_path
 from recognition.formats.image_list import FolderList, ImageList, ListedImage, LstFile
 from recognition.formats.layouts import LAYOUTS
-from recognition.formats.set_writer import ImageSetWriter, output_paths, property_text
+from recognition.formats.set_writer import ImageSetWriter, output_paths, property_text, staged_image_set
 from recognition.formats.sources import find_source
 from recognition.images.codec import decode_rgb, encode_jpeg, read_image_file
-from recognition.work.files import refuse_existing, staged
 from recognition.work.system import usable_cores
 from recognition.work.threads import ordered_map
 
@@ -102,11 +100,9 @@ def pack(args: argparse.Namespace) -> None:
     _check_flags(args)
     outputs = output_paths(args.prefix)
     _refuse_second_set(outputs)
-    digests = digests_path(outputs[0])
-    refuse_existing(*outputs, digests, overwrite=args.overwrite)
-    images = open_source(args.source, args.root, layout=args.layout, skip_bad=args.skip_bad)
-    with staged(*outputs, *([digests] if args.digests else [])) as temporaries:
-        outcome = _write_set(args, images, temporaries)
+    with staged_image_set(outputs, overwrite=args.overwrite, with_digests=args.digests) as files:
+        images = open_source(args.source, args.root, layout=args.layout, skip_bad=args.skip_bad)
+        outcome = _write_set(args, images, files.paths)
         if outcome.num_bad and not args.skip_bad:
             raise DataError(
                 f"{outcome.problems[0]}; {count(outcome.num_bad, 'bad image')} in all of {len(images):,}; "
@@ -114,8 +110,6 @@ def pack(args: argparse.Namespace) -> None:
             )
         if not outcome.num_images:
             raise DataError(f"{args.source}: none of its {count(len(images), 'image')} is good; nothing to pack")
-        if not args.digests:
-            digests.unlink(missing_ok=True)  # those of the set that this one replaces
     warning = class_warning(outcome.num_classes, outcome.num_identities, source=str(outputs[0]))
     if warning is not None:
         logger.warning("%s", warning)

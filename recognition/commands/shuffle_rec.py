@@ -21,8 +21,7 @@ from recognition.cli import make_parser, non_negative_int, positive_int, run_com
 from recognition.console import Stopwatch, count, duration
 from recognition.formats.external_shuffle import shuffle_images
 from recognition.formats.records import ImageRecords
-from recognition.formats.set_writer import output_paths
-from recognition.work.files import refuse_existing, staged
+from recognition.formats.set_writer import output_paths, staged_image_set
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,22 +41,23 @@ def shuffle(args: argparse.Namespace) -> None:
     """Run the command."""
     watch = Stopwatch()
     records = ImageRecords(args.rec)
-    rec, idx, _, prop = output_paths(args.prefix)
     source_property = records.path.with_name("property")
-    targets = (rec, idx, prop) if source_property.exists() else (rec, idx)
-    refuse_existing(*targets, overwrite=args.overwrite)
-    with staged(*targets) as temporaries:
+    content = source_property.read_bytes() if source_property.is_file() else None
+    outputs = output_paths(args.prefix)
+    with staged_image_set(
+        outputs, overwrite=args.overwrite, with_list=False, with_property=content is not None
+    ) as files:
         with (
-            open(temporaries[0], "wb", buffering=2**20) as rec_file,
-            open(temporaries[1], "wb", buffering=2**20) as idx_file,
+            open(files.paths[0], "wb", buffering=2**20) as rec_file,
+            open(files.paths[1], "wb", buffering=2**20) as idx_file,
             tqdm(total=2 * len(records), unit="img", desc="shuffling", disable=args.quiet, delay=1.0) as bar,
         ):
             for done in shuffle_images(
-                records, rec_file, idx_file, seed=args.seed, memory_bytes=args.memory * 2**20, scratch=rec.parent
+                records, rec_file, idx_file, seed=args.seed, memory_bytes=args.memory * 2**20, scratch=files.scratch
             ):
                 bar.update(done)
-        for temporary in temporaries[2:]:
-            temporary.write_bytes(source_property.read_bytes())
+        if content is not None:
+            files.paths[2].write_bytes(content)
     if args.json:
         counts = {"num_images": len(records), "seconds": round(watch.seconds, 3)}
         sys.stdout.write(json.dumps(counts) + "\n")

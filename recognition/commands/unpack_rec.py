@@ -2,18 +2,21 @@
 
     python data_tools/unpack_rec.py packed/train.rec faces/
 
-Writes OUT/<class id>/<key>.jpg (or .png) and OUT/images.lst, from which pack_rec.py packs the same labels again. Class
-ids are padded with zeros, so that they sort as numbers. --keys takes some records only. A run that was interrupted
-continues with --resume.
+Writes OUT/<class id>/<key>.jpg (or .png) and then OUT/images.lst, from which pack_rec.py packs the same labels again.
+Class ids are padded with zeros, so that they sort as numbers. --keys takes some records only. The same command again
+continues a run that was interrupted; until it has ended, every command calls OUT unfinished.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,8 +25,10 @@ from recognition.console import Stopwatch, count, duration, progress
 from recognition.errors import DataError
 from recognition.formats.image_streams import suffix_of
 from recognition.formats.records import ImageRecord, ImageRecords
+from recognition.formats.set_folder import begin_folder, num_pictures, remove_set
 from recognition.formats.text_lines import read_lines
-from recognition.work.files import staged, write_in_place
+from recognition.work.files import write_in_place
+from recognition.work.work_folder import UNPACKING, WorkFolder
 
 LIST_NAME = "images.lst"
 
@@ -33,10 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser("unpack_rec", __doc__)
     add = parser.add_argument
     add("rec", type=Path, metavar="REC", help="the .rec, its path without suffix, or a folder with train.rec")
-    add("out", type=Path, metavar="OUT", help="folder to write; new or empty")
+    add("out", type=Path, metavar="OUT", help="folder to write; new, empty, or of a run that was interrupted")
     add("--keys", metavar="LIST", help="keys to unpack: numbers and ranges such as 5,10-19, or @FILE with one per line")
-    add("--resume", action="store_true", help="OUT is of a run that was interrupted: leave complete files in place")
-    add("--overwrite", action="store_true", help="write into OUT although it holds files")
+    add("--resume", action="store_true", help="OUT is there: write what is missing in it or damaged")
+    add("--overwrite", action="store_true", help="replace the set in OUT")
     add("--json", action="store_true", help="print the counts as one JSON object")
     return run_command(parser, unpack, argv)
 
@@ -48,19 +53,48 @@ def unpack(args: argparse.Namespace) -> None:
     chosen: Sequence[int] = range(len(records))
     if args.keys is not None:
         chosen = _positions(records, parse_keys(args.keys, most=len(records.index)))
-    if args.out.exists() and any(args.out.iterdir()) and not (args.resume or args.overwrite):
-        raise DataError(f"{args.out}: is not empty; expected a new folder; pass --resume to continue or --overwrite")
+    num_kept, identities = _unpack_images(args, records, chosen)
+    _report(args, len(chosen), identities, num_kept, watch.seconds)
+
+
+def _unpack_images(args: argparse.Namespace, records: ImageRecords, chosen: Sequence[int]) -> tuple[int, int]:
+    """Write the images and then their list; return how many were there already, and the number of identities."""
+    work = WorkFolder(args.out, UNPACKING, (LIST_NAME,), "an unpacked set")
+    if not args.resume:
+        begin_folder(work, overwrite=args.overwrite)
+    if args.overwrite:
+        work.clear(lambda: remove_set(args.out))
     width = len(str(records.num_classes - 1))
     num_kept = 0
     identities = set()
-    with staged(args.out / LIST_NAME) as (listing,), open(listing, "w", encoding="utf-8") as lines:
-        images = (records.read(i) for i in chosen)
-        for image in progress(images, total=len(chosen), unit="img", label="unpacking", quiet=args.quiet):
-            name = f"{image.label:0{width}d}/{image.key}{suffix_of(image.image)}"
-            num_kept += _write(args.out / name, image, reuse=args.resume)
-            identities.add(image.label)
-            lines.write(f"{image.key}\t{image.label}\t{name}\n")
-    _report(args, len(chosen), len(identities), num_kept, watch.seconds)
+    with work.hold():
+        is_continued = args.resume or work.is_under_way
+        work.begin(_settings(records, chosen))
+        try:
+            with open(work.path / LIST_NAME, "w", encoding="utf-8") as lines:
+                images = (records.read(i) for i in chosen)
+                for image in progress(images, total=len(chosen), unit="img", label="unpacking", quiet=args.quiet):
+                    name = f"{image.label:0{width}d}/{image.key}{suffix_of(image.image)}"
+                    num_kept += _write(args.out / name, image, reuse=is_continued)
+                    identities.add(image.label)
+                    lines.write(f"{image.key}\t{image.label}\t{name}\n")
+            found = num_pictures(args.out)
+            if found != len(set(chosen)):
+                problem = f"holds {found:,} pictures, but the set has {len(set(chosen)):,}"
+                raise DataError(f"{args.out}: {problem}; expected these alone; pass --overwrite to begin anew")
+            work.publish()
+        except DataError:
+            if {entry.name for entry in os.scandir(args.out)} == {UNPACKING}:
+                work.give_up()
+            raise
+    return num_kept, len(identities)
+
+
+def _settings(records: ImageRecords, chosen: Sequence[int]) -> dict[str, Any]:
+    """Return what has to be the same for a run to continue another."""
+    status = records.path.stat()
+    keys = hashlib.sha256(np.asarray(chosen, dtype=np.int64).tobytes()).hexdigest()
+    return {"rec": str(records.path.resolve()), "bytes": status.st_size, "changed": status.st_mtime_ns, "keys": keys}
 
 
 def parse_keys(text: str, *, most: int) -> list[int]:

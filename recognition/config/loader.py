@@ -19,6 +19,7 @@ from recognition.config.schema import Config
 from recognition.config.yaml_nodes import MAX_BYTES, MappingValue, ScalarValue, Value, merge, parse_yaml
 from recognition.errors import ConfigError
 from recognition.registry import nearest
+from recognition.work.inputs import require_plain
 
 __all__ = ["dump_config", "find_config", "flatten", "load_config"]
 
@@ -120,6 +121,7 @@ def _is_file(path: Path) -> bool:
 
 def _load_file(path: Path) -> MappingValue:
     name = _shown(path)
+    require_plain(path, ConfigError)
     try:
         with open(path, "rb") as handle:
             content = handle.read(MAX_BYTES + 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -72,14 +72,25 @@ class CropFolder:
                         self.work.give_up()
                     raise
 
-    def publish(self, journal: Journal, about: Mapping[str, Any] | None = None) -> Counter[str]:
-        """Write the list, sorted by photo, and `about`; delete what was under way. Return the counts by status."""
+    def publish(
+        self,
+        journal: Journal,
+        about: Mapping[str, Any] | None = None,
+        *,
+        draw: Callable[[Path], None] | None = None,
+    ) -> Counter[str]:
+        """Write the list, sorted by photo, and `about`; delete what was under way. Return the counts by status.
+
+        `draw` gets the list while the run is still under way: what it makes is made again after a kill.
+        """
         described, listed = self.work.products
         with writing(self.output, "check space and start again"):
             if about is not None:
                 (self.work.path / described).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
             with open(self.work.path / listed, "w", encoding="utf-8") as handle:
                 totals = _write_records(handle, journal)
+        if draw is not None:
+            draw(self.work.path / listed)
         self.work.publish([listed] if about is None else [described, listed])
         return totals
 

@@ -22,10 +22,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recognition.distributed.collectives import gather_objects
-from recognition.distributed.manifest import NAME, REPLICATED, Manifest, local_file, read_manifest, rows_file
+from recognition.distributed.collectives import gather_values
+from recognition.distributed.manifest import NAME, REPLICATED, local_file, read_manifest, render_manifest, rows_file
 from recognition.distributed.shards import class_range
-from recognition.distributed.tensor_file import check_tensor_file, open_tensor_file
+from recognition.distributed.tensor_file import check_finite, check_tensor_file, open_tensor_file
 from recognition.distributed.together import together
 from recognition.distributed.world import World
 from recognition.errors import CheckpointError
@@ -77,7 +77,7 @@ def choose_checkpoint(folder: Path, world: World) -> Checkpoint | None:
     taken. Raises CheckpointError when none is left. Every file is read by one rank at least. Collectives: one gather of
     small objects, and one for every checkpoint looked at.
     """
-    names = gather_objects([path.name for path in list_checkpoints(folder)] if world.is_main else [], world)[0]
+    names = gather_values([path.name for path in list_checkpoints(folder)] if world.is_main else [], world)[0]
     problem: CheckpointError | None = None
     for name in names:
         try:
@@ -92,10 +92,10 @@ def choose_checkpoint(folder: Path, world: World) -> Checkpoint | None:
 
 
 def _open_alike(path: Path, world: World) -> Checkpoint:
-    def open_whole() -> Manifest:
+    def open_whole() -> str:
         checkpoint = Checkpoint(path)
         checkpoint.verify(world)
-        return checkpoint.manifest
+        return render_manifest(checkpoint.manifest)
 
     manifests = together(open_whole, world)
     if any(manifest != manifests[0] for manifest in manifests):
@@ -217,11 +217,12 @@ class Checkpoint:
             low, high = ((end - shard.start) * per_class if wanted else 0 for end in (wanted.start, wanted.stop))
             step = max(1, _PIECE_BYTES // max(1, 8 * _product(shape[1:])))
             for start in range(low, max(high, low + 1), step):
-                yield path, rows[start : min(start + step, high)]
+                yield path, check_finite(path, name, rows[start : min(start + step, high)])
 
     def _read(self, name: str) -> dict[str, Tensor]:
         with open_tensor_file(self.path / name) as handle:
-            return {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
+            keys = handle.keys()
+            return {key: check_finite(self.path / name, key, handle.get_tensor(key)) for key in keys}
 
 
 def _overlap(a: range, b: range) -> range:

@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from recognition.distributed import wire
 from recognition.distributed.world import World
 
 # torch 2.13 renamed both and warns at the old names; 2.6 has only the old ones.
@@ -111,16 +112,22 @@ def barrier(world: World) -> None:
         dist.barrier(group=world.group)
 
 
-def gather_objects(item: Any, world: World) -> list[Any]:
-    """Return the small Python objects of all ranks, in rank order, on every rank.
+def gather_values(value: Any, world: World) -> list[Any]:
+    """Return the small values of all ranks, in rank order, on every rank.
 
-    Each rank gives one picklable object. The ranks are one program, so the bytes are its own.
+    Each rank gives one value of the kinds that `wire.encode` takes: torch's own collectives of objects unpickle what
+    arrives at a port that is open to the network. Two gathers, of lengths and of bytes, between the hosts (gloo), or
+    where these cannot meet on the device.
     """
     if world.size == 1:
-        return [item]
-    items: list[Any] = [None] * world.size
-    dist.all_gather_object(items, item, group=world.group)
-    return items
+        return [value]
+    content = wire.encode(value)
+    device = "cpu" if hosts_can_meet(world) else world.device
+    lengths = [length for (length,) in gather_numbers([len(content)], world, device=device)]
+    own = torch.zeros(max(lengths), dtype=torch.uint8)
+    own[: len(content)] = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+    stacked = gather_stack(own.to(device), world).cpu()
+    return [wire.decode(row[:length].numpy().tobytes()) for row, length in zip(stacked, lengths)]
 
 
 def hosts_can_meet(world: World) -> bool:

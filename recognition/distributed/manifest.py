@@ -18,6 +18,7 @@ from typing import Any
 
 from recognition.distributed.tensor_file import FileFacts
 from recognition.errors import CheckpointError
+from recognition.work.strict_json import parse_json
 
 FORMAT = 2
 NAME = "manifest.json"
@@ -89,14 +90,10 @@ def read_manifest(path: Path) -> Manifest:
     if first is None or first[1] != _digest(text[first.end() :]):
         raise CheckpointError(f"{path}: its checksum differs from its content; it was changed")
     try:
-        values = json.loads(text, parse_constant=_refuse_constant)
+        values = parse_json(text)
     except (ValueError, RecursionError) as err:
         raise CheckpointError(f"{path}: cannot be read ({err}); expected JSON") from err
     return _parse(path, values)
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no number")
 
 
 def _digest(text: str) -> str:

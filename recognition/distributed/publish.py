@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -36,6 +37,17 @@ class Written:
 
     classes: range
     files: Mapping[str, FileFacts]
+
+    def plain(self) -> list[Any]:
+        """Return it as it travels between the ranks."""
+        files = {name: [facts.num_bytes, facts.crc32] for name, facts in self.files.items()}
+        return [self.classes.start, self.classes.stop, files]
+
+    @classmethod
+    def of(cls, plain: Sequence[Any]) -> Written:
+        """Return what `plain` gave."""
+        start, stop, files = plain
+        return cls(range(start, stop), {name: FileFacts(*facts) for name, facts in files.items()})
 
 
 def part_folder(folder: Path, step: int) -> Path:
@@ -109,6 +121,8 @@ def point_and_prune(folder: Path, manifest: Manifest, keep: int) -> None:
 
 def best_checkpoint(folder: Path) -> Path | None:
     """Return the checkpoint that the file `best` names, or None when it names none that is here."""
+    if not (folder / BEST).is_file():
+        return None
     try:
         named = folder / (folder / BEST).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):

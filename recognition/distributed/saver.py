@@ -16,7 +16,7 @@ from typing import Any
 
 from recognition.console import Stopwatch, size
 from recognition.distributed.checkpoint import Snapshot, folder_name
-from recognition.distributed.collectives import gather_numbers, gather_objects
+from recognition.distributed.collectives import gather_numbers, gather_values
 from recognition.distributed.publish import (
     Written,
     files_of,
@@ -83,13 +83,14 @@ class Saver:
         copied = stage_tensors(self.staging, files)
         part = part_folder(self.folder, snapshot.step)
 
-        def write(is_canceled: Callable[[], bool]) -> Written:
+        def write(is_canceled: Callable[[], bool]) -> list[Any]:
             if copied is not None:
                 copied.synchronize()
             refuse_broken(self.staging.files)
             if self._world.is_main:
                 remove_leftovers(self.folder, but=part)
-            return Written(snapshot.classes, write_files(part, self.staging.files, is_canceled=is_canceled))
+            files = write_files(part, self.staging.files, is_canceled=is_canceled)
+            return Written(snapshot.classes, files).plain()
 
         self._turn = _Turn.FILES
         self._task = _Task(write, place=part, rank=self._world.rank)
@@ -101,7 +102,7 @@ class Saver:
         """
         if self.is_idle or is_anyone_working:
             return
-        outcomes = gather_objects(None if self._task is None else self._task.outcome, self._world)
+        outcomes = gather_values(None if self._task is None else self._task.outcome, self._world)
         self._task = None
         problem = next((outcome for outcome in outcomes if isinstance(outcome, str)), None)
         if problem is not None:
@@ -109,7 +110,7 @@ class Saver:
         elif self._turn is _Turn.FILES:
             self._turn = _Turn.PUBLICATION
             if self._world.is_main:
-                self._publish(outcomes)
+                self._publish([Written.of(outcome) for outcome in outcomes])
         else:
             self._turn = _Turn.IDLE
             self._note_success(outcomes[0])

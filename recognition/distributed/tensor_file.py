@@ -22,8 +22,11 @@ from torch import Tensor
 
 from recognition.console import size
 from recognition.errors import CheckpointError
+from recognition.work.inputs import require_plain
+from recognition.work.strict_json import parse_json
 
 _CHUNK = 4 << 20
+_MAX_HEADER_BYTES = 1 << 26
 _DTYPES = {
     torch.float64: "F64",
     torch.int64: "I64",
@@ -97,11 +100,42 @@ def check_tensor_file(path: Path, facts: FileFacts) -> None:
 @contextmanager
 def open_tensor_file(path: Path) -> Iterator[Any]:
     """Open a file of tensors for reading by slices; whatever is wrong with it is a CheckpointError."""
+    require_plain(path, CheckpointError)
     try:
+        _check_header(path)
         with safe_open(path, framework="pt") as handle:
             yield handle
-    except (OSError, SafetensorError) as err:
+    except (OSError, SafetensorError, ValueError, RecursionError) as err:
         raise CheckpointError(f"{path}: cannot be read as tensors ({err}); expected a safetensors file") from err
+
+
+def check_finite(path: Path, name: str, tensor: Tensor) -> Tensor:
+    """Return a tensor that was read from `path`; CheckpointError when it holds NaN or infinite values.
+
+    A run refuses the step that would make them, so no checkpoint of ours has one, and a row of NaN would train on
+    unseen. The sum is taken in float64, which float32 values cannot overflow.
+    """
+    if tensor.is_floating_point() and not tensor.sum(dtype=torch.float64).isfinite():
+        raise CheckpointError(
+            f"{path}: {name!r} holds values that are no numbers; expected finite ones; take another checkpoint"
+        )
+    return tensor
+
+
+def _check_header(path: Path) -> None:
+    """Raise ValueError for a header that the library reads, but that no checkpoint has: repeated names, other types."""
+    with open(path, "rb", buffering=0) as handle:
+        start = handle.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        if not 2 <= length <= _MAX_HEADER_BYTES:
+            raise ValueError(f"its header claims {length:,} bytes")
+        entries = parse_json(handle.read(length))
+    if not isinstance(entries, dict):
+        raise ValueError("its header is no JSON object")
+    for name, entry in entries.items():
+        dtype = entry.get("dtype") if isinstance(entry, dict) else None
+        if name != "__metadata__" and dtype not in _DTYPES.values():
+            raise ValueError(f"{name[:80]!r} is of type {str(dtype)[:20]!r}")
 
 
 def _header(tensors: Mapping[str, Tensor], order: list[str]) -> bytes:

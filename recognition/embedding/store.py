@@ -19,6 +19,7 @@ from recognition.formats.records import ImageRecords
 from recognition.formats.sources import find_source
 from recognition.images.codec import decode_rgb, read_image_file
 from recognition.work.files import writing
+from recognition.work.inputs import require_plain
 from recognition.work.system import claim_space
 from recognition.work.work_folder import WorkFolder
 
@@ -169,6 +170,7 @@ def open_vectors(folder: Path) -> tuple[np.ndarray, dict[str, Any]]:
     if not is_published(folder):
         state = "unfinished embeddings" if (folder / _WORK).is_dir() else "no embeddings"
         raise DataError(f"{folder}: holds {state}; expected the output of embed_faces.py; run it to its end")
+    require_plain(folder / _VECTORS)
     try:
         about = _read_about(folder / _ABOUT)
         vectors = np.load(folder / _VECTORS, mmap_mode="r", allow_pickle=False)
@@ -198,6 +200,7 @@ def keys_path(folder: Path) -> Path:
 def iterate_keys(folder: Path) -> Iterator[tuple[int, Keyed]]:
     """Yield each key of published embeddings behind the byte of `keys_path` at which its line starts."""
     offset = 0
+    require_plain(folder / _KEYS)
     try:
         with open(folder / _KEYS, "rb") as handle:
             for line in iter(lambda: handle.readline(_MAX_LINE_BYTES), b""):

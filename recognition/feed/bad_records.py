@@ -20,6 +20,7 @@ from typing import BinaryIO, NamedTuple
 from recognition.draws.hashing import derive_key
 from recognition.errors import DataError
 from recognition.work.files import writing
+from recognition.work.inputs import require_plain
 from recognition.work.system import lock_file
 
 logger = logging.getLogger(__name__)
@@ -85,6 +86,7 @@ class BadRecordList:
         """Return how many records are listed, by any rank."""
         if not self.path.exists() or self.path.stat().st_size == self._seen_bytes:
             return len(self._known)
+        require_plain(self.path)
         with open(self.path, "rb") as handle:
             self._read(handle)
         return len(self._known)

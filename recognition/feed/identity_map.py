@@ -13,6 +13,7 @@ import numpy.typing as npt
 from recognition.console import count
 from recognition.errors import DataError
 from recognition.formats.recordio import MAX_CLASSES
+from recognition.work.inputs import require_plain
 
 _MAX_LINE_BYTES = 200
 _UNMAPPED = -1
@@ -118,6 +119,7 @@ def same_identities(num_classes: Sequence[int]) -> IdentityMap:
 def read_identity_map(path: Path, num_classes: Sequence[int]) -> IdentityMap:
     """Read lines `set TAB class id TAB new class id`; sets are counted from 0."""
     rows = [(array("q"), array("q"), array("q")) for _ in num_classes]  # class ids, new ones, lines
+    require_plain(path)
     try:
         with open(path, "rb") as handle:
             for number, line in enumerate(iter(lambda: handle.readline(_MAX_LINE_BYTES), b""), 1):

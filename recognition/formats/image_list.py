@@ -16,6 +16,9 @@ from recognition.console import count
 from recognition.errors import DataError
 from recognition.formats.image_tree import ImageTree, spell_suffixes
 from recognition.images.codec import IMAGE_SUFFIXES
+from recognition.work.file_set import check_published
+from recognition.work.inputs import require_plain
+from recognition.work.work_folder import check_finished
 
 _MAX_LINE_BYTES = 2**16
 
@@ -88,6 +91,9 @@ class LstFile:
     """
 
     def __init__(self, path: Path, root: Path, *, by_label: bool) -> None:
+        require_plain(path)
+        check_published(path.with_suffix(".rec"))
+        check_finished(path.parent)
         self.path = path
         self.root = root
         self._folder = Folder(root)

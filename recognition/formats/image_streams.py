@@ -20,8 +20,10 @@ from recognition.formats.image_list import FolderList
 from recognition.formats.image_tree import spell_suffixes
 from recognition.formats.layouts import LAYOUTS
 from recognition.formats.records import ImageRecords
+from recognition.formats.set_folder import check_shards
 from recognition.formats.sources import find_source
 from recognition.images.codec import IMAGE_SUFFIXES, read_image_file
+from recognition.work.inputs import require_plain
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +52,8 @@ def open_stream(path: Path) -> ImageStream:
     """Open a packed set (.rec, its prefix, a folder with train.rec), a folder of identities, or one of .tar shards."""
     source = find_source(path, ("packed", "shards", "identities"))
     if source.kind == "shards":
+        if path.is_dir():
+            check_shards(path)
         return TarStream(source.shards)
     return FolderStream(source.path) if source.kind == "identities" else RecStream(ImageRecords(source.path))
 
@@ -169,6 +173,7 @@ def _ending(name: str) -> str:
 
 
 def _members(shard: Path) -> Iterator[tuple[tarfile.TarInfo, _Content]]:
+    require_plain(shard)
     try:
         with tarfile.open(shard, "r:") as tar:
             for member in tar:

@@ -17,6 +17,7 @@ from pathlib import Path
 from recognition.console import count
 from recognition.errors import DataError
 from recognition.images.codec import IMAGE_SUFFIXES, begins_as_image
+from recognition.work.work_folder import check_finished
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ class ImageTree:
     def __init__(self, root: Path, suffixes: Collection[str] = IMAGE_SUFFIXES, *, keeps_names: bool = False) -> None:
         if not root.is_dir():
             raise DataError(f"{root}: is not a folder; expected a folder of images; check the path")
+        check_finished(root)
         self.root = root
         self.identities: list[str] = []
         """Names of the folders with an image in or below them, sorted."""

@@ -25,6 +25,7 @@ from recognition.formats.layouts import LAYOUTS, Parts
 from recognition.formats.record_index import RecordIndex, check_rows, load_index, parse_index_blocks, recover_index
 from recognition.formats.recordio import MAX_CLASSES
 from recognition.work.files import staged
+from recognition.work.inputs import require_plain
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ def open_index(rec: Path, idx: Path, find_layout: FindLayout, count_classes: Cou
     """
     if not idx.exists():
         return _opened(recover_index(rec, idx), find_layout, count_classes)
+    require_plain(idx)
     if idx.stat().st_size >= MIN_IDX_BYTES:
         path = idx.with_name(f"{idx.name}.cache")
         stored = _read(path, _stamp(rec, idx), find_layout)

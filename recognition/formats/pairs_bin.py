@@ -19,6 +19,7 @@ import numpy as np
 
 from recognition.errors import DataError
 from recognition.work.files import staged
+from recognition.work.inputs import require_plain
 
 MAX_FILE_BYTES = 1 << 30
 """Largest pack that is read; the field's largest holds 14,000 images in about 80 MB."""
@@ -56,6 +57,7 @@ def read_pairs(path: Path) -> Pairs:
     Raises DataError when the file is missing, names any function or class a pack has no use for, or holds anything but
     an even number of images and one flag per pair.
     """
+    require_plain(path)
     try:
         size = path.stat().st_size
         if size > MAX_FILE_BYTES:

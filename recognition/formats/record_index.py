@@ -17,6 +17,7 @@ from recognition.console import count
 from recognition.errors import DataError
 from recognition.formats.recordio import PART_BYTES, is_marker, parse_header, read_record
 from recognition.work.files import staged
+from recognition.work.inputs import require_plain
 
 logger = logging.getLogger(__name__)
 
@@ -164,6 +165,7 @@ def _whole_lines(idx: Path) -> Iterator[bytes]:
     """Yield the text of `idx` in blocks that end with a line."""
     num_lines = 0
     rest = b""
+    require_plain(idx)
     with open(idx, "rb") as handle:
         if handle.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
             handle.seek(0)

@@ -19,6 +19,8 @@ PART_BYTES = 8  # magic and length before each part
 HEADER_BYTES = 24  # IRHeader: flag u32, label f32, id u64, id2 u64
 MARKER_BYTES = PART_BYTES + HEADER_BYTES + 2 * 4  # insightface's identity records and key 0: two labels, no image
 WHOLE, FIRST, MIDDLE, LAST = range(4)
+MAX_PARTS = 1 << 12
+"""Parts of a record: a mark of four bytes is in an image by chance once in 16 GiB; empty parts cost a reader alone."""
 MAX_CLASSES = 2**32  # an exact class id is a u32
 MAX_LABELS = 2**16  # of one image: Python spends 32 bytes on each of a payload's four
 
@@ -182,6 +184,8 @@ def _read_parts(descriptor: int, start: int, limit: int) -> tuple[bytes, int]:
         cflag, length = _parse_part_head(os.pread(descriptor, PART_BYTES, at), 0)
         if cflag not in ((FIRST,) if not parts else (MIDDLE, LAST)):
             raise DataError(f"part {len(parts)} has cflag {cflag}; a split record is 1, any number of 2, then 3")
+        if len(parts) == MAX_PARTS:
+            raise DataError(f"has more than {MAX_PARTS:,} parts, which are made where an image holds the mark of one")
         total += length + 4 * bool(parts)
         if total > MAX_PAYLOAD:
             raise DataError(f"its parts add up to more than {MAX_PAYLOAD} bytes")

@@ -30,6 +30,7 @@ from recognition.formats.recordio import (
     read_record,
 )
 from recognition.formats.sources import find_rec
+from recognition.work.inputs import require_plain
 from recognition.work.system import expect_reads
 
 logger = logging.getLogger(__name__)
@@ -286,6 +287,7 @@ class ImageRecords:
 
 def read_property(path: Path) -> tuple[int, int, int]:
     """Return (num_classes, height, width) from the first line of a `property` file."""
+    require_plain(path)
     with open(path, encoding="utf-8-sig", errors="replace") as handle:
         line = handle.readline(200).strip()
     fields = [field.strip() for field in line.split(",")]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from recognition.errors import DataError
-from recognition.formats.digests import write_digest
+from recognition.formats.digests import digests_path, write_digest
 from recognition.formats.layouts import LAYOUTS
 from recognition.formats.recordio import RecordWriter, pack_image
 from recognition.formats.text_lines import refuse_unlistable
+from recognition.work.file_set import FileSet, staged_set
 
 
 class ImageSetWriter:
@@ -87,6 +90,30 @@ def output_paths(text: str) -> tuple[Path, Path, Path, Path]:
         prefix = prefix.with_suffix("")
     rec, idx, lst = (prefix.with_name(prefix.name + suffix) for suffix in (".rec", ".idx", ".lst"))
     return rec, idx, lst, prefix.with_name("property")
+
+
+@contextlib.contextmanager
+def staged_image_set(
+    outputs: tuple[Path, Path, Path, Path],
+    *,
+    overwrite: bool,
+    with_list: bool = True,
+    with_property: bool = True,
+    with_digests: bool = False,
+) -> Iterator[FileSet]:
+    """Yield where to write the files of a set that are `outputs`, and its checksums, if any, as the last.
+
+    They are published together, as `staged_set` says. What a set comes without it does not keep of an earlier one.
+    """
+    rec, idx, lst, prop = outputs
+    wanted = {rec: True, idx: True, lst: with_list, prop: with_property, digests_path(rec): with_digests}
+    stale = [path for path, is_wanted in wanted.items() if not is_wanted]
+    if prop in stale and any(path != rec for path in rec.parent.glob("*.rec")):
+        stale.remove(prop)  # another set's: a folder has one
+    targets = [path for path, is_wanted in wanted.items() if is_wanted]
+    cache = idx.with_name(f"{idx.name}.cache")
+    with staged_set(targets, overwrite=overwrite, stale=stale, derived=[cache]) as files:
+        yield files
 
 
 def property_text(num_classes: int, height: int, width: int) -> str:

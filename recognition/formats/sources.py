@@ -17,6 +17,7 @@ from typing import Literal, TypeAlias
 from recognition.errors import DataError
 from recognition.formats.image_tree import ImageTree, entries, has_suffix, holds_identities, holds_images
 from recognition.images.codec import IMAGE_SUFFIXES
+from recognition.work.file_set import check_published
 
 Kind: TypeAlias = Literal["packed", "shards", "identities", "photos", "pairs", "list"]
 
@@ -85,6 +86,7 @@ def find_rec(path: Path) -> Path:
     """
     rec = _rec(path)
     if rec is not None:
+        check_published(rec)
         return rec
     wanted = path / "train.rec" if path.is_dir() else path.with_name(path.name.removesuffix(".rec") + ".rec")
     expected = "expected a .rec, its prefix, or a folder with train.rec"

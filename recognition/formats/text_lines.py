@@ -7,6 +7,7 @@ import unicodedata
 from pathlib import Path
 
 from recognition.errors import DataError
+from recognition.work.inputs import require_plain
 
 MAX_FILE_BYTES = 1 << 30
 """Largest text file that is read at once: the checksums of 50 million records."""
@@ -20,6 +21,7 @@ def read_lines(path: Path, expected: str) -> list[str]:
     `os.fsencode` turns back into them. Raises DataError, which says what was `expected`, when the file cannot be read,
     is no text, or is larger than `MAX_FILE_BYTES`.
     """
+    require_plain(path)
     try:
         num_bytes = path.stat().st_size
         content = path.read_bytes() if num_bytes <= MAX_FILE_BYTES else b""

@@ -85,7 +85,7 @@ def is_image(encoded: bytes) -> bool:
 def _decode(encoded: bytes, place: str) -> np.ndarray:
     if encoded.startswith(jpeg.SIGNATURE):
         return jpeg.decode_jpeg(encoded, place)
-    return jpeg.decode_with_opencv(encoded, place)
+    return jpeg.decode_with_opencv(png.pixels_only(encoded), place)
 
 
 def encode_jpeg(rgb: np.ndarray, quality: int = 95) -> bytes:

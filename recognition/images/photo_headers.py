@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 Size = tuple[int, int]  # height, width
 
-_PNM_HEADER = re.compile(rb"P[2356](?:\s|#[^\n]*\n)+(\d{1,9})(?:\s|#[^\n]*\n)+(\d{1,9})\s")
+_PNM_SPACE = rb"(?:\s|#[^\n\r]*[\n\r])+"  # a comment ends with either, for OpenCV as well
+_PNM_HEADER = re.compile(rb"P[2356]" + _PNM_SPACE + rb"(\d{1,9})" + _PNM_SPACE + rb"(\d{1,9})\s")
 _WIDTH_TAG, _HEIGHT_TAG = 256, 257
 _HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 _AVIF_BRANDS = frozenset({b"avif", b"avis"})

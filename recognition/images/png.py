@@ -1,4 +1,4 @@
-"""The header of a PNG, and whether its chunks end with the file. Torch-free."""
+"""The header of a PNG, whether its chunks end with the file, and what of it a decoder needs. Torch-free."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import struct
 from recognition.images.damage import damaged
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_NEEDED = (b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND")
 _ANIMATION = (b"acTL", b"fcTL", b"fdAT")
 # Honest encoders write a chunk for every 8 kB and more of pixels, and a few dozen others.
 _MAX_CHUNKS = 10_000
@@ -20,6 +21,23 @@ def png_size(encoded: bytes, place: str) -> tuple[int, int]:
     _check_chunks(encoded, place)
     width, height = struct.unpack_from(">II", encoded, 16)
     return height, width
+
+
+def pixels_only(encoded: bytes) -> bytes:
+    """Return a PNG that `png_size` has passed without the chunks that neither make pixels nor turn them.
+
+    libpng prints what it finds wrong in texts and color profiles, whose names come from the file, to the terminal.
+    """
+    at = len(SIGNATURE)
+    kept = [encoded[:at]]
+    while at + 12 <= len(encoded):
+        length, kind = struct.unpack_from(">I4s", encoded, at)
+        if kind in _NEEDED:
+            kept.append(encoded[at : at + 12 + length])
+        at += 12 + length
+        if kind == b"IEND":
+            break
+    return b"".join(kept)
 
 
 def _check_chunks(encoded: bytes, place: str) -> None:

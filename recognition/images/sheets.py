@@ -9,9 +9,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from recognition.errors import DataError
 from recognition.images.codec import encode_jpeg
-from recognition.images.photos import decode_photo
+from recognition.images.photos import decode_photo, read_photo
 
 TILE_PX = 112
 """A multiple of the 16 pixels in which JPEG stores color, so that tiles share no block."""
@@ -61,12 +60,7 @@ def join_tiles(pictures: Iterable[np.ndarray]) -> bytes:
 
 
 def _read(path: Path) -> np.ndarray:
-    try:
-        return decode_photo(path.read_bytes(), place=str(path))
-    except OSError as err:
-        raise DataError(
-            f"{path}: cannot be read ({err.strerror or err}); expected a picture that was cleaned; check FACES"
-        ) from err
+    return decode_photo(read_photo(path), place=str(path))
 
 
 def fit_tile(rgb: np.ndarray) -> np.ndarray:

@@ -22,6 +22,7 @@ from recognition.backbones.weights import plain_key, read_torch_file, refuse_not
 from recognition.config.schema import Config
 from recognition.distributed.shards import class_range
 from recognition.errors import CheckpointError
+from recognition.work.inputs import require_plain
 
 _NAME = re.compile(r"checkpoint_gpu_(\d+)\.pt")
 _STATE = {"sgd": ("momentum_buffer",), "adamw": ("step", "exp_avg", "exp_avg_sq")}
@@ -67,6 +68,7 @@ def check_bytes(path: Path) -> None:
 
     torch's reader does not look at the checksums that its writer stores.
     """
+    require_plain(path, CheckpointError)
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()

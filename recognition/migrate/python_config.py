@@ -16,6 +16,7 @@ from typing import Any
 
 from recognition.config.yaml_nodes import CONTROL, MAX_BYTES
 from recognition.errors import ConfigError
+from recognition.work.inputs import require_plain
 
 _OPERATORS: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
@@ -45,6 +46,7 @@ def read_python_config(path: Path) -> dict[str, Setting]:
 
     Raises ConfigError with file:line for anything that is not data.
     """
+    require_plain(path, ConfigError)
     try:
         with open(path, "rb") as handle:
             content = handle.read(MAX_BYTES + 1)

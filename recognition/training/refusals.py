@@ -6,7 +6,7 @@ from collections import deque
 
 import torch
 
-from recognition.distributed.collectives import gather_objects
+from recognition.distributed.collectives import gather_values
 from recognition.distributed.world import World
 from recognition.errors import ArcShardError
 from recognition.training.state import TrainState
@@ -48,7 +48,7 @@ class RefusalWatch:
 
 def stop_refusing(stepper: Stepper, state: TrainState, *, limit: int, world: World) -> None:
     """Raise TrainingError on every rank alike, with what is not finite and where. Collective: one gather."""
-    ranks = gather_objects(stepper.broken(), world)
+    ranks = gather_values(stepper.broken(), world)
     found = "; ".join(f"rank {rank}: {', '.join(names)}" for rank, names in enumerate(ranks) if names)
     raise TrainingError(
         f"step {state.step}: {state.refused_in_a_row} steps in a row were refused for a non-finite value "

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from recognition.distributed.checkpoint import Checkpoint, Snapshot
 from recognition.distributed.collectives import barrier, gather_numbers
@@ -135,10 +137,10 @@ class Trainer:
         )
 
     def _resumed(self, start: Checkpoint) -> TrainState:
-        def load() -> TrainState:
-            return load_run(start, self.parts, self.stepper.scaler, order=self._order())
+        def load() -> dict[str, Any]:
+            return asdict(load_run(start, self.parts, self.stepper.scaler, order=self._order()))
 
-        state = together(load, self.world)[0]
+        state = TrainState(**together(load, self.world)[0])
         if self.config.backbone.sync_bn:
             average_buffers_(self.parts.backbone, self.world)  # those of a run without it may differ
         if state.step > self.plan.total_steps:

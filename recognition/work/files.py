@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import os
 import shutil
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from recognition.errors import ArcShardError, DataError
+from recognition.work.system import NO_WAIT, lock_file, open_folder
 
 ADVICE = "check space and permissions"
 
@@ -35,14 +37,15 @@ def refuse_existing(*paths: Path, overwrite: bool) -> None:
 def staged(*targets: Path) -> Iterator[list[Path]]:
     """Yield one temporary path beside each target; rename all onto their targets on success, remove all on error.
 
-    The files are synced before the first rename. Raises DataError when a folder cannot be written.
+    The files are synced before the first rename. What killed writers of the same targets left is removed first. Raises
+    DataError when a folder cannot be written.
     """
-    made = [folder for target in targets for folder in _missing_parents(target)]
+    made = [folder for target in targets for folder in missing_parents(target)]
     temporaries: list[Path] = []
     try:
-        with writing(targets[0]):
+        with writing(targets[0]), contextlib.ExitStack() as held:
             for target in targets:
-                temporaries.append(_temporary_beside(target))
+                temporaries.append(_temporary_beside(target, held))
             yield temporaries
             for temporary in temporaries:
                 sync_file(temporary)
@@ -51,26 +54,64 @@ def staged(*targets: Path) -> Iterator[list[Path]]:
     finally:
         for temporary in temporaries:
             temporary.unlink(missing_ok=True)
-        _remove_empty(made)
+        remove_empty(made)
 
 
 @contextlib.contextmanager
 def staged_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield an empty folder beside `target`; rename it onto the target on success, remove it on error.
 
-    An existing target is refused, or with `replace` removed at the end. Raises DataError when it cannot be written.
+    An existing target is refused, or with `replace` removed at the end. What a killed run for the same target left is
+    removed first; where that had moved the old folder aside, and nothing to its place, the old one comes back. Raises
+    DataError when it cannot be written, and while another run is writing it.
     """
-    if target.exists() and not replace:
-        raise DataError(f"{target}: exists already; expected a new folder; choose another one")
-    with writing(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", suffix=".part", dir=target.parent) as temporary:
-            folder = Path(temporary) / target.name
-            folder.mkdir()
-            yield folder
-            if target.exists():
-                shutil.rmtree(target)
-            folder.rename(target)
+    work = target.with_name(f".{target.name}.part")
+    made = missing_parents(work)
+    new, old = work / "new", work / "old"
+    try:
+        with writing(target), held_folder(work, target):
+            try:
+                if old.exists() and not target.exists():
+                    old.rename(target)
+                empty_folder(work)
+                if target.exists() and not replace:
+                    raise DataError(f"{target}: exists already; expected a new folder; choose another one")
+                new.mkdir()
+                yield new
+                if target.exists():
+                    target.rename(old)
+                new.rename(target)
+            finally:
+                if old.exists() and not target.exists():
+                    old.rename(target)
+                shutil.rmtree(work)
+    finally:
+        remove_empty(made)
+
+
+@contextlib.contextmanager
+def held_folder(folder: Path, target: Path) -> Iterator[None]:
+    """Make a folder of temporary files and hold it by a lock; DataError while another process does.
+
+    It may be removed inside.
+    """
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor = open_folder(folder)
+        except FileNotFoundError:
+            continue  # the one who held it has just removed it
+        try:
+            if descriptor is not None:
+                lock_file(descriptor, wait=False)
+            if descriptor is None or _is_same(descriptor, folder):
+                yield
+                return
+        except BlockingIOError as err:
+            raise DataError(f"{target}: another run is writing it; expected none; wait for its end") from err
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
 
 
 def remove_parts(folder: Path) -> None:
@@ -131,22 +172,54 @@ def sync_file(path: Path) -> None:
         os.fsync(handle.fileno())
 
 
-def _missing_parents(path: Path) -> list[Path]:
+def missing_parents(path: Path) -> list[Path]:
     """Return the folders above `path` that are not there, the innermost first."""
     return [folder for folder in path.parents if not folder.exists()]
 
 
-def _remove_empty(folders: list[Path]) -> None:
+def remove_empty(folders: list[Path]) -> None:
     """Remove those of the `folders` that hold nothing: what failed leaves no trace."""
     for folder in folders:
         with contextlib.suppress(OSError):
             folder.rmdir()
 
 
-def _temporary_beside(target: Path) -> Path:
+def _temporary_beside(target: Path, held: contextlib.ExitStack) -> Path:
+    """Return a new temporary file beside `target`, claimed by a lock for as long as `held` is open."""
     with writing(target, "choose a writable folder"):
         target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
-    os.close(descriptor)
+        _remove_unclaimed(target)
+        while True:
+            descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+            handle = held.enter_context(os.fdopen(descriptor, "rb"))
+            with contextlib.suppress(BlockingIOError):  # another process has taken it for one that was left
+                lock_file(handle, wait=False)
+                if _is_same(descriptor, Path(name)):
+                    break
     share_file(Path(name))
     return Path(name)
+
+
+def _remove_unclaimed(target: Path) -> None:
+    """Remove the temporary files for `target` whose writers are gone; none where there are no locks to say so."""
+    for stale in target.parent.glob(f".{glob.escape(target.name)}.????????.part"):
+        with contextlib.suppress(OSError), open(os.open(stale, os.O_RDONLY | NO_WAIT), "rb") as handle:
+            if lock_file(handle, wait=False):
+                stale.unlink()
+
+
+def _is_same(descriptor: int, path: Path) -> bool:
+    """Return whether `path` still is the file or folder that is open."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def empty_folder(folder: Path, *, keep: str = "") -> None:
+    """Remove all that is in a folder, except an entry named `keep`."""
+    for entry in os.scandir(folder):
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path)
+        elif entry.name != keep:
+            os.unlink(entry.path)

@@ -20,6 +20,9 @@ from typing import IO, Any
 
 _ZEROS = bytes(1 << 20)
 
+NO_WAIT = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+"""Flags with which opening a pipe does not wait for its writer, and the file stays closed in other programs."""
+
 
 def usable_cores() -> int:
     """Return how many cores this process may use; where the system does not say, how many there are."""
@@ -51,8 +54,8 @@ def expect_reads(descriptor: int, start: int, stop: int) -> None:
             os.posix_fadvise(descriptor, start, max(0, stop - start), os.POSIX_FADV_WILLNEED)
 
 
-def lock_file(handle: IO[Any], *, wait: bool) -> None:
-    """Lock an open file until it is closed or this process ends, however it ends.
+def lock_file(handle: IO[Any] | int, *, wait: bool) -> bool:
+    """Lock an open file or folder until it is closed or this process ends, however it ends; return whether it is.
 
     Raises BlockingIOError when another process holds it and `wait` is false. Where the system or the file system has
     no locks this does nothing: two runs are then not told from one.
@@ -60,13 +63,19 @@ def lock_file(handle: IO[Any], *, wait: bool) -> None:
     try:
         fcntl = importlib.import_module("fcntl")
     except ImportError:
-        return
+        return False
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         raise
     except OSError:
-        pass  # a file system without locks
+        return False  # a file system without locks
+    return True
+
+
+def open_folder(folder: Path) -> int | None:
+    """Return a descriptor of a folder, to lock or sync it; None on Windows, which opens files alone."""
+    return None if sys.platform == "win32" else os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
 
 
 def anonymous_file(num_bytes: int) -> int:

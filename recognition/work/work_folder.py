@@ -20,6 +20,9 @@ from recognition.work.old_words import current_word
 from recognition.work.system import lock_file
 
 SETTINGS, LOCK = "settings.json", "lock"
+CONVERTING, UNPACKING = ".convert", ".unpack"
+SETS = (CONVERTING, UNPACKING)
+"""Folders of work in an output that is a set: it is read when all is there, unlike faces, of which each counts."""
 
 
 @dataclass(frozen=True)
@@ -88,17 +91,18 @@ class WorkFolder:
         removal on. DataError while another process is at work.
         """
         with contextlib.ExitStack() as held, writing(self.output):
-            is_begun = self.path.is_dir()
-            if is_begun:
-                held.enter_context(self._lock())
-                if (self.path / SETTINGS).is_file():
-                    os.truncate(self.path / SETTINGS, 0)  # no settings are equal to these; it needs no space
+            if not self.output.is_dir():
+                return
+            self.path.mkdir(exist_ok=True)
+            held.enter_context(self._lock())
+            # No settings are equal to empty ones; it needs no space, and from here on the folder is unfinished.
+            with open(self.path / SETTINGS, "wb"):
+                pass
             if remove_contents is not None:
                 remove_contents()
-            if is_begun:
-                self.remove()
             for name in reversed(self.products):
                 (self.output / name).unlink(missing_ok=True)
+            self.remove()
 
     def hold(self) -> BinaryIO:
         """Make the folder and lock it until the file returned is closed or this process ends, however it ends.
@@ -152,6 +156,16 @@ class WorkFolder:
                 f"{self.output}: another run is at work in it; expected none; wait for its end, or end its processes"
             ) from err
         return handle
+
+
+def check_finished(folder: Path) -> None:
+    """Raise DataError when a run that makes a whole set of `folder` has begun in it and not ended."""
+    for name in SETS:
+        if (folder / name / SETTINGS).exists():
+            raise DataError(
+                f"{folder}: is unfinished: the run that fills it was stopped, or is at work; expected a whole set; run "
+                "that command again"
+            )
 
 
 def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:

@@ -31,6 +31,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 1.0
+_LEAST_PART = 50  # of all inputs, which each reader gets at least
 MEMORY_BYTES = 512 * 2**20
 _STUCK_S = 60  # of wall time: an input that never returns ends its process
 
@@ -70,16 +71,16 @@ def _drive(args: argparse.Namespace) -> int:
 
     names = args.targets or list(TARGETS)
     total = sum(TARGETS[name].share for name in names)
-    print(f"{'reader':<14}{'inputs':>10}{'/s':>8}{'read':>9}{'slowest':>10}{'memory':>10}{'coverage':>10}  findings")
+    print(f"{'reader':<16}{'inputs':>10}{'/s':>8}{'read':>9}{'slowest':>10}{'memory':>10}{'coverage':>10}  findings")
     every = []
     for name in names:
-        runs = -(-args.runs * TARGETS[name].share // total)
+        runs = max(-(-args.runs * TARGETS[name].share // total), args.runs // _LEAST_PART)
         result, coverage, problem = _run_child(name, runs, args)
         every.append(result)
         rate = result.inputs / max(result.seconds, 1e-9)
         found = len(result.found) + bool(problem)
         print(
-            f"{name:<14}{result.inputs:>10,}{rate:>8,.0f}{result.accepted:>9,}{result.slowest_s:>8.2f} s"
+            f"{name:<16}{result.inputs:>10,}{rate:>8,.0f}{result.accepted:>9,}{result.slowest_s:>8.2f} s"
             f"{result.memory_bytes / 2**20:>6.0f} MiB{coverage:>10}  {found}",
             flush=True,
         )

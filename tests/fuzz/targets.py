@@ -26,23 +26,29 @@ from typing import Any
 import cv2
 import numpy as np
 
+from recognition.cleaning.decision_file import parse_decision, read_decisions, render_decision
+from recognition.cleaning.review import VERSION, read_review
 from recognition.config.loader import dump_config, load_config
 from recognition.config.schema import Config
 from recognition.errors import CheckpointError, ConfigError, DataError
 from recognition.feed.datasets import RecDataset
 from recognition.feed.identity_map import read_identity_map
 from recognition.formats import index_cache
+from recognition.formats.digests import Digests
 from recognition.formats.image_list import LstFile
 from recognition.formats.image_streams import TarStream
 from recognition.formats.pairs_bin import read_pairs, write_pairs
 from recognition.formats.record_index import load_index
 from recognition.formats.recordio import class_id, parse_header, read_record
-from recognition.formats.records import ImageRecords
+from recognition.formats.records import ImageRecords, read_property
+from recognition.formats.set_folder import check_shards
 from recognition.formats.set_writer import ImageSetWriter
 from recognition.images.codec import decode_rgb, encode_jpeg
 from recognition.images.photos import decode_photo
 from recognition.migrate.from_arcface_torch import convert, to_yaml
 from recognition.migrate.python_config import read_python_config
+from recognition.work.onnx_guard import check_onnx
+from tests.helpers import onnx_bytes
 
 SEPARATOR = b"\n|||\n"
 SIDE = 16
@@ -178,6 +184,20 @@ def read_image(data: bytes, folder: Path) -> None:
     decode_photo(data, place="photo")
 
 
+def read_pnm(data: bytes, folder: Path) -> None:
+    """Decode a photo that begins as a PNM does, so that its header is what is tried."""
+    decode_photo(b"P" + data, place="photo")
+
+
+def _pnm_seeds() -> list[bytes]:
+    return [
+        b"5 #a\r4 #b\n4\n255\n" + bytes(16),
+        b"6\n2 2\n65535\n" + bytes(24),
+        b"2\n2 2\n9\n1 2 3 4\n",
+        b"3 1 1 255 #c\n 1 2 3\n",
+    ]
+
+
 def _packed_seeds() -> list[bytes]:
     sets = [_packed(layout) for layout in ("insightface", "sequential", "multilabel")]
     seeds = [join(idx, b"2,16,16\n", rec) for rec, idx, _ in sets] + [join(b"", b"", sets[1][0])]
@@ -255,6 +275,107 @@ def _tar_seeds() -> list[bytes]:
                     tar.addfile(member, io.BytesIO(content))
         seeds.append(buffer.getvalue())
     return seeds
+
+
+def read_shards_manifest(data: bytes, folder: Path) -> None:
+    """Compare the shards in a folder with its manifest."""
+    _write(folder, "shard-000000.tar", bytes(512))
+    _write(folder, "manifest.json", data)
+    check_shards(folder)
+
+
+def read_digests(data: bytes, folder: Path) -> None:
+    """Read the checksums of a set."""
+    Digests(_write(folder, "train.crc", data)).problem(1, b"payload")
+
+
+def read_property_file(data: bytes, folder: Path) -> None:
+    """Read the number of classes and the size of a set."""
+    read_property(_write(folder, "property", data))
+
+
+# --- what tools write, and people change
+
+
+def read_decision_lines(data: bytes, folder: Path) -> None:
+    """Read the decisions of a cleaning; each must be written as it was read."""
+    for decision in read_decisions(_write(folder, "decisions.jsonl", data)):
+        assert parse_decision("again", render_decision(decision)) == decision
+
+
+def _decision_seeds() -> list[bytes]:
+    kept = {"picture": "ada/1.jpg", "identity": "ada", "decision": "keep", "to": None, "reason": "alone"}
+    kept |= {"step": "small", "score": 0.5, "doubt": 0.25, "beside": []}
+    moved = {**kept, "decision": "move", "to": "bea", "reason": "same", "step": "between", "beside": ["bea/2.jpg"]}
+    return [f"{json.dumps(kept)}\n{json.dumps(moved)}\n".encode(), json.dumps({**kept, "score": None}).encode()]
+
+
+def read_review_file(data: bytes, folder: Path) -> None:
+    """Read what the review page saves."""
+    read_review(_write(folder, "review.json", data))
+
+
+def _review_seeds() -> list[bytes]:
+    verdicts = {"ada/1.jpg": {"decision": "keep", "to": None}, "bea/2.jpg": {"decision": "move", "to": "ada"}}
+    return [json.dumps({"version": VERSION, "decisions": verdicts}).encode()]
+
+
+def read_boxes(data: bytes, folder: Path) -> None:
+    """Read a table of boxes or landmarks."""
+    from recognition.commands.crop_boxes import read_rows
+
+    list(read_rows(_write(folder, "boxes.csv", data)))
+
+
+def _box_seeds() -> list[bytes]:
+    points = ",".join(f"P{point}{axis}" for point in range(1, 6) for axis in "XY")
+    numbers = ",".join("1.5" for _ in range(10))
+    return [b'NAME_ID,X,Y,W,H\n"a/1",4,5,40,30\n', f"NAME_ID,{points}\na/1,{numbers}\n".encode()]
+
+
+def read_landmark_lines(data: bytes, folder: Path) -> None:
+    """Read a file of landmarks."""
+    from recognition.commands.align_landmarks import read_landmarks
+
+    read_landmarks(_write(folder, "landmarks.txt", data))
+
+
+def read_name_list(data: bytes, folder: Path) -> None:
+    """Read a list that selects people by name."""
+    from recognition.formats.name_list import read_names
+
+    for spellings in read_names(_write(folder, "names.txt", data)):
+        list(spellings)
+
+
+def read_align_records(data: bytes, folder: Path) -> None:
+    """Read an align.jsonl, whose landmarks another run takes."""
+    from recognition.commands.align_faces import _read_records
+
+    list(_read_records(_write(folder, "align.jsonl", data)))
+
+
+def _align_seeds() -> list[bytes]:
+    face = {"box": [1, 2, 30, 40], "score": 0.9, "landmarks": [[1, 2]] * 5, "crop": "a/1.jpg"}
+    return [json.dumps({"photo": "a/1.jpg", "status": "ok", "crc32": 7, "faces": [face]}).encode() + b"\n"]
+
+
+# --- programs
+
+
+def read_onnx(data: bytes, folder: Path) -> None:
+    """Look at an ONNX file as is done before it is opened."""
+    check_onnx(_write(folder, "model.onnx", data))
+
+
+def _onnx_seeds() -> list[bytes]:
+    shape = np.array([1, 3, 4], np.int64)
+    nodes = [("Conv", ["x", "w"], ["a"]), ("ConstantOfShape", ["s"], ["b"]), ("Expand", ["b", "s"], ["y"])]
+    weights = {"w": np.ones((2, 3, 1, 1), np.float32), "s": shape}
+    whole = onnx_bytes.onnx_model(nodes, inputs={"x": ["n", 3, 8, 8]}, outputs={"y": [1]}, weights=weights)
+    field = onnx_bytes.field
+    pads = field(1, field(4, b"Conv") + field(5, field(1, b"pads") + field(8, b"\1\1\1\1")))
+    return [whole, onnx_bytes.number(1, 8) + field(7, pads)]
 
 
 # --- pickles
@@ -594,6 +715,23 @@ TARGETS: dict[str, Target] = {
     "pair_list": Target(
         read_pair_texts, lambda: [b"ada/ada_0001.jpg ada/ada_0001.jpg 1\n", b"1\t1\nada\t1\t1\nada\t1\tada\t1\n"], 30
     ),
+    "pnm": Target(read_pnm, _pnm_seeds, 60),
+    "property": Target(read_property_file, lambda: [b"85742,112,112\n", b"\xef\xbb\xbf3, 8, 8"], 40, 256),
+    "digests": Target(read_digests, lambda: [b"1\t00c0ffee\n2\tdeadbeef\n"], 40),
+    "shards_manifest": Target(
+        read_shards_manifest, lambda: [b'{"format": 1, "identities": 1, "shards": {"shard-000000.tar": 512}}'], 40
+    ),
+    "decisions": Target(read_decision_lines, _decision_seeds, 40),
+    "review": Target(read_review_file, _review_seeds, 40),
+    "boxes": Target(read_boxes, _box_seeds, 40),
+    "align_records": Target(read_align_records, _align_seeds, 40),
+    "landmarks": Target(
+        read_landmark_lines,
+        lambda: [b"ada/1.jpg 1 2 3 4 5 6 7 8 9 10\n", b"ada/1.jpg\t1\t2\t3\t4\t5\t6\t7\t8\t9\t10"],
+        40,
+    ),
+    "names": Target(read_name_list, lambda: [b"Ada_Lovelace\nbea/\n", b"10\t300\nAda\t1\t4\n", b"Ada_0001.jpg"], 40),
+    "onnx": Target(read_onnx, _onnx_seeds, 80),
     "tar": Target(read_tar, _tar_seeds, 30, max_len=16384),
     "bin": Target(read_bin, _bin_seeds, 80),
     "yaml": Target(read_yaml, _yaml_seeds, 25, max_len=2048),

@@ -19,9 +19,11 @@ from recognition.commands.unpack_rec import main as unpack
 from recognition.commands.unpack_rec import parse_keys
 from recognition.errors import DataError
 from recognition.formats import external_shuffle
+from recognition.formats.image_streams import open_stream
 from recognition.formats.recordio import MAGIC, RecordWriter, pack_image, pack_payload
 from recognition.formats.records import ImageRecords
 from tests.helpers.places import MXNET_GOLDEN
+from tests.helpers.trees import files_below
 
 PEOPLE = (3, 1, 4, 2)
 
@@ -87,7 +89,7 @@ def test_unpack_continues_where_it_was_interrupted(packed: Path, tmp_path: Path,
     out = tmp_path / "out"
     assert unpack([str(packed), str(out)]) == 0
     assert unpack([str(packed), str(out)]) == 1
-    assert "is not empty; expected a new folder; pass --resume to continue or --overwrite" in _error(capsys)
+    assert "holds an unpacked set already; expected a new OUT; pass --overwrite to replace it" in _error(capsys)
     (out / "0" / "1.jpg").write_bytes(b"cut")
     (out / "3" / "9.jpg").unlink()
     assert unpack([str(packed), str(out), "--resume", "--json"]) == 0
@@ -111,7 +113,7 @@ def test_converting_there_and_back_gives_the_same_bytes(layout: str, packed: Pat
 def test_shards_are_webdatasets_and_the_same_every_time(packed: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         assert convert([str(packed), str(tmp_path / name), "--to", "webdataset", "--shard-images", "4"]) == 0
-    shards = sorted((tmp_path / "a").iterdir())
+    shards = sorted((tmp_path / "a").glob("*.tar"))
     assert [shard.name for shard in shards] == ["shard-000000.tar", "shard-000001.tar", "shard-000002.tar"]
     assert [shard.read_bytes() for shard in shards] == [(tmp_path / "b" / shard.name).read_bytes() for shard in shards]
     with tarfile.open(shards[1]) as tar:
@@ -271,3 +273,63 @@ def test_nothing_is_replaced_without_overwrite(command, packed: Path, capsys) ->
     assert command([str(packed), str(packed.with_suffix(""))]) == 1
     assert "exists already; expected a new path; pass --overwrite to replace it" in _error(capsys)
     assert packed.read_bytes() == before
+
+
+@pytest.mark.parametrize("layout", ["webdataset", "folder"])
+def test_overwrite_leaves_nothing_of_a_longer_output(layout: str, packed: Path, tmp_path: Path) -> None:
+    few = tmp_path / "few" / "train"
+    assert unpack([str(packed), str(tmp_path / "some"), "--keys", "1-3"]) == 0
+    assert pack([str(tmp_path / "some" / "images.lst"), str(few)]) == 0
+    out, alone = tmp_path / "out", tmp_path / "alone"
+    more = ["--to", layout, "--shard-images", "2"]
+    assert convert([str(packed), str(out), *more]) == 0
+    assert convert([f"{few}.rec", str(out), *more, "--overwrite"]) == 0
+    assert convert([f"{few}.rec", str(alone), *more]) == 0
+    assert files_below(out) == files_below(alone)
+    assert len(open_stream(out)) == 3
+
+
+def test_overwrite_replaces_no_folder_with_other_files(packed: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "out"
+    assert unpack([str(packed), str(out)]) == 0
+    (out / "0" / "portrait.jpg").write_bytes(b"somebody's own")
+    before = files_below(out)
+    for command in (unpack, lambda argv: convert([*argv, "--to", "folder"])):
+        assert command([str(packed), str(out), "--overwrite"]) == 1
+        assert "which is no file of " in _error(capsys)
+        assert files_below(out) == before
+
+
+def test_a_reshuffled_set_keeps_no_list_of_another(packed: Path, tmp_path: Path) -> None:
+    target = tmp_path / "other" / "train"
+    assert pack([str(packed.parent.parent / "faces"), str(target), "--digests"]) == 0
+    assert target.with_suffix(".lst").exists() and target.with_suffix(".crc").exists()
+    assert shuffle([str(packed), str(target), "--overwrite"]) == 0
+    assert sorted(path.name for path in target.parent.iterdir()) == ["property", "train.idx", "train.rec"]
+
+
+@pytest.mark.parametrize("name", [".convert", ".unpack"])
+def test_a_folder_under_way_is_called_unfinished_by_all_who_read_it(
+    name: str, packed: Path, tmp_path: Path, capsys
+) -> None:
+    out = tmp_path / "out"
+    assert unpack([str(packed), str(out)]) == 0
+    (out / name).mkdir()
+    (out / name / "settings.json").write_text("{}")
+    for command in (
+        lambda: convert([str(out), str(tmp_path / "x"), "--to", "sequential"]),
+        lambda: pack([str(out), str(tmp_path / "x")]),
+        lambda: pack([str(out / "images.lst"), str(tmp_path / "x")]),
+    ):
+        assert command() == 1
+        assert "out: is unfinished: " in _error(capsys)
+
+
+def test_a_part_of_a_set_of_shards_is_called_unfinished(packed: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "out"
+    assert convert([str(packed), str(out), "--to", "webdataset", "--shard-images", "4"]) == 0
+    (out / "shard-000001.tar").unlink()
+    assert convert([str(out), str(tmp_path / "x"), "--to", "sequential"]) == 1
+    assert "1 shard like 'shard-000001.tar' are not as manifest.json says" in _error(capsys)
+    (out / "manifest.json").unlink()
+    assert convert([str(out), str(tmp_path / "x"), "--to", "sequential"]) == 0

@@ -32,7 +32,7 @@ def _exercise(world: World) -> dict[str, Any]:
         "sum": collectives.all_reduce_sum_(not_a_number.clone(), world),
         "max": collectives.all_reduce_max_(torch.tensor([rank, -rank]), world),
         "broadcast": collectives.broadcast_(torch.tensor([rank + 5]), world, source=world.size - 1),
-        "objects": collectives.gather_objects({"rank": rank}, world),
+        "objects": collectives.gather_values({"rank": rank}, world),
         "numbers": collectives.gather_numbers([rank, 2**40 + rank], world),
         "together": together(lambda: rank * 2, world),
         "failures": [_failure(world, error) for error in (DataError("a.rec: torn"), KeyError("x"), None)],

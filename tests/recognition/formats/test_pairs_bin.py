@@ -185,7 +185,7 @@ def test_contents_that_contradict_themselves_are_named(bin_path, content, messag
 def test_missing_file_and_folder_are_named(tmp_path):
     with pytest.raises(DataError, match=r"none\.bin: cannot be read \(No such file"):
         read_pairs(tmp_path / "none.bin")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="is a folder; expected a plain file"):
         read_pairs(tmp_path)
 
 

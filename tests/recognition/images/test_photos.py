@@ -115,3 +115,12 @@ def test_photos_without_a_suffix_are_known_by_their_content(tmp_path: Path) -> N
     os.mkfifo(tmp_path / "pipe")
     names = ImageTree(tmp_path, PHOTO_SUFFIXES).names()
     assert names == ["img1", "old.jpe", "phone.heic", "scan.JFIF", "x.TIF"]
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r", b"\r\n"])
+def test_a_comment_of_a_pnm_ends_where_opencv_ends_it(end: bytes) -> None:
+    """Else a header could show one size here and another to the decoder."""
+    for first in (b"P5 #a", b"P2\n# a #", b"P6 "):
+        whole = first + end + b"22000 22000" + end + b"255\n#\n4 4\n255\n" + bytes(48)
+        with pytest.raises(DataError, match="claims 22000 x 22000 pixels; expected at most"):
+            decode_photo(whole, place="photo")

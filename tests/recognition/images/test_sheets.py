@@ -54,7 +54,7 @@ def test_pictures_of_any_size_are_fitted_to_their_tiles(tmp_path: Path) -> None:
 
 
 def test_a_picture_that_is_missing_or_broken_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"gone\.jpg: cannot be read .*; expected a picture that was cleaned"):
+    with pytest.raises(DataError, match=r"gone\.jpg: cannot be read .*; expected an image file"):
         draw_sheet(tmp_path, ["gone.jpg"])
     (tmp_path / "text.jpg").write_text("no picture")
     with pytest.raises(DataError, match=r"text\.jpg: not an image"):
