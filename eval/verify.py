@@ -1,4 +1,4 @@
-"""Verify a model on packed pairs of faces: 10-fold accuracy, thresholds, TAR at FAR, AUC and EER.
+"""Verify a model on pairs of faces: 10-fold accuracy, thresholds, TAR at FAR, AUC and EER, with their intervals.
 
 python eval/verify.py --help
 """

@@ -48,6 +48,8 @@ class Decision:
     doubt: float
     step: str
     beside: tuple[str, ...]
+    quality: float | None = None
+    """Of the face, where quality.npy lies beside the embeddings."""
 
     @property
     def target(self) -> str:
@@ -66,6 +68,8 @@ _MAX_LINE = 1 << 20  # characters
 def render_decision(decision: Decision) -> str:
     """Return a decision as its line of decisions.jsonl, which is ASCII; DataError when no reader would take it."""
     content = {name: getattr(decision, name) for name in _FIELDS} | {"beside": list(decision.beside)}
+    if decision.quality is not None:
+        content["quality"] = decision.quality
     if (problem := _problem(content)) is not None:
         raise DataError(f"picture {decision.picture!r}: {problem}; embed a folder whose pictures have such names")
     return json.dumps(content) + "\n"
@@ -99,7 +103,7 @@ def parse_decision(place: str, line: str | bytes) -> Decision:
         raise DataError(f"{place}: {problem}; fix the line")
     values = {name: content[name] for name in _FIELDS}
     values |= {name: current_word(values[name]) for name in ("reason", "step")}
-    return Decision(**{**values, "beside": tuple(values["beside"])})
+    return Decision(**{**values, "beside": tuple(values["beside"])}, quality=content.get("quality"))
 
 
 def _problem(content: dict[str, Any]) -> str | None:
@@ -116,6 +120,9 @@ def _problem(content: dict[str, Any]) -> str | None:
         return f"doubt is {content['doubt']}; expected 0 to 1"
     if score is not None and not math.isfinite(score):
         return f"score is {score}; expected a finite number or null"
+    quality = content.get("quality")
+    if quality is not None and (type(quality) not in (int, float) or not math.isfinite(quality)):
+        return f"quality is {quality!r:.40}; expected a finite number or none"
     if len(beside) > MAX_BESIDE or not all(isinstance(name, str) for name in beside):
         return f"beside is not a list of at most {MAX_BESIDE} pictures"
     for name in (content["picture"], *beside):

@@ -100,6 +100,7 @@ def _line(
         doubt=numbers[1],
         step=STEP_OF[reason],
         beside=tuple(pictures.name(other) for other in beside[beside >= 0]),
+        quality=None if pictures.quality is None else round(float(pictures.quality[row]), 4),
     )
 
 

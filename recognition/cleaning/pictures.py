@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from recognition.clustering.unit_rows import unit_rows
+from recognition.embedding.quality_column import read_quality
 from recognition.embedding.store import iterate_keys, keys_path, open_vectors
 from recognition.errors import DataError
 from recognition.formats.image_tree import ImageTree, has_suffix, identity_of
@@ -36,6 +37,8 @@ class Pictures:
                 f"{embeddings}: {len(self._vectors):,} vectors for {len(self.labels):,} keys; expected one each; "
                 "embed again"
             )
+        self.quality = read_quality(embeddings, len(self.labels))
+        """Of each face, where it was measured."""
         require_plain(keys_path(embeddings))
         with open(keys_path(embeddings), "rb") as handle:
             self._keys = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)

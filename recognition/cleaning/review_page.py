@@ -16,7 +16,7 @@ from typing import Any
 
 from recognition.cleaning.borderline import Survey
 from recognition.cleaning.decision_file import Decision
-from recognition.cleaning.sheets import COLUMNS, TILES, Plan, draw_sheet
+from recognition.images.sheets import COLUMNS, TILES, Plan, draw_sheet
 from recognition.work.threads import ordered_map
 
 INDEX, DATA, IDENTITIES, SHEETS = "index.html", "data.js", "identities.js", "sheets"

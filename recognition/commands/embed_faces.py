@@ -4,9 +4,9 @@
     torchrun --nproc_per_node=8 data_tools/embed_faces.py train.rec embedded/ --model work_dirs/ms1mv3_r50
 
 OUT gets embeddings.npy (float32 [n, D], not normalized, to be memory-mapped), keys.jsonl (path or key and identity of
-each row) and embeddings.json. Blocks go to the processes of torchrun, or to --workers on the CPU; a run that was
-killed continues when it is started again. Images whose embedding is not finite are named, and --skip-bad leaves them
-out.
+each row) and embeddings.json; with --quality also quality.npy, a number for each face that clean_faces.py passes on.
+Blocks go to the processes of torchrun, or to --workers on the CPU; a run that was killed continues when it is started
+again. Images whose embedding is not finite are named, and --skip-bad leaves them out.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ from recognition.distributed.collectives import barrier
 from recognition.distributed.world import World, declared_size, join_world, report_to_launcher
 from recognition.embedding.input_scale import add_scale_flags, asked_scale
 from recognition.embedding.models import BlockEmbedder, prepare_blocks
+from recognition.embedding.quality import LENGTH, OnnxQuality, embedding_lengths
+from recognition.embedding.quality_column import write_quality
 from recognition.embedding.store import (
+    BLOCK,
     EmbeddingStore,
     ImageSource,
     all_keys,
@@ -37,6 +40,7 @@ from recognition.embedding.store import (
     embedding_folder,
     open_images,
     open_vectors,
+    read_block,
 )
 from recognition.embedding.strangers import different_people, pair_cosines, strangers_warning
 from recognition.errors import ArcShardError, CheckpointError, ConfigError, DataError
@@ -68,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
     add("--workers", type=positive_int, default=1, help="processes on the CPU, without torchrun (default: 1)")
     add("--skip-bad", action="store_true", help="leave images out whose embedding is not finite, and say how many")
+    add("--quality", metavar="length|FILE.onnx", help="write quality.npy too: a number a face")
     add("--overwrite", action="store_true", help="start from the beginning and replace what an earlier run left in OUT")
     add("--json", action="store_true", help="print the counts as one JSON object")
     return run_command(parser, _run, argv, report=_tell_launcher)
@@ -81,6 +86,7 @@ def _run(args: argparse.Namespace) -> None:
     watch = Stopwatch()
     if args.workers > 1 and declared_size() > 1:
         raise ConfigError(f"--workers {args.workers}: torchrun gives {declared_size()} processes; leave --workers out")
+    scorer = None if args.quality in (None, LENGTH) else OnnxQuality(Path(args.quality))
     with join_world("cpu" if args.workers > 1 else args.device) as world, contextlib.ExitStack() as held:
         source = open_images(args.faces, logs=world.is_main)
         settings = (args.model, args.network, args.batch_size, str(world.device), asked_scale(args))
@@ -104,6 +110,8 @@ def _run(args: argparse.Namespace) -> None:
         if world.is_main:
             left_out = _not_finite(args, store, source)
             store.publish(all_keys(source), about, left_out)
+            if args.quality is not None:
+                write_quality(args.output, _quality(args, source, scorer, left_out))
             _warn_if_alike(args, source, left_out)
             num_new = sum(len(block_range(len(source), block)) for block in missing)
             _report(args, about, _Counts(len(source), len(source) - num_new, len(left_out)), watch.seconds)
@@ -125,6 +133,18 @@ def _not_finite(args: argparse.Namespace, store: EmbeddingStore, source: ImageSo
     if len(found) > len(names):
         logger.warning("and %s more", count(len(found) - len(names), "image"))
     return set(found)
+
+
+def _quality(
+    args: argparse.Namespace, source: ImageSource, scorer: OnnxQuality | None, left_out: set[int]
+) -> np.ndarray:
+    """Return the quality of each face that was published: of its embedding, or by the network."""
+    if scorer is None:
+        return embedding_lengths(open_vectors(args.output)[0])
+    blocks = range(-(-len(source) // BLOCK))
+    shown = progress(blocks, total=len(blocks), unit="block", label="quality", quiet=args.quiet)
+    scores = np.concatenate([scorer(read_block(source, block)) for block in shown])
+    return np.delete(scores, sorted(left_out))
 
 
 def _fill(
@@ -160,6 +180,8 @@ def _begin(
     embedder = prepare()
     dimension = embedder.dimension(args.model)
     about = {"faces": str(args.faces.resolve()), "model": _name_of(args.model), **embedder.facts.as_json()}
+    if args.quality is not None:
+        about["quality"] = args.quality
     if args.overwrite:
         folder.clear()
     lock = folder.hold()

@@ -2,14 +2,17 @@
 
     python data_tools/pack_bin.py pairs.txt faces/ lfw.bin
 
-PAIRS is LFW's pairs.txt (a line `folds pairs`, then `name i j` and `name1 i name2 j`: IMAGES/name/name_0001.jpg), or
-lines `path path 0|1` with paths below IMAGES. Images are stored byte for byte unless --size gives another size.
+PAIRS is LFW's pairs.txt (a line `folds pairs`, then `name i j` and `name1 i name2 j`: IMAGES/name/name_0001.jpg), lines
+`path path 0|1` with paths below IMAGES, or the list of CALFW, CPLFW, CFP (the folder Protocol/Split/FF or FP), AgeDB
+(.mat), RFW, BFW or Kaggle's LFW as it is published; its content tells which. Images are stored byte for byte unless
+--size gives another size. OUT.json, beside it, says whom the pictures show and how they were aligned.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,14 +22,17 @@ import cv2
 from recognition.cli import make_parser, positive_int, run_command
 from recognition.console import Stopwatch, count, duration, progress
 from recognition.errors import DataError
-from recognition.formats.pair_list import PicturePair, parse_folds, read_pair_list
+from recognition.formats.pair_layouts import PAIR_LAYOUTS, odd_pairs, read_published
+from recognition.formats.pair_list import PicturePair, parse_folds
+from recognition.formats.pair_pictures import about_pairs, find_pictures
+from recognition.formats.pairs_about import about_path, render_about
 from recognition.formats.pairs_bin import write_pairs
-from recognition.formats.picture_names import PictureFinder
 from recognition.images.codec import decode_rgb, encode_jpeg, read_image_file
-from recognition.work.files import refuse_existing
+from recognition.work.files import file_sha256, refuse_existing, write_text
+
+logger = logging.getLogger(__name__)
 
 RESIZED_QUALITY = 95
-MAX_NAMED = 10  # missing pictures that are named; the rest are counted
 
 
 @dataclass(frozen=True)
@@ -41,10 +47,11 @@ class PackedPairs:
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line, pack the pairs, and return the exit status."""
     parser = make_parser("pack_bin", __doc__)
-    parser.add_argument("pairs", type=Path, metavar="PAIRS", help="LFW's pairs.txt, or lines `path path 0|1`")
+    parser.add_argument("pairs", type=Path, metavar="PAIRS", help="a list in a published layout")
     parser.add_argument("images", type=Path, metavar="IMAGES", help="folder the pairs' paths start from")
     parser.add_argument("output", type=Path, metavar="OUT.bin")
-    parser.add_argument("--folds", metavar="K|A-B", help="only these folds of an LFW pairs.txt, counted from 1")
+    parser.add_argument("--folds", metavar="K|A-B", help="only these folds of a list that has them, counted from 1")
+    parser.add_argument("--layout", choices=["lfw", *PAIR_LAYOUTS], help="of PAIRS, where its content does not tell it")
     parser.add_argument("--size", type=positive_int, metavar="PX", help="resize square images to PX x PX")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT.bin")
     parser.add_argument("--json", action="store_true", help="print the counts as one JSON object")
@@ -54,49 +61,37 @@ def main(argv: Sequence[str] | None = None) -> int:
 def pack_bin(
     pairs: Sequence[PicturePair], images: Path, output: Path, *, size: int | None = None, quiet: bool = True
 ) -> PackedPairs:
-    """Write the pairs' images below `images` to `output`, each decoded once to check it.
+    """Write the pairs' images below `images` to `output`, each decoded once to check it, and beside it the .json.
 
     Raises DataError when images are missing, naming the first, or when one does not decode.
     """
-    paths = _find_pictures(pairs, images)
+    paths = find_pictures(pairs, images)
     encoded: dict[Path, bytes] = {}
     for path in progress(dict.fromkeys(paths), total=len(set(paths)), unit="img", label="read", quiet=quiet):
         encoded[path] = _read_picture(path, size)
     write_pairs(output, [encoded[path] for path in paths], [pair.is_same for pair in pairs])
+    write_text(about_path(output), render_about(about_pairs(pairs, images), sha256=file_sha256(output)))
     return PackedPairs(len(pairs), sum(pair.is_same for pair in pairs), len(encoded))
 
 
 def _run(args: argparse.Namespace) -> None:
     watch = Stopwatch()
-    refuse_existing(args.output, overwrite=args.overwrite)
-    pairs = read_pair_list(args.pairs, folds=parse_folds(args.folds) if args.folds else None)
+    if args.output.suffix == ".json":
+        raise DataError(f"{args.output}: is the name of what is written beside it; expected a .bin; choose another OUT")
+    refuse_existing(args.output, about_path(args.output), overwrite=args.overwrite)
+    folds = parse_folds(args.folds) if args.folds else None
+    pairs = read_published(args.pairs, layout=args.layout, folds=folds)
+    odd = odd_pairs(pairs)
+    if warning := odd.warning(str(args.pairs)):
+        logger.warning("%s", warning)
     packed = pack_bin(pairs, args.images, args.output, size=args.size, quiet=args.quiet)
     if args.json:
-        print(json.dumps({"output": str(args.output), **vars(packed), "seconds": round(watch.seconds, 3)}))
+        print(json.dumps({"output": str(args.output), **vars(packed), **vars(odd), "seconds": round(watch.seconds, 3)}))
         return
     print(
         f"packed {count(packed.num_pairs, 'pair')}, {packed.num_same:,} of them same, "
         f"{count(packed.num_pictures, 'image')} in {duration(watch.seconds)}"
     )
-
-
-def _find_pictures(pairs: Sequence[PicturePair], images: Path) -> list[Path]:
-    """Return the two paths of every pair in turn."""
-    finder = PictureFinder(images)
-    found: dict[str, Path | None] = {}
-    for name in (name for pair in pairs for name in (pair.first, pair.second)):
-        if name not in found:
-            if finder.leads_out(name):
-                raise DataError(f"{images}: {name!r} leads out of it; expected a path below; fix the list of pairs")
-            found[name] = finder.find(name)
-    missing = [name for name, path in found.items() if path is None]
-    if missing:
-        named = ", ".join(missing[:MAX_NAMED]) + (", ..." if len(missing) > MAX_NAMED else "")
-        raise DataError(
-            f"{images}: {len(missing):,} of {count(len(found), 'image')} are missing: {named}; expected every "
-            "image of the pairs; add them or leave the pairs out"
-        )
-    return [path for pair in pairs for name in (pair.first, pair.second) if (path := found[name]) is not None]
 
 
 def _read_picture(path: Path, size: int | None) -> bytes:

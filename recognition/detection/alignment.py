@@ -50,3 +50,13 @@ def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     rotation = (left * sign) @ right
     scale = (singular * sign).sum() / spread
     return np.column_stack([scale * rotation, target_mean - scale * rotation @ source_mean])
+
+
+def template_name(points: object) -> str:
+    """Return "arcface" for its five points at 112 x 112, as an align.json holds them, and "another" for any other."""
+    try:
+        found = np.asarray(points, dtype=np.float64)
+    except (TypeError, ValueError):
+        return "another"
+    is_arcface = found.shape == ARCFACE_TEMPLATE.shape and np.abs(found - ARCFACE_TEMPLATE).max() < 0.5
+    return "arcface" if is_arcface else "another"

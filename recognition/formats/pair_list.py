@@ -21,11 +21,15 @@ class PicturePair:
     second: str
     is_same: bool
     fold: int = 1
+    shown: tuple[str, str] | None = None
+    """The two people, where their names are not the first folders of the paths."""
+    groups: tuple[str, str] | None = None
+    """Of the two people, where the list says them."""
 
     @property
     def people(self) -> tuple[str, str]:
         """The identities of the two pictures."""
-        return identity_of(self.first), identity_of(self.second)
+        return self.shown or (identity_of(self.first), identity_of(self.second))
 
 
 def read_pair_list(path: Path, *, folds: Collection[int] | None = None) -> list[PicturePair]:
@@ -37,7 +41,7 @@ def read_pair_list(path: Path, *, folds: Collection[int] | None = None) -> list[
     Raises DataError naming the line that is neither form, and when LFW's header disagrees with the lines.
     """
     lines = read_lines(path, "a list of pairs")
-    numbered = [(number, _split(line)) for number, line in enumerate(lines, 1) if line.strip()]
+    numbered = [(number, split_fields(line)) for number, line in enumerate(lines, 1) if line.strip()]
     if not numbered:
         raise DataError(f"{path}: holds no pairs; expected LFW's pairs.txt or lines `path path 0|1`")
     head = numbered[0][1]
@@ -73,11 +77,12 @@ def _read_lfw(
     wanted = set(range(1, num_folds + 1)) if folds is None else set(folds)
     if not wanted or not wanted <= set(range(1, num_folds + 1)):
         raise DataError(f"{path}: has folds 1 to {num_folds}; found {sorted(wanted)} in --folds; choose among them")
-    pairs = [_lfw_pair(path, number, fields, 1 + i // (2 * each)) for i, (number, fields) in enumerate(numbered)]
-    return [pair for fold in sorted(wanted) for pair in _alternating([p for p in pairs if p.fold == fold])]
+    pairs = [lfw_pair(path, number, fields, 1 + i // (2 * each)) for i, (number, fields) in enumerate(numbered)]
+    return [pair for fold in sorted(wanted) for pair in alternating([p for p in pairs if p.fold == fold])]
 
 
-def _alternating(pairs: list[PicturePair]) -> list[PicturePair]:
+def alternating(pairs: list[PicturePair]) -> list[PicturePair]:
+    """Return same and different pairs in turn, and at the end what one kind has more."""
     same = [pair for pair in pairs if pair.is_same]
     different = [pair for pair in pairs if not pair.is_same]
     paired = [pair for both in zip(same, different) for pair in both]
@@ -85,13 +90,16 @@ def _alternating(pairs: list[PicturePair]) -> list[PicturePair]:
     return paired + same[shorter:] + different[shorter:]
 
 
-def _lfw_pair(path: Path, line: int, fields: list[str], fold: int) -> PicturePair:
+def lfw_pair(
+    path: Path, line: int, fields: list[str], fold: int = 1, *, groups: tuple[str, str] | None = None
+) -> PicturePair:
+    """Return the pair of LFW's `name i j` or `name1 i name2 j`; DataError names the line that is neither."""
     if len(fields) == 3 and _is_number(fields[1]) and _is_number(fields[2]):
         name, first, second = fields
-        return PicturePair(_lfw_picture(name, first), _lfw_picture(name, second), True, fold)
+        return PicturePair(_lfw_picture(name, first), _lfw_picture(name, second), True, fold, groups=groups)
     if len(fields) == 4 and _is_number(fields[1]) and _is_number(fields[3]):
         name, first, other, second = fields
-        return PicturePair(_lfw_picture(name, first), _lfw_picture(other, second), False, fold)
+        return PicturePair(_lfw_picture(name, first), _lfw_picture(other, second), False, fold, groups=groups)
     raise DataError(f"{path}:{line}: found {' '.join(fields)!r}; expected `name i j` or `name1 i name2 j`; fix it")
 
 
@@ -109,6 +117,7 @@ def _is_number(field: str) -> bool:
     return field.isascii() and field.isdigit() and len(field) < 10
 
 
-def _split(line: str) -> list[str]:
+def split_fields(line: str) -> list[str]:
+    """Return the fields of a line, separated by tabs or else by blanks."""
     # Names may hold blanks where tabs separate.
     return [field.strip() for field in line.split("\t")] if "\t" in line else line.split()

@@ -1,12 +1,13 @@
 """Turn pair distances or scores into the numbers of face verification; numpy only, exact, no interpolation.
 
 A *distance* is the squared L2 distance of two unit embeddings, 2 - 2 cos, in [0, 4]; a *score* is larger for pairs
-that are more alike, as the cosine is. `is_same` says which pairs show one person. Everything is computed from sorted
-values or counts, so ties are treated exactly and ten million pairs take seconds.
+that are more alike, as the cosine is. `is_same` says which pairs show one person. What depends on the order of scores
+alone is in sorted_scores.py.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,12 +15,20 @@ import numpy.typing as npt
 
 from recognition.embedding.unit_rows import to_unit_rows_
 from recognition.errors import DataError
-
-Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
+from recognition.verification.sorted_scores import (
+    Bools,
+    Floats,
+    RocCurve,
+    SortedScores,
+    TarAtFar,
+    check_kinds,
+    checked,
+)
 
 FIELD_THRESHOLDS: Floats = np.arange(0, 4, 0.01)
 """The thresholds on the distance that published 10-fold accuracies were chosen from."""
+MAX_DISTINCT = 1 << 17
+"""Most thresholds that are tried where all that matter are asked for: ten folds of them are counted in 10 MiB."""
 
 
 @dataclass(frozen=True)
@@ -49,35 +58,6 @@ class FoldAccuracy:
         return 1.0 - self.threshold_l2 / 2.0
 
 
-@dataclass(frozen=True)
-class TarAtFar:
-    """The largest true accept rate whose false accept rate stays at or below `target`."""
-
-    target: float
-    tar: float
-    far: float
-    """The false accept rate achieved; at most `target`."""
-    threshold: float
-    """Accept a pair when its score is at least this."""
-    resolution: float
-    """The smallest false accept rate above zero that this many negatives can show."""
-
-    @property
-    def is_resolved(self) -> bool:
-        """Whether there are enough negatives for `target` to differ from zero."""
-        return self.target >= self.resolution
-
-
-@dataclass(frozen=True)
-class RocCurve:
-    """Every operating point, from accepting nothing to accepting all; one point per distinct score."""
-
-    far: Floats
-    tar: Floats
-    thresholds: Floats
-    """Accept a pair when its score is at least this; +inf at the first point."""
-
-
 def unit_rows(embeddings: npt.ArrayLike) -> Floats:
     """Return the rows scaled to length one, in float64; a row of zeros stays zeros."""
     rows = np.array(embeddings, dtype=np.float64)
@@ -101,109 +81,103 @@ def fold_sizes(num_pairs: int, folds: int) -> list[int]:
 def check_pairs(is_same: Bools, folds: int) -> None:
     """Raise DataError unless there are pairs of both kinds, and enough of them for `folds`."""
     _check_folds(len(is_same), folds)
-    _check_kinds(int(np.count_nonzero(is_same)), len(is_same))
+    check_kinds(int(np.count_nonzero(is_same)), len(is_same))
+
+
+@dataclass(frozen=True, eq=False)
+class FoldTable:
+    """Pairs counted by fold and by the first threshold that accepts them: fold accuracies for any weights of the pairs.
+
+    A pair is called the same person when its distance is below the threshold.
+    """
+
+    fold: npt.NDArray[np.int64]  # [n]
+    first_accepting: npt.NDArray[np.int64]  # [n]
+    is_same: Bools  # [n]
+    thresholds: Floats
+    num_folds: int
+
+    @classmethod
+    def of(cls, distances: Floats, is_same: Bools, *, sizes: Sequence[int], thresholds: Floats) -> FoldTable:
+        """Count consecutive folds of these `sizes`; DataError for distances that are not finite."""
+        distances, is_same = checked(distances, is_same, "distances")
+        assert sum(sizes) == len(distances), f"folds of {sum(sizes)} pairs for {len(distances)}"
+        fold = np.repeat(np.arange(len(sizes)), sizes)
+        return cls(fold, np.searchsorted(thresholds, distances, side="right"), is_same, thresholds, len(sizes))
+
+    def measure(self, weights: Floats | None = None) -> FoldAccuracy:
+        """Return the accuracy of each fold, its threshold chosen on all the others; a pair counts `weights` [n] times.
+
+        The chosen threshold is the first of the ascending ones at which most pairs of the other folds are right. A fold
+        whose pairs all weigh nothing has no accuracy, and is not among those returned.
+        """
+        # A pair is accepted from the first threshold above its distance on: count there, sum up along the thresholds.
+        width = len(self.thresholds) + 1
+        cell = self.fold * width + self.first_accepting
+        signs = np.where(self.is_same, 1.0, -1.0) if weights is None else np.where(self.is_same, weights, -weights)
+        gain = np.bincount(cell, signs, minlength=self.num_folds * width).reshape(self.num_folds, width)
+        different = ~self.is_same if weights is None else np.where(self.is_same, 0.0, weights)
+        rejected_right = np.bincount(self.fold, different, minlength=self.num_folds)  # [folds]
+        # [folds, thresholds]; whole numbers for whole weights, exact
+        right = rejected_right[:, None] + np.cumsum(gain[:, :-1], axis=1)
+        chosen = np.argmax(right.sum(axis=0) - right, axis=1)
+        sizes = np.bincount(self.fold, weights, minlength=self.num_folds)
+        held = np.flatnonzero(sizes > 0)
+        return FoldAccuracy(right[held, chosen[held]] / sizes[held], self.thresholds[chosen[held]])
 
 
 def fold_accuracy(
-    distances: Floats, is_same: Bools, *, folds: int = 10, thresholds: Floats = FIELD_THRESHOLDS
+    distances: Floats,
+    is_same: Bools,
+    *,
+    folds: int = 10,
+    sizes: Sequence[int] | None = None,
+    thresholds: Floats = FIELD_THRESHOLDS,
 ) -> FoldAccuracy:
     """Return the accuracy of each fold of consecutive pairs, its threshold chosen on all the others.
 
-    A pair is called the same person when its distance is below the threshold; the chosen one is the first of the
-    ascending `thresholds` at which most pairs of the other folds are right. A fold that holds one kind of pairs only is
-    scored like any other. Raises DataError for fewer pairs than folds and for distances that are not finite.
+    `sizes` are those of the folds, where a list has its own. A fold that holds one kind of pairs only is scored like
+    any other. Raises DataError for fewer pairs than folds and for distances that are not finite.
     """
-    distances, is_same = _checked(distances, is_same, "distances")
-    _check_folds(len(distances), folds)
-    sizes = np.asarray(fold_sizes(len(distances), folds))
-    # A pair is accepted from the first threshold above its distance on: count there, sum up along the thresholds.
-    first_accepting = np.searchsorted(thresholds, distances, side="right")
-    width = len(thresholds) + 1
-    cell = np.repeat(np.arange(folds), sizes) * width + first_accepting
-    gain = np.bincount(cell, np.where(is_same, 1, -1), minlength=folds * width).reshape(folds, width)
-    rejected_right = np.bincount(np.repeat(np.arange(folds), sizes), ~is_same, minlength=folds)  # [folds]
-    right = rejected_right[:, None] + np.cumsum(gain[:, :-1], axis=1)  # [folds, thresholds]; whole numbers, exact
-    chosen = np.argmax(right.sum(axis=0) - right, axis=1)
-    return FoldAccuracy(right[np.arange(folds), chosen] / sizes, thresholds[chosen])
+    _check_folds(len(distances), folds if sizes is None else len(sizes))
+    sizes = fold_sizes(len(distances), folds) if sizes is None else sizes
+    return FoldTable.of(distances, is_same, sizes=sizes, thresholds=thresholds).measure()
 
 
 def every_threshold(distances: Floats) -> Floats:
-    """Return ascending thresholds that separate `distances` in every possible way.
+    """Return ascending thresholds that separate `distances` in every possible way, if there are few enough.
 
-    The field's thresholds are 0.01 apart, too coarse for measures whose distances crowd together (raw pixels).
+    The field's thresholds are 0.01 apart, too coarse for measures whose distances crowd together (raw pixels). Of more
+    distinct distances, evenly spread ranks are taken: an approximation that moves an accuracy by at most one in
+    MAX_DISTINCT pairs.
     """
     distinct = np.unique(distances)
+    if len(distinct) > MAX_DISTINCT:
+        distinct = distinct[np.linspace(0, len(distinct) - 1, MAX_DISTINCT).astype(np.int64)]
     return np.append(distinct, np.nextafter(distinct[-1], np.inf))
 
 
 def tar_at_far(scores: Floats, is_same: Bools, target: float) -> TarAtFar:
-    """Return the largest true accept rate whose false accept rate is at most `target`.
+    """Return the largest true accept rate whose false accept rate is at most `target` (`SortedScores.tar_at_far`).
 
-    The threshold is the lowest score above the negative that would be one too many. Tied scores are accepted or
-    rejected together. A target below one over the number of negatives allows no false accept at all.
     Raises DataError without positives or without negatives.
     """
-    positives, negatives = _split(scores, is_same)
-    count = len(negatives)
-    allowed = min(int(target * count) + 1, count)
-    while allowed > 0 and allowed / count > target:  # decided in the same division a reader of `far` would check
-        allowed -= 1
-    if allowed == count:
-        threshold = min(positives[0], negatives[0])
-    else:
-        too_many = negatives[count - 1 - allowed]
-        threshold = _lowest_above(positives, negatives, too_many)
-    tar = (len(positives) - np.searchsorted(positives, threshold)) / len(positives)
-    far = (count - np.searchsorted(negatives, threshold)) / count
-    return TarAtFar(target, float(tar), float(far), float(threshold), 1.0 / count)
+    return SortedScores.of(scores, is_same).tar_at_far(target)
 
 
 def roc_auc(scores: Floats, is_same: Bools) -> float:
     """Return the probability that a positive scores above a negative, ties counting half (Mann-Whitney)."""
-    positives, negatives = _split(scores, is_same)
-    below = int(np.searchsorted(negatives, positives, side="left").sum())
-    not_above = int(np.searchsorted(negatives, positives, side="right").sum())
-    return (below + not_above) / (2 * len(positives) * len(negatives))
+    return SortedScores.of(scores, is_same).auc()
 
 
 def roc_curve(scores: Floats, is_same: Bools) -> RocCurve:
     """Return the false and true accept rate at every distinct score, thresholds descending."""
-    positives, negatives = _split(scores, is_same)
-    thresholds = np.unique(np.concatenate([positives, negatives]))[::-1]
-    accepted_same = len(positives) - np.searchsorted(positives, thresholds)
-    accepted_different = len(negatives) - np.searchsorted(negatives, thresholds)
-    return RocCurve(
-        np.concatenate([[0.0], accepted_different / len(negatives)]),
-        np.concatenate([[0.0], accepted_same / len(positives)]),
-        np.concatenate([[np.inf], thresholds]),
-    )
+    return SortedScores.of(scores, is_same).roc()
 
 
 def equal_error_rate(scores: Floats, is_same: Bools) -> float:
     """Return the mean of false accept and false reject rate where the two are closest; of ties, the lowest mean."""
-    curve = roc_curve(scores, is_same)
-    false_reject = 1.0 - curve.tar
-    order = np.lexsort(((curve.far + false_reject) / 2, np.round(np.abs(curve.far - false_reject), 12)))
-    best = order[0]
-    return float((curve.far[best] + false_reject[best]) / 2)
-
-
-def _lowest_above(positives: Floats, negatives: Floats, bound: float) -> float:
-    """Return the lowest score above `bound`, or the next float after it when there is none."""
-    candidates = []
-    for side in (positives, negatives):  # ascending
-        position = np.searchsorted(side, bound, side="right")
-        if position < len(side):
-            candidates.append(side[position])
-    return float(min(candidates)) if candidates else float(np.nextafter(bound, np.inf))
-
-
-def _split(scores: Floats, is_same: Bools) -> tuple[Floats, Floats]:
-    """Return the scores of positives and of negatives, each ascending."""
-    scores, is_same = _checked(scores, is_same, "scores")
-    positives, negatives = np.sort(scores[is_same]), np.sort(scores[~is_same])
-    _check_kinds(len(positives), len(scores))
-    return positives, negatives
+    return SortedScores.of(scores, is_same).equal_error()[0]
 
 
 def _check_folds(num_pairs: int, folds: int) -> None:
@@ -211,20 +185,3 @@ def _check_folds(num_pairs: int, folds: int) -> None:
         raise DataError(f"{folds} fold requested; expected at least 2: one to test on, one to choose the threshold on")
     if num_pairs < folds:
         raise DataError(f"{num_pairs} pairs; expected at least one per fold; add pairs or lower the {folds} folds")
-
-
-def _check_kinds(num_same: int, num_pairs: int) -> None:
-    if num_same in (0, num_pairs):
-        raise DataError(
-            f"{num_same} of {num_pairs} pairs show the same person; expected pairs of both kinds; add the missing kind"
-        )
-
-
-def _checked(values: npt.ArrayLike, is_same: npt.ArrayLike, what: str) -> tuple[Floats, Bools]:
-    numbers, same = np.asarray(values, dtype=np.float64), np.asarray(is_same, dtype=bool)
-    assert numbers.ndim == 1, f"{what} have the shape {numbers.shape}"
-    assert numbers.shape == same.shape, f"{len(numbers)} {what} for {len(same)} pairs"
-    broken = int(np.count_nonzero(~np.isfinite(numbers)))
-    if broken:
-        raise DataError(f"{broken} of {len(numbers)} {what} are not finite; expected numbers; look for NaN in weights")
-    return numbers, same

@@ -33,6 +33,7 @@ from recognition.verification.protocols import (
     order_warning,
     verify_embeddings,
 )
+from recognition.verification.sorted_scores import tar_name
 from recognition.verification.validators import Report, Setting, validation_folder
 
 logger = logging.getLogger(__name__)
@@ -151,13 +152,8 @@ def result_values(result: VerificationResult) -> dict[str, float]:
         "std": result.std,
         "threshold_cosine": result.threshold_cosine,
         "threshold_l2": result.threshold_l2,
-        **{far_label(point.target): point.tar for point in result.tar_at_far},
+        **{tar_name(point.target): point.tar for point in result.tar_at_far},
         "auc": result.auc,
         "eer": result.eer,
     }
     return values if result.xnorm is None else {**values, "xnorm": result.xnorm}
-
-
-def far_label(target: float) -> str:
-    """Spell a target the field's way: tar@far1e-3."""
-    return f"tar@far{target:.0e}".replace("e-0", "e-")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,23 +17,20 @@ import numpy as np
 import numpy.typing as npt
 
 from recognition.errors import DataError
+from recognition.formats.pairs_about import PairsAbout, read_about
 from recognition.formats.pairs_bin import read_pairs
 from recognition.images.codec import decode_rgb
 from recognition.images.codec import image_size as header_size
+from recognition.verification.intervals import MIN_ABOVE, Interval, PairPeople, verification_intervals
 from recognition.verification.metrics import (
     FIELD_THRESHOLDS,
-    Bools,
-    Floats,
-    TarAtFar,
+    FoldTable,
     check_pairs,
-    equal_error_rate,
     every_threshold,
-    fold_accuracy,
     fold_sizes,
     pair_distances,
-    roc_auc,
-    tar_at_far,
 )
+from recognition.verification.sorted_scores import Bools, Counts, Floats, SortedScores, TarAtFar, tar_name
 from recognition.work.files import file_sha256
 
 Pixels = npt.NDArray[np.uint8]
@@ -42,6 +39,7 @@ Embed = Callable[[Pixels], npt.NDArray[np.float32]]
 """Images [n, S, S, 3] RGB -> embeddings [n, D]: of the image plus of its mirror image, not normalized."""
 
 FAR_TARGETS = (1e-3, 1e-4)
+DEFAULT_FOLDS = 10
 NEAR_CHANCE = 0.05
 
 
@@ -55,6 +53,14 @@ class PairSet:
     """Of the file: several files named lfw.bin are in circulation, and they give different numbers."""
     images: list[bytes]
     is_same: Bools
+    about: PairsAbout = field(default_factory=PairsAbout)
+    """What a list or the .json beside the file says of the pictures."""
+
+    def sizes(self, folds: int | None) -> list[int]:
+        """Return the sizes of so many folds; of those that the list itself has, or else of 10, when None are asked."""
+        if folds is None and self.about.fold_sizes is not None:
+            return list(self.about.fold_sizes)
+        return fold_sizes(len(self.is_same), DEFAULT_FOLDS if folds is None else folds)
 
 
 @dataclass(frozen=True)
@@ -74,23 +80,35 @@ class VerificationResult:
     """Their thresholds are cosines."""
     auc: float
     eer: float
+    counts: Counts
+    """Of all pairs at `threshold_cosine`."""
     xnorm: float | None
     """Mean length of the embeddings (half of the sum over the two mirror images); None where there are none."""
+    num_people: int | None
+    """None where nobody says whom the pictures show."""
+    intervals: Mapping[str, Interval]
+    """By the name of the number; one that is missing is not known well enough for an interval, or was not asked for."""
     cosines: Floats = field(repr=False, compare=False)
     is_same: Bools = field(repr=False, compare=False)
+    model: str = ""
+    """How its model is called, where several are compared."""
 
 
-def open_pair_set(path: Path, *, name: str | None = None, folds: int = 10) -> PairSet:
+def open_pair_set(path: Path, *, name: str | None = None, folds: int | None = None) -> PairSet:
     """Read a verification .bin; its name is the file's stem unless given.
 
-    Raises DataError for a missing or damaged file, for pairs of one kind only, and for fewer pairs than folds.
+    Raises DataError for a missing or damaged file, for a .json beside it that describes another, for pairs of one kind
+    only, and for fewer pairs than folds.
     """
     pairs = read_pairs(path)
+    sha256 = file_sha256(path)
+    about = read_about(path, sha256=sha256, num_pairs=len(pairs))
+    found = PairSet(name or path.stem, path, sha256, pairs.images, pairs.is_same, about)
     try:
-        check_pairs(pairs.is_same, folds)
+        check_pairs(pairs.is_same, len(found.sizes(folds)))
     except DataError as err:
         raise DataError(f"{path}: {err}") from err
-    return PairSet(name or path.stem, path, file_sha256(path), pairs.images, pairs.is_same)
+    return found
 
 
 def embedded_rows(
@@ -185,7 +203,9 @@ def fit_square(image: Pixels, side: int) -> Pixels:
     return np.asarray(scaled[top : top + side, left : left + side], dtype=np.uint8)
 
 
-def verify_embeddings(pair_set: PairSet, embeddings: npt.ArrayLike, *, folds: int = 10) -> VerificationResult:
+def verify_embeddings(
+    pair_set: PairSet, embeddings: npt.ArrayLike, *, folds: int | None = None, with_intervals: bool = False
+) -> VerificationResult:
     """Measure a model by its flip-summed embeddings [2n, D], as the field reports it.
 
     Raises DataError when an embedding is not finite.
@@ -198,16 +218,34 @@ def verify_embeddings(pair_set: PairSet, embeddings: npt.ArrayLike, *, folds: in
             "the weights hold NaN or overflow, take an earlier checkpoint"
         )
     xnorm = float(np.mean(np.linalg.norm(rows, axis=1))) / 2
-    return _measure(pair_set, pair_distances(rows), folds=folds, thresholds=FIELD_THRESHOLDS, xnorm=xnorm)
+    distances = pair_distances(rows)
+    table = FoldTable.of(distances, pair_set.is_same, sizes=pair_set.sizes(folds), thresholds=FIELD_THRESHOLDS)
+    # One quantity under all numbers: the cosine is taken from the distance, so that ties are ties in both.
+    return _measure(pair_set, 1.0 - distances / 2.0, table, _Scale(2.0), xnorm=xnorm, with_intervals=with_intervals)
 
 
-def verify_scores(pair_set: PairSet, scores: Floats, *, method: str, folds: int = 10) -> VerificationResult:
-    """Measure any score of likeness [n] on the scale of a cosine, with every possible threshold to choose from.
+def verify_scores(
+    pair_set: PairSet, scores: Floats, *, method: str, folds: int | None = None, with_intervals: bool = False
+) -> VerificationResult:
+    """Measure any score of likeness [n], larger for pairs that are more alike, with every threshold to choose from.
 
     A baseline's scores may all lie closer together than the field's thresholds do, and would look worse than they are.
     """
-    distances = 2.0 - 2.0 * np.asarray(scores, dtype=np.float64)
-    return _measure(pair_set, distances, folds=folds, thresholds=every_threshold(distances), method=method)
+    distances = -np.asarray(scores, dtype=np.float64)
+    thresholds = every_threshold(distances)
+    table = FoldTable.of(distances, pair_set.is_same, sizes=pair_set.sizes(folds), thresholds=thresholds)
+    return _measure(pair_set, -distances, table, _Scale(1.0, 0.0), method=method, with_intervals=with_intervals)
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """How a threshold of a table becomes a score: score = offset - threshold / step."""
+
+    step: float
+    offset: float = 1.0
+
+    def score_of(self, threshold: float) -> float:
+        return self.offset - threshold / self.step
 
 
 def count_broken(embeddings: npt.NDArray[np.floating]) -> int:
@@ -227,22 +265,23 @@ def chance_warning(result: VerificationResult) -> str | None:
     )
 
 
-def order_warning(pair_set: PairSet, folds: int) -> str | None:
+def order_warning(pair_set: PairSet, folds: int | None) -> str | None:
     """Return what to do when folds hold one kind of pairs only, else None.
 
     LFW's list has 300 same and then 300 different pairs in each fold: right in its own folds, and wrong once another
     number of folds cuts it, because leaving one kind out pulls the threshold toward the other.
     """
-    starts = np.cumsum([0, *fold_sizes(len(pair_set.is_same), folds)])
+    sizes = pair_set.sizes(folds)
+    starts = np.cumsum([0, *sizes])
     lopsided = sum(
         bool(pair_set.is_same[start:stop].all() or not pair_set.is_same[start:stop].any())
         for start, stop in itertools.pairwise(starts)
     )
-    if lopsided == 0 or len(pair_set.is_same) < 2 * folds:
+    if lopsided == 0 or len(pair_set.is_same) < 2 * len(sizes):
         return None
     return (
-        f"{pair_set.name}: {lopsided} of {folds} folds hold pairs of one kind only, which makes the accuracy come out "
-        "too low; interleave same and different pairs when packing, or choose the folds the list was made for"
+        f"{pair_set.name}: {lopsided} of {len(sizes)} folds hold pairs of one kind only, which makes the accuracy "
+        "come out too low; interleave same and different pairs when packing, or choose the folds the list was made for"
     )
 
 
@@ -265,17 +304,32 @@ def size_warning(pair_set: PairSet, side: int) -> str | None:
 
 def _measure(
     pair_set: PairSet,
-    distances: Floats,
+    scores: Floats,
+    table: FoldTable,
+    scale: _Scale,
     *,
-    folds: int,
-    thresholds: Floats,
     method: str = "model",
     xnorm: float | None = None,
+    with_intervals: bool = False,
 ) -> VerificationResult:
     is_same = pair_set.is_same
-    # One quantity under all numbers: the cosine is taken from the distance, so that ties are ties in both.
-    cosines = 1.0 - distances / 2.0
-    accuracy = fold_accuracy(distances, is_same, folds=folds, thresholds=thresholds)
+    accuracy = table.measure()
+    threshold = scale.score_of(float(np.mean(accuracy.thresholds)))
+    ordered = SortedScores.of(scores, is_same)
+    points = tuple(ordered.tar_at_far(target) for target in FAR_TARGETS)
+    # A pair is accepted above the threshold, not on it: its distance lies below that threshold.
+    counts = ordered.counts(float(np.nextafter(threshold, np.inf)))
+    eer, eer_threshold = ordered.equal_error()
+    people = None if pair_set.about.people is None else PairPeople.of(pair_set.about.people)
+    found: dict[str, Interval] = {}
+    if people is not None and with_intervals:
+        found = verification_intervals(
+            scores=scores, is_same=is_same, table=table, score_of=scale.score_of, people=people, targets=FAR_TARGETS
+        )
+        above = dict.fromkeys(("accuracy", "precision", "recall", "f1"), counts.false_accepts)
+        above |= {tar_name(point.target): point.num_above for point in points}
+        above["eer"] = ordered.counts(eer_threshold).false_accepts
+        found = {name: interval for name, interval in found.items() if above.get(name, MIN_ABOVE) >= MIN_ABOVE}
     return VerificationResult(
         name=pair_set.name,
         method=method,
@@ -284,12 +338,15 @@ def _measure(
         sha256=pair_set.sha256,
         accuracy=accuracy.mean,
         std=accuracy.std,
-        threshold_cosine=accuracy.threshold_cosine,
-        threshold_l2=accuracy.threshold_l2,
-        tar_at_far=tuple(tar_at_far(cosines, is_same, target) for target in FAR_TARGETS),
-        auc=roc_auc(cosines, is_same),
-        eer=equal_error_rate(cosines, is_same),
+        threshold_cosine=threshold,
+        threshold_l2=accuracy.threshold_l2 if scale.offset else 2.0 - 2.0 * threshold,
+        tar_at_far=points,
+        auc=ordered.auc(),
+        eer=eer,
+        counts=counts,
         xnorm=xnorm,
-        cosines=cosines,
+        num_people=None if people is None else people.num,
+        intervals=found,
+        cosines=scores,
         is_same=is_same,
     )

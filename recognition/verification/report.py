@@ -3,30 +3,49 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from recognition.errors import ConfigError
-from recognition.verification.metrics import TarAtFar, roc_curve
+from recognition.verification.groups import GroupTable
+from recognition.verification.intervals import MIN_ABOVE, Interval
+from recognition.verification.metrics import roc_curve
 from recognition.verification.protocols import VerificationResult
+from recognition.verification.sorted_scores import TarAtFar, tar_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_UNRESOLVED = "*"
+_UNRESOLVED, _TOO_FEW, _UNKNOWN = "*", "†", "‡"
+INTERVAL_NAMES = ("accuracy", "precision", "recall", "f1", "auc", "eer")
 
 
 def result_table(results: Sequence[VerificationResult]) -> str:
     """Return one aligned line per result under a heading, with a footnote where a FAR is out of reach."""
+    has_models = len({result.model for result in results}) > 1
     has_methods = any(result.method != "model" for result in results)
-    heading = ["set", *(["method"] if has_methods else []), "pairs", "same", "accuracy", "cosine", "L2²"]
+    heading = [
+        *(["model"] if has_models else []),
+        "set",
+        *(["method"] if has_methods else []),
+        "pairs",
+        "same",
+        "accuracy",
+        "cosine",
+        "L2²",
+    ]
     heading += [f"TAR@FAR{_exponent(point.target)} (FAR)" for point in results[0].tar_at_far]
     heading += ["AUC", "EER", "norm"]
-    rows = [_row(result, has_methods) for result in results]
-    lines = _aligned([heading, *rows], num_left=2 if has_methods else 1)
+    rows = [_row(result, has_models, has_methods) for result in results]
+    own = [result for result in results if result.method == "model"]
+    for model in dict.fromkeys(result.model for result in own):
+        of_model = [result for result in own if result.model == model]
+        if len(of_model) > 1:
+            rows.append(_mean_row(of_model, has_models, has_methods))
+    lines = _aligned([heading, *rows], num_left=1 + has_models + has_methods)
     if any(not point.is_resolved for result in results for point in result.tar_at_far):
         lines.append(f"{_UNRESOLVED} too few pairs of different people for one false accept at this FAR: none allowed")
     return "\n".join(lines)
@@ -48,6 +67,9 @@ def result_mapping(result: VerificationResult) -> dict[str, Any]:
         "auc": result.auc,
         "eer": result.eer,
         "xnorm": result.xnorm,
+        **{name: number_of(result, name) for name in ("precision", "recall", "f1")},
+        "num_people": result.num_people,
+        "intervals": {name: [found.low, found.high] for name, found in result.intervals.items()},
     }
 
 
@@ -92,8 +114,92 @@ def score_plot(result: VerificationResult) -> bytes:
     return _png(figure)
 
 
-def _row(result: VerificationResult, has_methods: bool) -> list[str]:
+def interval_table(results: Sequence[VerificationResult]) -> str:
+    """Return a line per result with the 95 % interval of each number, and footnotes where there is none."""
+    has_models = len({result.model for result in results}) > 1
+    names = INTERVAL_NAMES + tuple(tar_name(point.target) for point in results[0].tar_at_far)
+    labels = {"auc": "AUC", "eer": "EER", "f1": "F1", **{name: name.upper() for name in names if "@" in name}}
+    rows = [
+        [*(["model"] if has_models else []), "95 % interval", "people", *(labels.get(name, name) for name in names)]
+    ]
+    cells = [[_interval_cell(result, name) for name in names] for result in results]
+    for result, row in zip(results, cells):
+        people = "-" if result.num_people is None else f"{result.num_people:,}"
+        rows.append([*([result.model] if has_models else []), result.name, people, *row])
+    lines = _aligned(rows, num_left=1 + has_models)
+    notes = {_TOO_FEW: f"no interval: fewer than {MIN_ABOVE} pairs of different people are above the threshold"}
+    notes[_UNKNOWN] = "no interval: nobody says whom the pictures show (docs/evaluation.md)"
+    return "\n".join(
+        [*lines, *(f"{mark} {note}" for mark, note in notes.items() if any(mark in c for r in cells for c in r))]
+    )
+
+
+def group_lines(result: VerificationResult, table: GroupTable) -> str:
+    """Return a line per group with its errors at the common threshold."""
+    heading = f"{result.name} at {table.threshold:.4f} ({table.chosen_by})"
+    rows = [[heading, "same", "FNMR", "different", "FMR"]]
+    for row in table.rows:
+        rows.append(
+            [
+                row.group,
+                f"{row.num_same:,}",
+                rate_cell(row.fnmr, row.fnmr_interval),
+                f"{row.num_different:,}",
+                rate_cell(row.fmr, row.fmr_interval),
+            ]
+        )
+    return "\n".join(_aligned(rows, num_left=1))
+
+
+def rate_cell(rate: float | None, interval: Interval | None) -> str:
+    """Spell a rate with its interval, where they are known."""
+    if rate is None:
+        return "-"
+    return f"{rate:.4f}" + ("" if interval is None else f" [{interval.low:.4f}, {interval.high:.4f}]")
+
+
+def number_of(result: VerificationResult, name: str) -> float:
+    """Return the number that an interval's name is of."""
+    if name in ("precision", "recall", "f1"):
+        return float(getattr(result.counts, name))
+    points = {tar_name(point.target): point.tar for point in result.tar_at_far}
+    return points[name] if name in points else float(getattr(result, name))
+
+
+def _interval_cell(result: VerificationResult, name: str) -> str:
+    interval = result.intervals.get(name)
+    value = f"{number_of(result, name):.4f}"
+    if interval is not None:
+        return f"{value} [{interval.low:.4f}, {interval.high:.4f}]"
+    return f"{value} {_UNKNOWN if result.num_people is None else _TOO_FEW}"
+
+
+def _mean_row(results: Sequence[VerificationResult], has_models: bool, has_methods: bool) -> list[str]:
+    """Return the row of the means over a model's sets."""
+
+    def mean(values: Iterable[float]) -> str:
+        return f"{np.mean(list(values)):.4f}"
+
+    points = zip(*(result.tar_at_far for result in results))
     return [
+        *([results[0].model] if has_models else []),
+        "mean",
+        *(["model"] if has_methods else []),
+        f"{sum(result.num_pairs for result in results):,}",
+        "",
+        mean(result.accuracy for result in results),
+        "",
+        "",
+        *(mean(point.tar for point in column) for column in points),
+        mean(result.auc for result in results),
+        mean(result.eer for result in results),
+        "",
+    ]
+
+
+def _row(result: VerificationResult, has_models: bool, has_methods: bool) -> list[str]:
+    return [
+        *([result.model] if has_models else []),
         result.name,
         *([result.method] if has_methods else []),
         f"{result.num_pairs:,}",

@@ -8,7 +8,7 @@ from pathlib import Path
 from recognition.cleaning.borderline import survey
 from recognition.cleaning.decision_file import Decision
 from recognition.cleaning.review_page import own_identities, page_data, write_page
-from recognition.cleaning.sheets import TILES, Plan
+from recognition.images.sheets import TILES, Plan
 
 HOSTILE = ["</script><script>x()</script>", "\u2028", "'\"`${x}", "new\nline", "名", "\udce9", "__proto__", "<!--"]
 

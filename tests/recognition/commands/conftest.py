@@ -1,4 +1,4 @@
-"""A real browser for the review page: Debian's chromium, driven by Playwright (the extra `browser`)."""
+"""A real browser for the review page and the report: Debian's chromium, driven by Playwright (the extra `browser`)."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("console", lambda message: complaints.append(message.text))
         page.on("dialog", lambda dialog: complaints.append(dialog.message) or dialog.dismiss())
-        inside = (folder.as_uri(), "blob:")
+        inside = (folder.as_uri(), "blob:", "data:")
         page.on("request", lambda sent: sent.url.startswith(inside) or complaints.append(f"asked for {sent.url}"))
 
     def open_folder(folder: Path) -> Any:

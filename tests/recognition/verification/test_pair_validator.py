@@ -17,8 +17,9 @@ from recognition.distributed.world import World
 from recognition.errors import ConfigError
 from recognition.formats.pairs_bin import write_pairs
 from recognition.images.codec import encode_jpeg
-from recognition.verification.pair_validator import far_label, result_values
+from recognition.verification.pair_validator import result_values
 from recognition.verification.protocols import embedded_rows, open_pair_set, verify_embeddings
+from recognition.verification.sorted_scores import tar_name
 from recognition.verification.validators import build_validators
 from tests.helpers.worlds import run_world
 
@@ -216,4 +217,4 @@ def _constant(pixels):
 
 @pytest.mark.parametrize(("target", "label"), [(1e-3, "tar@far1e-3"), (1e-4, "tar@far1e-4"), (1e-10, "tar@far1e-10")])
 def test_rates_are_spelled_the_fields_way(target, label):
-    assert far_label(target) == label
+    assert tar_name(target) == label

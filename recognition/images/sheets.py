@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,17 +46,25 @@ def draw_sheet(faces: Path, pictures: Sequence[str]) -> bytes:
 
     Raises DataError when a picture is missing or does not decode.
     """
+    return join_tiles(_read(faces / picture) for picture in pictures)
+
+
+def join_tiles(pictures: Iterable[np.ndarray]) -> bytes:
+    """Return a JPEG of at most TILES pictures, uint8 [H, W, 3] RGB, as tiles in rows of COLUMNS."""
     side = COLUMNS * TILE_PX
     sheet = np.full((side, side, 3), 128, np.uint8)
-    for number, picture in enumerate(pictures):
+    for number, rgb in enumerate(pictures):
         top, left = (TILE_PX * index for index in divmod(number, COLUMNS))
-        sheet[top : top + TILE_PX, left : left + TILE_PX] = _tile(faces / picture)
+        sheet[top : top + TILE_PX, left : left + TILE_PX] = fit_tile(rgb)
     return encode_jpeg(sheet, _QUALITY)
 
 
-def _tile(path: Path) -> np.ndarray:
+def _read(path: Path) -> np.ndarray:
+    return decode_photo(read_photo(path), place=str(path))
+
+
+def fit_tile(rgb: np.ndarray) -> np.ndarray:
     """Return a picture scaled to fit a tile, uint8 [TILE_PX, TILE_PX, 3] RGB, with gray bars where it is not square."""
-    rgb = decode_photo(read_photo(path), place=str(path))
     height, width = rgb.shape[:2]
     scale = TILE_PX / max(height, width)
     if scale != 1:

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recognition.cleaning.sheets import COLUMNS, TILE_PX, TILES, Plan, draw_sheet
 from recognition.errors import DataError
 from recognition.images.codec import decode_rgb, encode_jpeg
+from recognition.images.sheets import COLUMNS, TILE_PX, TILES, Plan, draw_sheet
 
 ROWS = st.lists(st.lists(st.integers(0, 200).map(str), min_size=1, max_size=7), max_size=80)
 
