@@ -109,7 +109,7 @@ class ShardedSoftmax(nn.Module):
         self._loop = BlockLoop(
             self.state, self.margin, scale, sub_centers, interclass_filtering_threshold, products, block_size
         )
-        self.proxies = [] if update == "autograd" else [nn.Parameter(torch.zeros((), dtype=dtype))]
+        self.proxies = [] if update == "autograd" else [nn.Parameter(torch.zeros((), dtype=dtype, device=world.device))]
         """What an optimizer sees of the centers that pass 2 moves: a number, whose gradient is that of the loss."""
         self.given: Tensor | None = None
         """The sum of what the backwards since the last step were given (0-dim)."""
@@ -320,7 +320,8 @@ class ShardedSoftmax(nn.Module):
                 is_bounded=self._loop.is_bounded, is_plain=self._loop.is_plain, dtype=self.state.dtype
             )
         for proxy in self.proxies:
-            proxy.data = proxy.data.to(device, self.state.dtype)
+            if proxy.device != device or proxy.dtype != self.state.dtype:
+                proxy.data = proxy.data.to(device, self.state.dtype)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ShardedSoftmax:
         self.state.check_cast(fn)
