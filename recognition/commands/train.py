@@ -35,6 +35,7 @@ from recognition.distributed.world import (
     declared_rank,
     declared_size,
     join_world,
+    leave_at_once,
 )
 from recognition.errors import ConfigError
 from recognition.feed.build import build_loader
@@ -66,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # What torch.distributed.launch adds; it also sets LOCAL_RANK, which is what counts.
     parser.add_argument("--local-rank", "--local_rank", type=int, help=argparse.SUPPRESS)
     # Overrides may come before or after the flags.
-    return run_command(parser, _run, argv, intermixed=True)
+    return leave_at_once(lambda: run_command(parser, _run, argv, intermixed=True))
 
 
 def _run(args: argparse.Namespace) -> None:

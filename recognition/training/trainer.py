@@ -102,6 +102,7 @@ class Trainer:
         finally:
             self.saver.abandon()
             self.reports.log.close()
+            self.loader.close()
 
     def train_step(self, batches: list[Batch], epoch: int) -> StepResult:
         """Take one optimizer step and account for it."""
