@@ -34,7 +34,7 @@ from recognition.heads.optimizer import HeadOptimizer
 from recognition.heads.passes import Pass, join
 from recognition.heads.products import Kind, check_products, product_precision
 from recognition.heads.rules import DenseGradient
-from recognition.heads.sampling import Active, Targets, random_scores, sample_classes
+from recognition.heads.sampling import Active, Targets, count_own, random_scores, sample_classes
 from recognition.heads.state import CentersFormat, CenterState, MomentumFormat
 from recognition.heads.unit import unit_and_length
 
@@ -123,6 +123,11 @@ class ShardedSoftmax(nn.Module):
         return self.state.centers
 
     @property
+    def asks_the_host(self) -> bool:
+        """Whether a training forward wants `labels_on_host`."""
+        return self.sample_rate < 1 and self.centers.device.type == "cuda"
+
+    @property
     def sub_centers(self) -> int:
         """Centers per class."""
         return self._loop.sub_centers
@@ -156,12 +161,14 @@ class ShardedSoftmax(nn.Module):
         self._decides_later = True
         return HeadOptimizer(self, lr=lr, momentum=momentum, weight_decay=weight_decay, backbone=backbone)
 
-    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, embeddings: Tensor, labels: Tensor, *, labels_on_host: Tensor | None = None) -> Tensor:
         """Return the mean loss over the images of all ranks (0-dim, equal on all ranks); `result` holds the rest.
 
         `embeddings` [B, D] of any length, `labels` [B] int64 in range(num_classes); B is the same on every rank. The
         gradient of `embeddings` is complete, times the number of ranks, which DDP divides by. In training mode it
         leaves what `optimizer` needs; in eval mode, or under no_grad, all classes count and nothing will move.
+        `labels_on_host`: where classes are sampled on a GPU, the labels of all ranks [B W] in rank order, on the host;
+        without them a forward waits for the device to know how many classes of its own the batch has.
         """
         self._meet(len(embeddings))
         with self._precision():
@@ -171,7 +178,7 @@ class ShardedSoftmax(nn.Module):
             gathered = gather_rows(x, self.world)
             rows = self._rows(gathered.detach(), gather_stack(labels, self.world).flatten())
             learns = self.training and torch.is_grad_enabled()
-            active, targets = self._active(rows, is_sampled=learns and self.sample_rate < 1)
+            active, targets = self._active(rows, labels_on_host, is_sampled=learns and self.sample_rate < 1)
             self.result, passed, gradients = measure(
                 self._loop,
                 rows,
@@ -254,7 +261,7 @@ class ShardedSoftmax(nn.Module):
         return Rows(x_ND, length_N, label_N, label_N - self.class_range.start)
 
     @torch.no_grad()
-    def _active(self, rows: Rows, *, is_sampled: bool) -> tuple[Active, Targets]:
+    def _active(self, rows: Rows, labels_on_host: Tensor | None, *, is_sampled: bool) -> tuple[Active, Targets]:
         """Return the classes that take part, and where the own ones lie among them."""
         everything = Active(len(self.class_range), self.sub_centers)
         targets = Targets(everything.positions(rows.local_N), on_host=self._on_host)
@@ -263,10 +270,10 @@ class ShardedSoftmax(nn.Module):
         if self.negatives == "nearest":
             scores = self._loop.nearest(rows.x_ND, everything, targets)
         else:
-            scores = random_scores(
-                len(everything), seed=self.state.seed, step=self.steps, rank=self.world.rank, device=self.centers.device
-            )
-        sample = sample_classes(scores, rows.local_N, self.sample_rate, on_host=self._on_host)
+            seed, device = self.state.seed, self.centers.device
+            scores = random_scores(self.class_range, seed=seed, step=self.steps, device=device)
+        num_own = count_own(rows.label_N if labels_on_host is None else labels_on_host, self.class_range)
+        sample = sample_classes(scores, rows.local_N, self.sample_rate, num_own=num_own)
         active = replace(everything, sample=sample)
         return active, Targets(active.positions(rows.local_N), on_host=self._on_host)
 

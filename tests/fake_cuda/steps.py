@@ -26,7 +26,7 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
     from recognition.config.loader import load_config
     from recognition.distributed import replicate
     from recognition.distributed.world import World
-    from recognition.heads import guards
+    from recognition.heads import guards, sharded_softmax
     from recognition.training.build import build_parts
     from recognition.training.stepper import Stepper
     from tests.fake_cuda.replica import FakeReplica
@@ -37,6 +37,7 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
     if size > 1:
         dist.init_process_group("fake", rank=rank, world_size=size, store=FakeStore())
     replicate.DistributedDataParallel = FakeReplica  # type: ignore[misc]
+    sharded_softmax.count_own = _counted
     guards.gather_numbers = _met  # type: ignore[assignment]
     world = World(rank, size, 0, torch.device("cuda", 0))
     try:
@@ -46,8 +47,10 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
             stepper = Stepper(config, parts, world)
             for step in range(case.get("steps", 2)):
                 batches = [_batch(config, step) for _ in range(config.train.gradient_accumulation)]
+                labels = _labels_on_host(config, size, step) if parts.head.asks_the_host else None
                 with Watch() as watch:
-                    result = stepper.step(batches, step=step, epoch=0, lr=0.1)
+                    result = stepper.step(batches, step=step, epoch=0, lr=0.1, labels_on_host=labels)
+            sampled = None if parts.head.result.sampled is None else len(parts.head.result.sampled)
             devices = {str(value.device) for value in (result.refused, *result.values.values())}
     except Exception as err:  # the caller compares and prints it
         return {"error": f"{type(err).__name__}: {err}", "traceback": traceback.format_exc()}
@@ -61,6 +64,7 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
         "crossings": seen.crossings,
         "collectives": [str(each) for each in seen.collectives],
         "devices": sorted(devices),
+        "sampled": sampled,
         "parameters": sum(p.numel() for p in parts.backbone.parameters() if p.requires_grad),
     }
 
@@ -68,6 +72,26 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
 def _met(numbers: Any, world: Any, **where: Any) -> list[list[int]]:
     """Answer for the other hosts, which bring what this one does: tensors of FakeTensorMode have no values to send."""
     return [list(numbers)] * world.size
+
+
+def _counted(labels: Any, classes: range) -> int:
+    from torch._subclasses.fake_tensor import unset_fake_temporarily
+
+    from recognition.heads.sampling import count_own
+
+    if labels.device.type == "cuda":
+        return count_own(labels, classes)  # raises, as waiting for a value does
+    with unset_fake_temporarily():
+        return count_own(labels, classes)
+
+
+def _labels_on_host(config: Any, size: int, step: int) -> list[Any]:
+    import torch
+    from torch._subclasses.fake_tensor import unset_fake_temporarily
+
+    with unset_fake_temporarily():  # these have values
+        each = torch.arange(config.train.batch_size * size) + step
+        return [each] * config.train.gradient_accumulation
 
 
 def _batch(config: Any, step: int) -> Any:

@@ -22,6 +22,12 @@ JPEG = ["augment.preset=arcface_dali", "augment.jpeg=0.5", "augment.mask=0.1", "
 SMALL_STATE = ["head.centers_format=bf16", "head.momentum_format=int8"]
 CASES: dict[str, dict[str, Any]] = {
     "full": {},
+    "sampled": {"overrides": ["head.sample_rate=0.1"]},
+    "sampled, own alone": {"overrides": ["head.sample_rate=0"]},
+    "sampled, nearest": {"overrides": ["head.sample_rate=0.1", "head.negatives=nearest"]},
+    "sampled, bf16 and int8": {"overrides": ["head.sample_rate=0.1", *SMALL_STATE]},
+    "sampled, rank 0 of 8": {"size": 8, "overrides": ["head.sample_rate=0.1"]},
+    "augmentation": {"overrides": JPEG},
     "deferred": {"overrides": ["head.update=deferred"]},
     "autograd": {"overrides": ["head.update=autograd"]},
     "bf16 and int8": {"overrides": SMALL_STATE},
@@ -77,6 +83,15 @@ def test_the_collectives_of_a_step_are_those_of_the_docs(
     stated.insert(-1, ("allreduce", "float32", 4 * first["parameters"]))
     found = [received(*each.split(), size) for each in first["collectives"]]
     assert found == stated
+
+
+def test_the_sample_on_cuda_is_what_the_rate_says(seen: dict[str, dict[str, Any]]) -> None:
+    assert seen["full"]["sampled"] is None
+    assert seen["sampled"]["sampled"] == 200  # a tenth of 2,000
+    assert seen["sampled, own alone"]["sampled"] == 4  # the batch's own
+    assert (
+        seen["sampled, rank 0 of 8"]["sampled"] == 32
+    )  # its 250 classes hold all 32 labels of the batch; a tenth of them were 25
 
 
 def stated_collectives(*, size: int, batch: int, embedding: int) -> Any:
