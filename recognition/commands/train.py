@@ -36,6 +36,7 @@ from recognition.distributed.world import (
     declared_size,
     join_world,
     leave_at_once,
+    planned_device,
 )
 from recognition.errors import ConfigError
 from recognition.feed.build import build_loader
@@ -44,11 +45,20 @@ from recognition.plan import Plan, find_inputs, make_plan, measure_timing, rende
 from recognition.plan.inputs import EXPECTED_DATA
 from recognition.training.build import build_parts, margin_of
 from recognition.training.class_means import start_from_class_means
+from recognition.training.cuda_settings import settle_cuda
 from recognition.training.interrupts import Stopped, ignore_save_requests
 from recognition.training.meters import attach_log_files
 from recognition.training.preflight import preflight
 from recognition.training.shortage import shortages_told
-from recognition.training.start import CHECKPOINTS, find_start, hold_global_batch, mark_launcher, resumes, tidy
+from recognition.training.start import (
+    CHECKPOINTS,
+    find_start,
+    hold_global_batch,
+    hold_products,
+    mark_launcher,
+    resumes,
+    tidy,
+)
 from recognition.training.trainer import Trainer
 from recognition.training.wandb_run import require_wandb
 from recognition.verification.validators import build_validators
@@ -101,7 +111,7 @@ def _check(config: Config, folder: Path) -> None:
         config = hold_global_batch(config, Checkpoint(latest), every)
     inputs = find_inputs(config)
     dataset = open_dataset(config.data) if inputs.has_data else None
-    plan = _plan(config, dataset, declared_size())
+    plan = _plan(config, dataset, declared_size(), planned_device(config.device))
     if config.init_from:
         check_weights(Path(config.init_from), Architecture.of(config.backbone, config.data.image_size))
     device = choose_device("cpu" if config.device == "cpu" else "auto")  # a plan for GPUs is made anywhere
@@ -121,9 +131,11 @@ def _train(config: Config, world: World, folder: Path, args: argparse.Namespace)
         config, checkpoint = find_start(folder, dataclasses.replace(config, resume=True), world)
     elif world.is_main:
         mark_launcher(folder)
+    config = hold_products(config, checkpoint, world)
+    settle_cuda(config.train, world.device)
     inputs = find_inputs(config)
     dataset = preflight(config, world)
-    plan = _plan(config, dataset, world.size)
+    plan = _plan(config, dataset, world.size, world.device.type)
     logger.info("%s", render_plan(plan, inputs))
     validators = build_validators(config, world, quiet=args.quiet)
     parts = build_parts(config, dataset.num_classes, world)
@@ -136,7 +148,7 @@ def _train(config: Config, world: World, folder: Path, args: argparse.Namespace)
     trainer.fit()
 
 
-def _plan(config: Config, dataset: Dataset | None, world_size: int) -> Plan:
+def _plan(config: Config, dataset: Dataset | None, world_size: int, device: str) -> Plan:
     num_images = len(dataset) if dataset is not None else config.data.num_image
     num_classes = dataset.num_classes if dataset is not None else config.data.num_classes
     if num_images is None or num_classes is None:
@@ -145,7 +157,14 @@ def _plan(config: Config, dataset: Dataset | None, world_size: int) -> Plan:
             "correct it, or set data.num_classes and data.num_image to plan without the data"
         )
     num_used = None if dataset is None else dataset.num_used
-    return make_plan(config, world_size=world_size, num_images=num_images, num_classes=num_classes, num_used=num_used)
+    return make_plan(
+        config,
+        world_size=world_size,
+        num_images=num_images,
+        num_classes=num_classes,
+        num_used=num_used,
+        device=device,
+    )
 
 
 def _provenance() -> str:

@@ -60,8 +60,9 @@ def join_world(device: Literal["auto", "cpu", "cuda"] = "auto", *, timeout_s: fl
 
     gloo on CPU, NCCL on CUDA (with gloo beside it for CPU tensors); a collective waits `timeout_s` for the others.
     NCCL's own limit is longer: its watchdog ends the process without a word, so that gloo has to speak first. With NCCL
-    an error leaves the group as it is (`leave_at_once` then ends the process). Raises ConfigError when CUDA is asked for and absent or when there are fewer GPUs than processes on this node, and
-    LostRanksError when another rank does not come or is lost on the way.
+    an error leaves the group as it is (`leave_at_once` then ends the process). Raises ConfigError when CUDA is asked
+    for and absent or when there are fewer GPUs than processes on this node, and LostRanksError when another rank does
+    not come or is lost on the way.
     """
     rank = int(os.environ.get("RANK", "0"))
     size = int(os.environ.get("WORLD_SIZE", "1"))
@@ -192,11 +193,20 @@ def declared_rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
+def planned_device(device: str) -> str:
+    """Return "cuda" or "cpu": what a run with this `device` computes on here, or elsewhere where CUDA is asked for."""
+    return "cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu"
+
+
+def fix_cublas_order() -> None:
+    """Let cuBLAS sum in one order; it reads this when it is first used."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
 def choose_device(device: str, local_rank: int = 0) -> torch.device:
     """Return the device that "auto", "cpu" or "cuda" means here for the `local_rank`-th process; "auto" prefers CUDA.
 
-    NCCL's own limit is longer: its watchdog ends the process without a word, so that gloo has to speak first. With NCCL
-    an error leaves the group as it is (`leave_at_once` then ends the process). Raises ConfigError when CUDA is asked for and absent or when this process has no GPU of its own.
+    Raises ConfigError when CUDA is asked for and absent or when this process has no GPU of its own.
     """
     if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")

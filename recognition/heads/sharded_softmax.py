@@ -32,7 +32,7 @@ from recognition.heads.margins import ArcFace, Margin, State
 from recognition.heads.measure import Gradients, HeadResult, Rows, measure
 from recognition.heads.optimizer import HeadOptimizer
 from recognition.heads.passes import Pass, join
-from recognition.heads.products import Kind, check_products, product_precision
+from recognition.heads.products import Asked, Kind, check_products, product_precision, resolve_products
 from recognition.heads.rules import DenseGradient
 from recognition.heads.sampling import Active, Targets, count_own, random_scores, sample_classes
 from recognition.heads.state import CentersFormat, CenterState, MomentumFormat
@@ -66,7 +66,7 @@ class ShardedSoftmax(nn.Module):
         seed: int = 0,
         world: World | None = None,
         update: Literal["fused", "autograd"] = "fused",
-        products: Kind = "float32",
+        products: Asked = "auto",
         sub_centers: int = 1,
         sample_rate: float = 1.0,
         negatives: Literal["random", "nearest"] = "random",
@@ -81,7 +81,6 @@ class ShardedSoftmax(nn.Module):
         super().__init__()
         check_update(update, sample_rate, centers_format)
         world = world or joined_world()
-        check_products(products, world.device)
         self.world = world
         self.margin = ArcFace() if margin is None else margin
         self.num_classes = num_classes
@@ -107,8 +106,9 @@ class ShardedSoftmax(nn.Module):
         self.register_buffer("classes", torch.tensor(self._span, device=world.device))
         self.statistics = _buffers(self.margin.first(), world.device)
         self._loop = BlockLoop(
-            self.state, self.margin, scale, sub_centers, interclass_filtering_threshold, products, block_size
+            self.state, self.margin, scale, sub_centers, interclass_filtering_threshold, block_size=block_size
         )
+        self.products = products
         self.proxies = [] if update == "autograd" else [nn.Parameter(torch.zeros((), dtype=dtype, device=world.device))]
         """What an optimizer sees of the centers that pass 2 moves: a number, whose gradient is that of the loss."""
         self.given: Tensor | None = None
@@ -121,6 +121,11 @@ class ShardedSoftmax(nn.Module):
     def centers(self) -> Tensor:
         """This rank's centers: a parameter with update "autograd", else a buffer that pass 2 moves."""
         return self.state.centers
+
+    @property
+    def resolved_products(self) -> Kind:
+        """The precision of the matrix products, where `products` is "auto" too."""
+        return self._loop.products
 
     @property
     def asks_the_host(self) -> bool:
@@ -251,7 +256,10 @@ class ShardedSoftmax(nn.Module):
     @contextlib.contextmanager
     def _precision(self) -> Iterator[None]:
         """Hold autocast off, and the products as they were asked for."""
-        with torch.autocast(self.centers.device.type, enabled=False), product_precision(self._loop.products):
+        with (
+            torch.autocast(self.centers.device.type, enabled=False),
+            product_precision(self._loop.products, self.centers.device),
+        ):
             yield
 
     def _rows(self, gathered: Tensor, label_N: Tensor) -> Rows:
@@ -321,10 +329,12 @@ class ShardedSoftmax(nn.Module):
         # On CUDA nothing waits for the device: what is refused, and where the targets lie, is decided there.
         self._on_host = mode == "host"
         self.state.changes_in_place = self._on_host
+        self._loop.products = resolve_products(self.products, device)
+        check_products(self._loop.products, device)
         self._loop.kernels = None
         if mode == "kernels":
             self._loop.kernels = load_kernels(
-                is_bounded=self._loop.is_bounded, is_plain=self._loop.is_plain, dtype=self.state.dtype
+                is_bounded=self._loop.is_bounded, is_plain=self._loop.is_plain, dtype=self.state.dtype, device=device
             )
         for proxy in self.proxies:
             if proxy.device != device or proxy.dtype != self.state.dtype:

@@ -28,7 +28,7 @@ from recognition.training.publish import publish_model
 from recognition.training.refusals import RefusalWatch, stop_refusing
 from recognition.training.reports import Reports
 from recognition.training.resume import load_run, order_settings, snapshot_run
-from recognition.training.run_meta import OrderSettings, RunMeta
+from recognition.training.run_meta import DRAW, OrderSettings, RunMeta
 from recognition.training.start import CHECKPOINTS
 from recognition.training.state import TrainState
 from recognition.training.stepper import Stepper, StepResult
@@ -167,6 +167,8 @@ class Trainer:
             network=self.config.backbone.network,
             global_batch=self.plan.global_batch,
             order=self._order(),
+            products=self.parts.head.resolved_products,
+            draw=DRAW,
         )
         return snapshot_run(self.parts, meta, has_own_buffers=not self.config.backbone.sync_bn)
 
