@@ -2,7 +2,8 @@
 
     RANK=0 WORLD_SIZE=2 ... python -m tests.helpers.gpu_worlds ending
 
-`ending` is what rank 1 meets: error (a line), bug (a traceback), stop (a signal's exit status), silence.
+`ending` is what rank 1 meets: error (a line), bug (a traceback), stop (a signal's exit status), silence. With --nccl,
+on two GPUs, nothing is a stand-in.
 """
 
 from __future__ import annotations
@@ -54,7 +55,10 @@ def _watch() -> None:
 def _run(args: argparse.Namespace) -> None:
     with worlds.join_world(timeout_s=TIMEOUT_S) as world:
         gather_numbers([world.rank], world)
-        _watch()
+        if not args.nccl:
+            _watch()
+        if args.nccl and world.rank == 0:
+            dist.all_reduce(torch.ones(1, device=world.device))  # which rank 1 never enters
         if world.rank == 1:
             if args.ending == "silence":
                 time.sleep(3600)
@@ -68,13 +72,15 @@ def _run(args: argparse.Namespace) -> None:
 
 def main() -> int:
     """Join, and end as told."""
-    worlds.choose_device = lambda device, local_rank=0: torch.device("cuda", local_rank)
-    worlds._BACKENDS_ON_CUDA = "cpu:gloo,cuda:gloo"
-    dist.init_process_group = _form
-    dist.destroy_process_group = _destroy_with_the_others
     parser = argparse.ArgumentParser("fake_train")
     parser.add_argument("ending")
+    parser.add_argument("--nccl", action="store_true")
     parser.set_defaults(quiet=False, debug=False)
+    if "--nccl" not in sys.argv:
+        worlds.choose_device = lambda device, local_rank=0: torch.device("cuda", local_rank)
+        worlds._BACKENDS_ON_CUDA = "cpu:gloo,cuda:gloo"
+        dist.init_process_group = _form
+        dist.destroy_process_group = _destroy_with_the_others
     return worlds.leave_at_once(lambda: run_command(parser, _run))
 
 
