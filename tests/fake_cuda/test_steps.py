@@ -32,6 +32,7 @@ CASES: dict[str, dict[str, Any]] = {
     "autograd": {"overrides": ["head.update=autograd"]},
     "bf16 and int8": {"overrides": SMALL_STATE},
     "accumulation": {"overrides": ["train.gradient_accumulation=3"]},
+    "accumulation, rank 0 of 8": {"size": 8, "overrides": ["train.gradient_accumulation=2"]},
     "fp16": {"overrides": ["train.precision=fp16"]},
     "adamw": {"overrides": ["optim.optimizer=adamw"]},
     "bf16 products": {"overrides": ["head.products=bf16"]},
@@ -83,6 +84,12 @@ def test_the_collectives_of_a_step_are_those_of_the_docs(
     stated.insert(-1, ("allreduce", "float32", 4 * first["parameters"]))
     found = [received(*each.split(), size) for each in first["collectives"]]
     assert found == stated
+
+
+def test_the_backbones_gradient_travels_once_a_step(seen: dict[str, dict[str, Any]]) -> None:
+    step = seen["accumulation, rank 0 of 8"]
+    assert step["collectives"].count(f"allreduce float32 {step['parameters']}") == 1
+    assert sum(each.startswith("reduce_scatter") for each in step["collectives"]) == 2
 
 
 def test_the_sample_on_cuda_is_what_the_rate_says(seen: dict[str, dict[str, Any]]) -> None:

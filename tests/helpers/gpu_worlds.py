@@ -9,6 +9,7 @@ on two GPUs, nothing is a stand-in.
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import datetime
 import os
@@ -81,6 +82,7 @@ def main() -> int:
         worlds._BACKENDS_ON_CUDA = "cpu:gloo,cuda:gloo"
         dist.init_process_group = _form
         dist.destroy_process_group = _destroy_with_the_others
+        atexit.register(time.sleep, 3600)  # as the group's destructor waits at Python's end
     return worlds.leave_at_once(lambda: run_command(parser, _run))
 
 
