@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup align export-tools browser demo demo-short test test-quick test-long faults fuzz lint bench docs
+.PHONY: help setup align export-tools browser demo demo-short test test-quick test-long faults fuzz lint bench docs gpu test-torch
 
 help:
 	@echo "make demo        render faces, train on two processes, verify on people never seen"
@@ -13,6 +13,8 @@ help:
 	@echo "make faults      kill, stop, starve and damage real jobs; a table of what came of it (20 minutes on 2 cores)"
 	@echo "make lint        ruff and mypy"
 	@echo "make docs        write configs/base.yaml and the table of docs/configs.md from the schema of the config"
+	@echo "make gpu         ten minutes on one GPU: what no CPU can settle (GPU=--fake: what goes without one)"
+	@echo "make test-torch  the suite on another torch, by hand: make test-torch V=2.6.0"
 	@echo "make bench       the benchmarks at sizes that fit a laptop"
 	@echo "make fuzz        a million hostile inputs over every reader of untrusted files (RUNS=...)"
 	@echo "make setup       only create .venv"
@@ -95,6 +97,23 @@ demo-short:
 bench: setup
 	$(BIN)/python benchmarks/head.py
 	$(BIN)/python benchmarks/data.py
+
+# docs/measurements/gpu.md; torch in .venv has to be a CUDA build, or with GPU=--fake a CPU build beside g++.
+GPU ?=
+
+gpu: setup
+	$(BIN)/python benchmarks/gpu.py $(GPU)
+
+# In an environment of its own. The oldest supported is 2.6.0.
+V ?= 2.6.0
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+
+test-torch:
+	$(PYTHON) -m venv work_dirs/torch-$(V)
+	work_dirs/torch-$(V)/bin/pip install --quiet --extra-index-url $(TORCH_INDEX) "torch==$(V)"
+	grep -v '^torch==' constraints.txt > work_dirs/torch-$(V)/constraints.txt
+	work_dirs/torch-$(V)/bin/pip install --quiet -c work_dirs/torch-$(V)/constraints.txt -e ".[dev,eval]"
+	work_dirs/torch-$(V)/bin/python -m pytest -q -m "not slow and not long"
 
 # Guided by coverage; findings go to work_dirs/fuzz (docs/safety.md).
 RUNS ?= 1000000

@@ -7,7 +7,9 @@ The materialized head has the shape of every published trainer: F.normalize of a
 them, autograd, torch.optim.SGD. --arcface-torch INSIGHTFACE/recognition/arcface_torch puts their own code beside it.
 Time: all heads of a size alternate in the same processes, and the median step counts; "CPU s" is what one process
 computed, which other work on the machine stretches less. Memory: each head alone, in fresh processes, its peak above
-the state (centers and momentum), summed over ranks.
+the state (centers and momentum), summed over ranks. On a CPU a head that makes large tensors anew in every step also
+pays for their pages, which the system gives and clears one by one when they are first written; that is part of its time
+here, and hardly any on a GPU, whose allocator keeps them.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the root, so that no file here shadows the library
 
 import argparse
+import contextlib
 import gc
 import json
 import statistics
@@ -37,6 +40,7 @@ from recognition.console import progress
 from recognition.distributed.collectives import barrier
 from recognition.distributed.world import World
 from recognition.heads.margins import CombinedMargin
+from recognition.heads.products import product_precision
 from recognition.heads.sharded_softmax import ShardedSoftmax
 
 SCALE = 64.0
@@ -63,7 +67,7 @@ class Spec:
     @property
     def name(self) -> str:
         parts = [self.kind]
-        if self.kind not in PEERS:
+        if self.kind not in PEERS or self.products != "float32":
             parts.append(self.products)
         if (self.centers, self.momentum) != ("float32", "float32"):
             parts.append(f"{self.centers}+{self.momentum}")
@@ -140,14 +144,24 @@ class Runner:
         barrier(self.world)
         _synchronize(self.world)
         start, start_cpu = time.perf_counter(), time.process_time()
-        loss = self.head(embeddings, labels)
-        _synchronize(self.world)
-        middle = time.perf_counter()
-        loss.backward()
+        with self._products():
+            loss = self.head(embeddings, labels)
+            _synchronize(self.world)
+            middle = time.perf_counter()
+            loss.backward()
         self._finish()
         barrier(self.world)
         _synchronize(self.world)
         return time.perf_counter() - start, middle - start, time.process_time() - start_cpu, loss.item()
+
+    def _products(self) -> contextlib.AbstractContextManager[None]:
+        """Give the materialized head the products that the fused one chooses by itself."""
+        if self.spec.kind != "materialized" or self.spec.products == "float32":
+            return contextlib.nullcontext()
+        device = self.world.device
+        if device.type == "cuda":  # as published trainers do it: its logits are bf16, the softmax is float32
+            return torch.autocast("cuda", torch.bfloat16)
+        return product_precision("bf16", device)
 
     def _finish(self) -> None:
         if not isinstance(self.head, ShardedSoftmax):
@@ -286,7 +300,7 @@ def make_specs(args: argparse.Namespace, identities: int) -> list[Spec]:
     specs = []
     for kind in args.heads:
         if kind == "materialized":
-            specs.append(Spec(kind, **common))
+            specs += [Spec(kind, **common, products=products) for products in args.products]
             continue
         for products in args.products if kind == "fused" else args.products[:1]:
             for rate in args.sample_rate if kind != "autograd" else [1.0]:

@@ -16,6 +16,8 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any, get_args, get_type_hints
 
+import torch
+
 from recognition.cli import make_parser, positive_int, run_command
 from recognition.config.checks import check_config
 from recognition.config.schema import (
@@ -28,7 +30,9 @@ from recognition.config.schema import (
     TrainConfig,
 )
 from recognition.console import count, size
+from recognition.distributed.world import planned_device
 from recognition.errors import ConfigError
+from recognition.heads.products import resolve_products
 from recognition.plan.capacity import Cost, cost_of, most_identities
 from recognition.plan.rates import Rates, measure_rates
 
@@ -103,7 +107,7 @@ def _config(args: argparse.Namespace) -> Config:
         backbone=BackboneConfig(network=args.network, embedding_size=args.embedding_size),
         head=HeadConfig(
             update=args.update,
-            products=args.products,
+            products=resolve_products(args.products, torch.device(planned_device("auto"))),
             centers_format=args.centers_format,
             momentum_format=args.momentum_format,
             sample_rate=args.sample_rate,

@@ -38,6 +38,8 @@ from recognition.distributed.world import (
     declared_rank,
     declared_size,
     join_world,
+    leave_at_once,
+    planned_device,
     report_to_launcher,
 )
 from recognition.errors import ConfigError, DataError
@@ -47,12 +49,20 @@ from recognition.plan import Plan, find_inputs, make_plan, measure_timing, rende
 from recognition.plan.inputs import EXPECTED_DATA
 from recognition.training.build import build_parts, margin_of
 from recognition.training.class_means import start_from_class_means
+from recognition.training.cuda_settings import settle_cuda
 from recognition.training.interrupts import Stopped, ignore_save_requests
 from recognition.training.meters import attach_log_files
 from recognition.training.preflight import preflight
 from recognition.training.run_folder import FolderLock, released
 from recognition.training.shortage import shortages_told
-from recognition.training.start import find_start, hold_folder, hold_global_batch, prepare_folder, resumes
+from recognition.training.start import (
+    find_start,
+    hold_folder,
+    hold_global_batch,
+    hold_products,
+    prepare_folder,
+    resumes,
+)
 from recognition.training.trainer import Trainer
 from recognition.training.wandb_run import require_wandb
 from recognition.verification.validators import build_validators
@@ -75,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--take-over", action="store_true", help="take the run folder from a run of another machine that has crashed"
     )
     # Overrides may come before or after the flags.
-    return run_command(parser, _run, argv, intermixed=True, report=_tell_launcher)
+    return leave_at_once(lambda: run_command(parser, _run, argv, intermixed=True, report=_tell_launcher))
 
 
 def _tell_launcher(line: str, err: Exception) -> None:
@@ -115,7 +125,7 @@ def _check(config: Config, folder: Path) -> None:
         config = hold_global_batch(config, Checkpoint(latest), every)
     inputs = find_inputs(config)
     dataset = open_dataset(config.data) if inputs.has_data else None
-    plan = _plan(config, dataset, declared_size())
+    plan = _plan(config, dataset, declared_size(), planned_device(config.device))
     if config.init_from:
         check_weights(Path(config.init_from), Architecture.of(config.backbone, config.data.image_size))
     device = choose_device("cpu" if config.device == "cpu" else "auto")  # a plan for GPUs is made anywhere
@@ -132,6 +142,8 @@ def _train(config: Config, world: World, folder: Path, args: argparse.Namespace)
         if is_resumed:
             config, checkpoint = find_start(folder, dataclasses.replace(config, resume=True), world)
         prepare_folder(folder, world, is_resumed=is_resumed)
+        config = hold_products(config, checkpoint, world)
+        settle_cuda(config.train, world.device)
         trainer = _trainer(config, world, folder, args, checkpoint=checkpoint, lock=lock)
         trainer.fit()
 
@@ -148,7 +160,7 @@ def _trainer(
     """Open the data, print the plan, and build what is trained, from its start or from the checkpoint."""
     inputs = find_inputs(config)
     dataset = preflight(config, world)
-    plan = _plan(config, dataset, world.size)
+    plan = _plan(config, dataset, world.size, world.device.type)
     logger.info("%s", render_plan(plan, inputs))
     validators = build_validators(config, world, quiet=args.quiet)
     parts = build_parts(config, dataset.num_classes, world)
@@ -159,7 +171,7 @@ def _trainer(
     return Trainer(plan, parts, loader, world=world, folder=folder, validators=validators, start=checkpoint, lock=lock)
 
 
-def _plan(config: Config, dataset: Dataset | None, world_size: int) -> Plan:
+def _plan(config: Config, dataset: Dataset | None, world_size: int, device: str) -> Plan:
     num_images = len(dataset) if dataset is not None else config.data.num_image
     num_classes = dataset.num_classes if dataset is not None else config.data.num_classes
     if num_images is None or num_classes is None:
@@ -168,7 +180,14 @@ def _plan(config: Config, dataset: Dataset | None, world_size: int) -> Plan:
             "correct it, or set data.num_classes and data.num_image to plan without the data"
         )
     num_used = None if dataset is None else dataset.num_used
-    return make_plan(config, world_size=world_size, num_images=num_images, num_classes=num_classes, num_used=num_used)
+    return make_plan(
+        config,
+        world_size=world_size,
+        num_images=num_images,
+        num_classes=num_classes,
+        num_used=num_used,
+        device=device,
+    )
 
 
 def _write_config(folder: Path, config: Config, world: World) -> None:

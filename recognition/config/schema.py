@@ -173,9 +173,12 @@ class HeadConfig:
         "centers move block by block in the optimizer's step (fused; deferred is an older word for it), or by a dense "
         "gradient (autograd)",
     )
-    products: Literal["float32", "bf16"] = key(
-        "float32", "precision of the matrix products, float32 or bf16; sums are float32 in both"
+    products: Literal["auto", "float32", "tf32", "bf16"] = key(
+        "auto",
+        "precision of the matrix products, whose sums are float32: float32, tf32 (on a CPU the same) or bf16; auto: "
+        "bf16 on GPUs from Ampere on, float32 on others and on a CPU",
     )
+    kernels: bool = key(True, "Triton's kernels on GPUs, where they run; false: plain operations")
     block_size: int | None = key(
         None, "classes per block; null: chosen from batch, embedding size and device", at_least(1)
     )
@@ -244,6 +247,11 @@ class TrainConfig:
     precision: Precision = key("bf16", "autocast of the backbone: bf16 (on a CPU, where it has it), fp16 or off")
     channels_last: bool = key(True, "memory layout of the convolutions")
     compile: bool = key(False, "torch.compile of the backbone")
+    deterministic: bool = key(
+        False,
+        "on GPUs: equal bits from run to run, at some cost in speed; false: the fastest kernels (on a CPU bits are "
+        "equal either way)",
+    )
     max_refused_steps: int = key(20, "stop after this many refused (non-finite) steps in a row", at_least(1))
     timeout_s: float = key(600.0, "seconds a rank waits for the others before the run ends with an error", above(0))
 

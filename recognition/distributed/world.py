@@ -12,7 +12,9 @@ import os
 import re
 import signal
 import socket
+import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,8 @@ from recognition.errors import ArcShardError, ConfigError
 
 _LET_GO_S = 0.2
 _MOST_RANKS = 1 << 16
+_BACKENDS_ON_CUDA = "cpu:gloo,cuda:nccl"
+_NCCL_WAITS = 2  # times as long as gloo
 # gloo raises plain RuntimeErrors; these are its words, and those of torch's store.
 _IS_SILENT = re.compile(r"[Tt]imed out|[Tt]imeout")
 _OF_A_COLLECTIVE = re.compile(r"gloo|Connection closed by peer|Connection reset|Broken pipe|Timed out waiting|NCCL")
@@ -58,8 +62,10 @@ def join_world(device: Literal["auto", "cpu", "cuda"] = "auto", *, timeout_s: fl
     """Join the process group that torchrun describes, or form a world of one without a launcher.
 
     gloo on CPU, NCCL on CUDA (with gloo beside it for CPU tensors); a collective waits `timeout_s` for the others.
-    Raises ConfigError when the environment describes no world, when CUDA is asked for and absent or when there are
-    fewer GPUs than processes on this node, and LostRanksError when another rank does not come or is lost on the way.
+    NCCL's own limit is longer: its watchdog ends the process without a word, so that gloo has to speak first. With NCCL
+    an error leaves the group as it is (`leave_at_once` then ends the process). Raises ConfigError when the environment
+    describes no world, when CUDA is asked for and absent or when there are fewer GPUs than processes on this node, and
+    LostRanksError when another rank does not come or is lost on the way.
     """
     size = declared_size()
     rank = declared_rank()
@@ -68,17 +74,49 @@ def join_world(device: Literal["auto", "cpu", "cuda"] = "auto", *, timeout_s: fl
         _check_meeting_place()
     chosen = choose_device(device, local_rank)
     world = World(rank, size, local_rank, chosen)
+    has_failed = True
     try:
         with naming_lost_ranks(world, lambda: "at start-up"):
             if size > 1:
                 _join(world, datetime.timedelta(seconds=timeout_s))
             yield world
+        has_failed = False
     finally:
-        if dist.is_initialized():
+        # NCCL's shutdown waits for the other ranks, which may be in a collective that this one will not enter.
+        if dist.is_initialized() and not (has_failed and world.device.type == "cuda"):
             # gloo's threads let go of the last collective's tensors after it is done, which takes the interpreter; one
             # that comes to it while Python ends aborts the process: 8 of 144 did on a busy machine, 0 of 120 with this.
             time.sleep(_LET_GO_S)
             dist.destroy_process_group()
+
+
+def leave_at_once(run: Callable[[], int]) -> int:
+    """Return what `run` returns, but end the process with it where an error has left a process group behind.
+
+    Neither torch's shutdown of the group nor Python's own end runs then: both may wait for ranks that never come. What
+    is to be stopped or written has been by now. Everywhere else errors pass through.
+    """
+    try:
+        status = run()
+    except SystemExit as end:
+        _leave_group_behind(end.code if isinstance(end.code, int) else int(end.code is not None))
+        raise
+    except BaseException:
+        if dist.is_initialized():
+            traceback.print_exc()
+        _leave_group_behind(1)
+        raise
+    _leave_group_behind(status)
+    return status
+
+
+def _leave_group_behind(status: int) -> None:
+    if not dist.is_initialized() or not status:
+        return
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
+            stream.flush()
+    os._exit(status)
 
 
 def joined_world(device: torch.device | str = "cpu", group: dist.ProcessGroup | None = None) -> World:
@@ -105,8 +143,14 @@ def _join(world: World, timeout: datetime.timedelta) -> None:
         # torchrun's store outlives a restart, and with it the addresses of dead processes: whoever comes first would
         # read the one that the other has not replaced yet.
         store = PrefixStore(f"start {declared_restart()}", store)
-    backend = "cpu:gloo,cuda:nccl" if world.device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=store, rank=world.rank, world_size=world.size, timeout=timeout)
+    if world.device.type != "cuda":
+        dist.init_process_group("gloo", store=store, rank=world.rank, world_size=world.size, timeout=timeout)
+        return
+    dist.init_process_group(
+        _BACKENDS_ON_CUDA, store=store, rank=world.rank, world_size=world.size, timeout=_NCCL_WAITS * timeout
+    )
+    assert dist.group.WORLD is not None, "a group was just formed"
+    dist.group.WORLD._get_backend(torch.device("cpu"))._set_default_timeout(timeout)
 
 
 @contextlib.contextmanager
@@ -214,6 +258,16 @@ def _check_meeting_place() -> None:
                 "WORLD_SIZE, or start with torchrun"
             )
     _declared("MASTER_PORT", 0, range(1, 1 << 16))
+
+
+def planned_device(device: str) -> str:
+    """Return "cuda" or "cpu": what a run with this `device` computes on here, or elsewhere where CUDA is asked for."""
+    return "cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu"
+
+
+def fix_cublas_order() -> None:
+    """Let cuBLAS sum in one order; it reads this when it is first used."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def choose_device(device: str, local_rank: int = 0) -> torch.device:

@@ -35,6 +35,7 @@ class Batch(NamedTuple):
     images: Tensor  # uint8 [B, S, S, 3] RGB
     labels: Tensor  # int64 [B]
     indices: Tensor  # int64 [B], the images' positions in the dataset
+    labels_on_host: Tensor | None = None  # the same labels, where the others are on a GPU
 
 
 @dataclass(frozen=True)

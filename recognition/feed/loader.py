@@ -150,14 +150,14 @@ class _CopyToCuda:
         self._layout = layout
         self._device = device
         self._stream = torch.cuda.Stream(device)
-        self._sent: deque[tuple[torch.Tensor, torch.cuda.Event, int]] = deque()
+        self._sent: deque[tuple[Batch, torch.Tensor, torch.cuda.Event, int]] = deque()
         self._in_flight: deque[tuple[torch.cuda.Event, int]] = deque()
         for memory in source.memory:
             lock_pages(memory, self)
 
     def reset(self) -> None:
         while self._sent:
-            _, event, slot = self._sent.popleft()
+            _, _, event, slot = self._sent.popleft()
             self._in_flight.append((event, slot))
         self._release_copied(wait=True)
 
@@ -169,21 +169,23 @@ class _CopyToCuda:
             self._send()
         if self._source.is_ready():
             self._send()
-        memory, event, slot = self._sent.popleft()
+        batch, memory, event, slot = self._sent.popleft()
         self._in_flight.append((event, slot))
         consumer = torch.cuda.current_stream(self._device)
         consumer.wait_event(event)
         # The allocator knows only the copying stream; without this it may reuse the memory under the consumer.
         memory.record_stream(consumer)
-        return self._layout.view(memory)
+        return batch
 
     def _send(self) -> None:
         slot = self._source.receive()
+        labels = self._layout.view(self._source.slots[slot]).labels.clone()  # the slot is soon filled anew
         with torch.cuda.stream(self._stream):
             memory = self._source.slots[slot].to(self._device, non_blocking=True)
             event = torch.cuda.Event()
             event.record(self._stream)
-        self._sent.append((memory, event, slot))
+        batch = self._layout.view(memory)._replace(labels_on_host=labels)
+        self._sent.append((batch, memory, event, slot))
 
     def _release_copied(self, *, wait: bool) -> None:
         while self._in_flight and (wait or self._in_flight[0][0].query() or not self._source.num_free):

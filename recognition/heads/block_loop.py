@@ -19,7 +19,9 @@ Shape suffixes: N rows of the global batch, D embedding size, n classes of a blo
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import logging
 import math
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -31,6 +33,8 @@ from recognition.heads.margins import Margin, OwnRows, State
 from recognition.heads.products import Kind, accumulate_, multiply
 from recognition.heads.sampling import Active, Block, Targets
 from recognition.heads.state import CenterState, inverse_norms
+
+logger = logging.getLogger(__name__)
 
 # exp(z - 16) and its sum over 1e10 classes fit float32 without a running maximum up to this |z|, and both E and the
 # rows' weights stay far from the smallest normal number.
@@ -317,12 +321,37 @@ class BlockLoop:
         return self.buffer("e", rows, columns, dtype=torch.bfloat16 if self.products == "bf16" else None)
 
 
-def load_kernels(*, is_bounded: bool, is_plain: bool, dtype: torch.dtype) -> Any:
-    """Return the module of fused kernels where they apply and Triton is installed, else None."""
-    if not (is_bounded and is_plain and dtype == torch.float32) or importlib.util.find_spec("triton") is None:
-        return None
-    from recognition.heads import fused_triton  # it cannot be imported without Triton
+def load_kernels(*, is_bounded: bool, is_plain: bool, dtype: torch.dtype, device: torch.device) -> Any:
+    """Return the module of fused kernels where they apply and Triton can build them, else None.
 
+    Triton is in every CUDA build of torch, and needs a C compiler and Python's headers when a kernel first runs.
+    """
+    if not (is_bounded and is_plain and dtype == torch.float32 and _has_triton()):
+        return None
+    return _tried_kernels(device)
+
+
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+@functools.cache
+def _tried_kernels(device: torch.device) -> Any:
+    """Return the kernels if each of them runs on a tile of a few elements; warn once and return None if not."""
+    try:
+        from recognition.heads import fused_triton  # it cannot be imported without Triton
+
+        fused_triton.try_all(device)
+    except Exception as err:  # a compiler's, a driver's, Triton's own: none of them may stop a run
+        found = str(err).strip().partition("\n")[0][:200]
+        logger.warning(
+            "head: Triton cannot run its kernels on %s (%s: %s); expected a C compiler and Python.h; plain operations "
+            "take their place; install gcc and python3-dev, or set head.kernels=false to try no more",
+            device,
+            type(err).__name__,
+            found,
+        )
+        return None
     return fused_triton
 
 

@@ -84,6 +84,18 @@ def update_(
     )
 
 
+def try_all(device: torch.device) -> None:
+    """Launch each kernel once on two rows and two classes; raises what Triton raises where it cannot."""
+    t = torch.zeros(2, 2, device=device)
+    ones = torch.ones(2, device=device)
+    positions = torch.zeros(2, dtype=torch.int64, device=device)
+    total = torch.zeros(2, dtype=torch.float64, device=device)
+    fold_(t, ones, positions, ones.clone(), total, start=0, limit=1.0, shift=0.0, out=torch.empty_like(t))
+    exponentials(t, ones, positions, ones, ones, start=0, limit=1.0, shift=0.0, out=torch.empty_like(t))
+    refused = torch.zeros((), dtype=torch.bool, device=device)
+    update_(t, torch.zeros_like(t), torch.zeros_like(t), ones, refused, lr=0.0, keep=0.0)
+
+
 @triton.jit  # type: ignore[untyped-decorator]
 def _fold(  # type: ignore[no-untyped-def]
     t, norms, positions, largest, total, out, start, num_columns, limit, shift, BLOCK: tl.constexpr
@@ -132,7 +144,7 @@ def _exponentials(  # type: ignore[no-untyped-def]
     for first in range(0, num_rows, ROWS):
         rows = first + tl.arange(0, ROWS)
         has_row = rows < num_rows
-        place = rows[:, None] * num_columns + columns[None, :]
+        place = rows.to(tl.int64)[:, None] * num_columns + columns[None, :]  # past 2^31 in large tiles
         inside = has_row[:, None] & has_column[None, :]
         raw = tl.load(t + place, mask=inside, other=0.0)
         z = raw * norm
@@ -148,7 +160,7 @@ def _exponentials(  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _update(centers, momentum, gradient, radial, refused, lr, keep, count, width, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = place < count * (1 - tl.load(refused))
     w = tl.load(centers + place, mask=inside, other=0.0)
     m = tl.load(momentum + place, mask=inside, other=0.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from recognition.heads.block_loop import BlockLoop
 from recognition.heads.products import accumulate_, multiply
@@ -41,6 +42,7 @@ class Sgd:
                 lr=self.lr,
                 keep=self.momentum,
             )
+            increment_version(state.centers)  # torch sees no write of Triton's, and a late backward must be refused
             return
         m_kD = state.read_momentum(block.rows, buffer)
         mu = 0.0 if state.momentum is None else self.momentum

@@ -32,9 +32,9 @@ from recognition.heads.margins import ArcFace, Margin, State
 from recognition.heads.measure import Gradients, HeadResult, Rows, measure
 from recognition.heads.optimizer import HeadOptimizer
 from recognition.heads.passes import Pass, join
-from recognition.heads.products import Kind, check_products, product_precision
+from recognition.heads.products import Asked, Kind, check_products, product_precision, resolve_products
 from recognition.heads.rules import DenseGradient
-from recognition.heads.sampling import Active, Targets, random_scores, sample_classes
+from recognition.heads.sampling import Active, Targets, count_own, random_scores, sample_classes
 from recognition.heads.state import CentersFormat, CenterState, MomentumFormat
 from recognition.heads.unit import unit_and_length
 
@@ -66,7 +66,7 @@ class ShardedSoftmax(nn.Module):
         seed: int = 0,
         world: World | None = None,
         update: Literal["fused", "autograd"] = "fused",
-        products: Kind = "float32",
+        products: Asked = "auto",
         sub_centers: int = 1,
         sample_rate: float = 1.0,
         negatives: Literal["random", "nearest"] = "random",
@@ -81,7 +81,6 @@ class ShardedSoftmax(nn.Module):
         super().__init__()
         check_update(update, sample_rate, centers_format)
         world = world or joined_world()
-        check_products(products, world.device)
         self.world = world
         self.margin = ArcFace() if margin is None else margin
         self.num_classes = num_classes
@@ -107,9 +106,10 @@ class ShardedSoftmax(nn.Module):
         self.register_buffer("classes", torch.tensor(self._span, device=world.device))
         self.statistics = _buffers(self.margin.first(), world.device)
         self._loop = BlockLoop(
-            self.state, self.margin, scale, sub_centers, interclass_filtering_threshold, products, block_size
+            self.state, self.margin, scale, sub_centers, interclass_filtering_threshold, block_size=block_size
         )
-        self.proxies = [] if update == "autograd" else [nn.Parameter(torch.zeros((), dtype=dtype))]
+        self.products = products
+        self.proxies = [] if update == "autograd" else [nn.Parameter(torch.zeros((), dtype=dtype, device=world.device))]
         """What an optimizer sees of the centers that pass 2 moves: a number, whose gradient is that of the loss."""
         self.given: Tensor | None = None
         """The sum of what the backwards since the last step were given (0-dim)."""
@@ -121,6 +121,16 @@ class ShardedSoftmax(nn.Module):
     def centers(self) -> Tensor:
         """This rank's centers: a parameter with update "autograd", else a buffer that pass 2 moves."""
         return self.state.centers
+
+    @property
+    def resolved_products(self) -> Kind:
+        """The precision of the matrix products, where `products` is "auto" too."""
+        return self._loop.products
+
+    @property
+    def asks_the_host(self) -> bool:
+        """Whether a training forward wants `labels_on_host`."""
+        return self.sample_rate < 1 and self.centers.device.type == "cuda"
 
     @property
     def sub_centers(self) -> int:
@@ -156,12 +166,14 @@ class ShardedSoftmax(nn.Module):
         self._decides_later = True
         return HeadOptimizer(self, lr=lr, momentum=momentum, weight_decay=weight_decay, backbone=backbone)
 
-    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, embeddings: Tensor, labels: Tensor, *, labels_on_host: Tensor | None = None) -> Tensor:
         """Return the mean loss over the images of all ranks (0-dim, equal on all ranks); `result` holds the rest.
 
         `embeddings` [B, D] of any length, `labels` [B] int64 in range(num_classes); B is the same on every rank. The
         gradient of `embeddings` is complete, times the number of ranks, which DDP divides by. In training mode it
         leaves what `optimizer` needs; in eval mode, or under no_grad, all classes count and nothing will move.
+        `labels_on_host`: where classes are sampled on a GPU, the labels of all ranks [B W] in rank order, on the host;
+        without them a forward waits for the device to know how many classes of its own the batch has.
         """
         self._meet(len(embeddings))
         with self._precision():
@@ -171,7 +183,7 @@ class ShardedSoftmax(nn.Module):
             gathered = gather_rows(x, self.world)
             rows = self._rows(gathered.detach(), gather_stack(labels, self.world).flatten())
             learns = self.training and torch.is_grad_enabled()
-            active, targets = self._active(rows, is_sampled=learns and self.sample_rate < 1)
+            active, targets = self._active(rows, labels_on_host, is_sampled=learns and self.sample_rate < 1)
             self.result, passed, gradients = measure(
                 self._loop,
                 rows,
@@ -244,7 +256,10 @@ class ShardedSoftmax(nn.Module):
     @contextlib.contextmanager
     def _precision(self) -> Iterator[None]:
         """Hold autocast off, and the products as they were asked for."""
-        with torch.autocast(self.centers.device.type, enabled=False), product_precision(self._loop.products):
+        with (
+            torch.autocast(self.centers.device.type, enabled=False),
+            product_precision(self._loop.products, self.centers.device),
+        ):
             yield
 
     def _rows(self, gathered: Tensor, label_N: Tensor) -> Rows:
@@ -254,7 +269,7 @@ class ShardedSoftmax(nn.Module):
         return Rows(x_ND, length_N, label_N, label_N - self.class_range.start)
 
     @torch.no_grad()
-    def _active(self, rows: Rows, *, is_sampled: bool) -> tuple[Active, Targets]:
+    def _active(self, rows: Rows, labels_on_host: Tensor | None, *, is_sampled: bool) -> tuple[Active, Targets]:
         """Return the classes that take part, and where the own ones lie among them."""
         everything = Active(len(self.class_range), self.sub_centers)
         targets = Targets(everything.positions(rows.local_N), on_host=self._on_host)
@@ -263,10 +278,10 @@ class ShardedSoftmax(nn.Module):
         if self.negatives == "nearest":
             scores = self._loop.nearest(rows.x_ND, everything, targets)
         else:
-            scores = random_scores(
-                len(everything), seed=self.state.seed, step=self.steps, rank=self.world.rank, device=self.centers.device
-            )
-        sample = sample_classes(scores, rows.local_N, self.sample_rate, on_host=self._on_host)
+            seed, device = self.state.seed, self.centers.device
+            scores = random_scores(self.class_range, seed=seed, step=self.steps, device=device)
+        num_own = count_own(rows.label_N if labels_on_host is None else labels_on_host, self.class_range)
+        sample = sample_classes(scores, rows.local_N, self.sample_rate, num_own=num_own)
         active = replace(everything, sample=sample)
         return active, Targets(active.positions(rows.local_N), on_host=self._on_host)
 
@@ -314,13 +329,16 @@ class ShardedSoftmax(nn.Module):
         # On CUDA nothing waits for the device: what is refused, and where the targets lie, is decided there.
         self._on_host = mode == "host"
         self.state.changes_in_place = self._on_host
+        self._loop.products = resolve_products(self.products, device)
+        check_products(self._loop.products, device)
         self._loop.kernels = None
         if mode == "kernels":
             self._loop.kernels = load_kernels(
-                is_bounded=self._loop.is_bounded, is_plain=self._loop.is_plain, dtype=self.state.dtype
+                is_bounded=self._loop.is_bounded, is_plain=self._loop.is_plain, dtype=self.state.dtype, device=device
             )
         for proxy in self.proxies:
-            proxy.data = proxy.data.to(device, self.state.dtype)
+            if proxy.device != device or proxy.dtype != self.state.dtype:
+                proxy.data = proxy.data.to(device, self.state.dtype)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ShardedSoftmax:
         self.state.check_cast(fn)

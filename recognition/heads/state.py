@@ -170,7 +170,8 @@ def _empty_momentum(
 
 
 def _is_view(values: Tensor, stored: Tensor, rows: Rows) -> bool:
-    return isinstance(rows, slice) and values.data_ptr() == stored[rows].data_ptr()
+    # What is read of the state is of the same rows, or in a buffer. Tensors without memory have no pointer to compare.
+    return isinstance(rows, slice) and bool(torch._C._is_alias_of(values, stored))  # type: ignore[attr-defined]
 
 
 def _count(rows: Rows) -> int:

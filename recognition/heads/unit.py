@@ -14,6 +14,7 @@ def unit_and_length(embeddings: Tensor) -> tuple[Tensor, Tensor]:
     # A row and its direction do not change by a constant factor, so the factor needs no gradient.
     largest = embeddings.detach().abs().amax(1, keepdim=True)
     factor = torch.where(largest < 1e-12, torch.zeros_like(largest), largest.reciprocal())
-    scaled = embeddings * factor  # the largest entry is now 1 or the row is zero, so the length is at least 1 or is 0
+    scaled = embeddings * factor  # the largest entry is now 1, give or take a rounding, or the row is zero
     length = torch.linalg.vector_norm(scaled, dim=1, keepdim=True)
-    return scaled / length.clamp_min(1), (length * largest).squeeze(1)
+    # Not clamp_min(1): at and below it there is no gradient, and a row of length 1 would keep what is along it.
+    return scaled / torch.where(length > 0, length, 1), (length * largest).squeeze(1)

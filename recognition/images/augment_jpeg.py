@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import ClassVar
@@ -68,8 +69,13 @@ def jpeg_artifacts(images: Tensor, quality: Tensor) -> Tensor:
     return decoded[:, :, :size, :size].clamp(0, 255)
 
 
+@functools.cache  # a copy to a GPU in every step would make the host wait
+def _constant(table: tuple[tuple[int, ...], ...], device: torch.device) -> Tensor:
+    return torch.tensor(table, device=device)
+
+
 def _table(table: tuple[tuple[int, ...], ...], scale: Tensor) -> Tensor:
-    return ((torch.tensor(table, device=scale.device) * scale + 50) / 100).floor().clamp(1, 255)  # [n, 8, 8]
+    return ((_constant(table, scale.device) * scale + 50) / 100).floor().clamp(1, 255)  # [n, 8, 8]
 
 
 def _quantize(planes: Tensor, table: Tensor) -> Tensor:

@@ -49,12 +49,12 @@ class Memory:
         }
 
 
-def rank_memory(config: Config, *, world_size: int, num_classes: int) -> Memory:
-    """Estimate what rank 0 needs for a step of `config`."""
+def rank_memory(config: Config, *, world_size: int, num_classes: int, device: str = "cpu") -> Memory:
+    """Estimate what rank 0 needs for a step of `config` on a "cpu" or on "cuda", whose blocks are larger."""
     cost = backbone_cost(config.backbone, config.data.image_size)
     weights = 4 * cost.parameters
     num_states = 2 if config.optim.optimizer == "adamw" else int(config.optim.momentum > 0)
-    centers, centers_optimizer, buffers = _head_bytes(config, world_size, num_classes, num_states)
+    centers, centers_optimizer, buffers = _head_bytes(config, world_size, num_classes, num_states, device)
     return Memory(
         num_parameters=cost.parameters,
         centers=centers,
@@ -78,7 +78,9 @@ def _activations(config: Config, cost: NetworkCost) -> int:
     return kept // 2 + 2 * cost.parameters
 
 
-def _head_bytes(config: Config, world_size: int, num_classes: int, num_states: int) -> tuple[int, int, int]:
+def _head_bytes(
+    config: Config, world_size: int, num_classes: int, num_states: int, device: str
+) -> tuple[int, int, int]:
     """Return the bytes of centers, of their optimizer's state, and of all else the head holds during a step."""
     head = config.head
     parts = head_bytes(
@@ -93,6 +95,7 @@ def _head_bytes(config: Config, world_size: int, num_classes: int, num_states: i
         momentum_format=head.momentum_format,
         block_size=head.block_size,
         forwards=config.train.gradient_accumulation,
+        device=device,
     )
     centers = parts.pop("centers")
     momentum = parts.pop("momentum") + parts["gradient"] * num_states

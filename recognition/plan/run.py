@@ -29,6 +29,8 @@ class Plan:
     """
 
     config: Config
+    device: str
+    """What a rank computes on: "cpu" or "cuda"."""
     world_size: int
     num_images: int
     num_classes: int
@@ -93,9 +95,17 @@ def with_global_batch(config: Config, world_size: int, global_batch: int) -> Con
 
 
 def make_plan(
-    config: Config, *, world_size: int, num_images: int, num_classes: int, num_used: int | None = None
+    config: Config,
+    *,
+    world_size: int,
+    num_images: int,
+    num_classes: int,
+    num_used: int | None = None,
+    device: str = "cpu",
 ) -> Plan:
-    """Work out the run. Pure: it reads no file and no environment. `num_used` classes have an image, if not all.
+    """Work out the run on a "cpu" or on "cuda". `num_used` classes have an image, if not all.
+
+    Pure: it reads no file and no environment.
 
     Raises ConfigError when the run cannot work: an epoch without a step, a warm-up as long as the training, a sample of
     classes too small for the batch's own, or BatchNorm over a single image.
@@ -119,6 +129,7 @@ def make_plan(
     sampled = _sampled_classes(config, world_size, num_classes, first)
     return Plan(
         config=config,
+        device=device,
         world_size=world_size,
         num_images=num_images,
         num_classes=num_classes,
@@ -132,7 +143,7 @@ def make_plan(
         first_classes=first,
         last_classes=last,
         sampled_classes=sampled,
-        memory=rank_memory(config, world_size=world_size, num_classes=num_classes),
+        memory=rank_memory(config, world_size=world_size, num_classes=num_classes, device=device),
         warnings=tuple(_warnings(config, world_size, num_classes, num_used, schedule)),
     )
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
+
 from recognition.config.schema import HeadConfig
 from recognition.console import count, duration, size
+from recognition.heads.products import resolve_products
 from recognition.plan.inputs import Inputs
 from recognition.plan.memory import backbone_cost
 from recognition.plan.run import Plan
@@ -114,7 +117,7 @@ def _head(plan: Plan) -> str:
         _margin(head),
         f"scale {head.scale:g}",
         f"update {'autograd' if head.update == 'autograd' else 'fused'}",
-        f"products {head.products}",
+        f"products {_products(plan)}",
         f"centers {head.centers_format}",
         f"momentum {head.momentum_format}",
     ]
@@ -125,6 +128,13 @@ def _head(plan: Plan) -> str:
     if head.interclass_filtering_threshold:
         parts.append(f"negatives above a cosine of {head.interclass_filtering_threshold:g} left out")
     return ", ".join(parts)
+
+
+def _products(plan: Plan) -> str:
+    asked, where = plan.config.head.products, "a GPU" if plan.device == "cuda" else "a CPU"
+    if asked == "auto":
+        return f"{resolve_products(asked, torch.device(plan.device))} (auto, on {where})"
+    return "float32 (tf32 is of GPUs)" if asked == "tf32" and plan.device == "cpu" else asked
 
 
 def _margin(head: HeadConfig) -> str:

@@ -75,6 +75,7 @@ def build_head(config: Config, num_classes: int, world: World) -> ShardedSoftmax
         world=world,
         update="autograd" if head.update == "autograd" else "fused",  # "deferred" is an older word for it
         products=head.products,
+        mode="auto" if head.kernels else ("device" if world.device.type == "cuda" else "host"),
         sub_centers=head.sub_centers,
         sample_rate=head.sample_rate,
         negatives=head.negatives,

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, get_args
 
 from recognition.errors import CheckpointError
+from recognition.heads.products import Kind
 from recognition.training.scaler import ScalerState
 from recognition.training.state import TrainState, is_count, is_finite
 
 _MOST_IMAGES = 1 << 40
+DRAW = 2
+"""The rule of `recognition.heads.sampling`; the first one was of a generator on the device."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,10 @@ class RunMeta:
     network: str
     global_batch: int
     order: OrderSettings | None = None
+    products: str | None = None
+    """What head.products meant on the devices of the run; None in checkpoints that do not say it."""
+    draw: int | None = None
+    """By which rule classes are sampled, `DRAW` now; None in checkpoints of before it had a number."""
 
     def as_json(self) -> dict[str, Any]:
         """Return what the manifest holds, JSON-ready; it shares nothing with the run."""
@@ -60,7 +67,12 @@ class RunMeta:
         if not isinstance(network, str):
             raise CheckpointError(f"{place}: its network is {network!r:.40}; expected a name")
         state = TrainState.of(values.get("state"), place)
-        return cls(state, _scaler_of(values, place), network, images, _order_of(values, place))
+        products, draw = values.get("products"), values.get("draw")
+        if products not in (None, *get_args(Kind)):
+            raise CheckpointError(f"{place}: its products are {products!r:.40}; expected {', '.join(get_args(Kind))}")
+        if draw is not None and not is_count(draw):
+            raise CheckpointError(f"{place}: its draw is {draw!r:.40}; expected a whole number")
+        return cls(state, _scaler_of(values, place), network, images, _order_of(values, place), products, draw)
 
 
 def _scaler_of(values: Mapping[str, Any], place: str) -> ScalerState:

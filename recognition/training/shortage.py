@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 
 import torch
@@ -11,6 +12,11 @@ from recognition.distributed.world import World
 from recognition.errors import ArcShardError
 
 _ALLOCATOR = "DefaultCPUAllocator"  # torch's CPU allocator raises a plain RuntimeError with its name in it
+# So do libraries that take GPU memory past torch's allocator: cuBLAS, cuDNN, NCCL, the driver and Triton.
+_IS_SHORTAGE = re.compile(
+    r"DefaultCPUAllocator|CU(?:BLAS|DNN)_STATUS_ALLOC_FAILED|[Oo]ut of memory|Failed to CUDA (?:calloc|malloc)"
+    r"|cudaErrorMemoryAllocation"
+)
 
 
 class MemoryShortage(ArcShardError):
@@ -23,7 +29,7 @@ def shortages_told(world: World) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as err:
-        if not isinstance(err, (MemoryError, torch.OutOfMemoryError)) and _ALLOCATOR not in str(err):
+        if not isinstance(err, (MemoryError, torch.OutOfMemoryError)) and not _IS_SHORTAGE.search(str(err)):
             raise
         asked = str(err).partition("\n")[0].rpartition(f"{_ALLOCATOR}: ")[2] or "no memory is left"
         raise MemoryShortage(

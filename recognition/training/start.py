@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 from pathlib import Path
+from typing import cast
 
 from recognition.backbones.run_weights import BEST_FILES, CHECKPOINTS, MODEL_FILES, RUN_WEIGHTS
 from recognition.config.schema import Config
@@ -12,9 +14,10 @@ from recognition.distributed.checkpoint import Checkpoint, choose_checkpoint, li
 from recognition.distributed.together import together
 from recognition.distributed.world import World, declared_restart, launcher_name
 from recognition.errors import ConfigError, DataError
+from recognition.heads.products import Kind, resolve_products
 from recognition.plan.run import with_global_batch
 from recognition.training.run_folder import STATUS, FolderLock, RunStatus, lock_folder, read_status, write_status
-from recognition.training.run_meta import RunMeta
+from recognition.training.run_meta import DRAW, RunMeta
 from recognition.work.files import remove_parts, write_text
 
 logger = logging.getLogger(__name__)
@@ -124,6 +127,28 @@ def hold_global_batch(config: Config, checkpoint: Checkpoint, world: World) -> C
             world.size,
         )
     return held
+
+
+def hold_products(config: Config, checkpoint: Checkpoint | None, world: World) -> Config:
+    """Return `config` with what head.products=auto means for this run: what it meant when it began, else here.
+
+    Also says once where the classes that a resumed run samples are drawn by another rule than before.
+    """
+    meta = None if checkpoint is None else RunMeta.of(checkpoint.meta, str(checkpoint.path))
+    if meta is not None and meta.draw != DRAW and config.head.sample_rate < 1:
+        logger.info(
+            "resume: the classes of a step are drawn by another rule than the one this run began with (see "
+            "CHANGELOG.md): other classes, from the same distribution"
+        )
+    if config.head.products != "auto":
+        return config
+    kind: Kind = resolve_products("auto", world.device)
+    if meta is not None:
+        held = cast(Kind, meta.products or "float32")  # all that there was before a checkpoint said it
+        if held != kind:
+            logger.info("resume: head.products is %s, as when this run began, where auto would be %s", held, kind)
+        kind = held
+    return dataclasses.replace(config, head=dataclasses.replace(config.head, products=kind))
 
 
 def _is_restart_of(folder: Path) -> bool:

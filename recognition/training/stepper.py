@@ -42,8 +42,18 @@ class Stepper:
         """This rank's, of the last micro-batch [B, D]; for reports alone."""
         self._buffers = [buffer for buffer in parts.backbone.buffers()]
 
-    def step(self, batches: Sequence[Batch], *, step: int, epoch: int, lr: float) -> StepResult:
+    def step(
+        self,
+        batches: Sequence[Batch],
+        *,
+        step: int,
+        epoch: int,
+        lr: float,
+        labels_on_host: Sequence[torch.Tensor] | None = None,
+    ) -> StepResult:
         """Train on `batches` (one per micro-step, gradients averaged) as optimizer step `step`.
+
+        `labels_on_host`: per micro-step those of all ranks, where the head asks for them.
 
         A step counts on every rank or on none: where a non-finite value appeared in any embedding, loss, gradient or
         center, backbone, buffers and optimizer state come out bit-identical to how they went in.
@@ -55,7 +65,8 @@ class Stepper:
         optimizer.zero_grad(set_to_none=True)
         losses = []
         for index, batch in enumerate(batches):
-            losses.append(self._micro_step(batch, index, len(batches), step=step, epoch=epoch))
+            labels = None if labels_on_host is None else labels_on_host[index]
+            losses.append(self._micro_step(batch, labels, index, len(batches), step=step, epoch=epoch))
         norm, overflow = self._unscale_and_clip_()
         # As torch.amp.GradScaler hands over what it has found; the head's own verdict and the other ranks' come on top.
         optimizer.grad_scale, optimizer.found_inf = None, overflow
@@ -84,7 +95,9 @@ class Stepper:
         }
         return [name for name, tensors in suspects.items() if not all(map(_is_finite, tensors))]
 
-    def _micro_step(self, batch: Batch, index: int, count: int, *, step: int, epoch: int) -> torch.Tensor:
+    def _micro_step(
+        self, batch: Batch, labels_on_host: torch.Tensor | None, index: int, count: int, *, step: int, epoch: int
+    ) -> torch.Tensor:
         flips = flip_mask(self.config.seed, epoch, batch.indices, self.config.data.flip)
         images = to_network(self.augment(batch.images, batch.indices, epoch), flips)
         # Gradients travel once per optimizer step, with the last micro-batch.
@@ -95,7 +108,7 @@ class Stepper:
             with autocast(self.world.device, self.config.train.precision):
                 embeddings = self.parts.replica(images)
             self.embeddings = embeddings.detach()
-            loss = self.parts.head(embeddings, batch.labels)
+            loss = self.parts.head(embeddings, batch.labels, labels_on_host=labels_on_host)
             loss.backward(self.scaler.scale / count)
         value: torch.Tensor = loss.detach()
         return value

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from recognition.backbones.run_weights import CHECKPOINTS
 from recognition.distributed.checkpoint import Checkpoint, Snapshot
@@ -27,7 +30,7 @@ from recognition.training.refusals import RefusalWatch, stop_refusing
 from recognition.training.reports import Reports
 from recognition.training.resume import load_run, order_settings, snapshot_run
 from recognition.training.run_folder import FolderLock
-from recognition.training.run_meta import OrderSettings, RunMeta
+from recognition.training.run_meta import DRAW, OrderSettings, RunMeta
 from recognition.training.state import TrainState
 from recognition.training.stepper import Stepper, StepResult
 from recognition.training.validating import follow_score, validate
@@ -106,11 +109,12 @@ class Trainer:
         finally:
             self.saver.abandon()
             self.reports.log.close()
+            self.loader.close()
 
-    def train_step(self, batches: list[Batch], epoch: int) -> StepResult:
-        """Take one optimizer step and account for it."""
+    def train_step(self, batches: list[Batch], epoch: int, labels_on_host: list[Tensor] | None = None) -> StepResult:
+        """Take one optimizer step and account for it; `labels_on_host` is what `agree` has returned."""
         lr = self._lr_at(self.state.step)
-        result = self.stepper.step(batches, step=self.state.step, epoch=epoch, lr=lr)
+        result = self.stepper.step(batches, step=self.state.step, epoch=epoch, lr=lr, labels_on_host=labels_on_host)
         self.state.step += 1
         self.state.images_seen += self.plan.global_batch
         self.reports.add(result)
@@ -169,6 +173,8 @@ class Trainer:
             network=self.config.backbone.network,
             global_batch=self.plan.global_batch,
             order=self._order(),
+            products=self.parts.head.resolved_products,
+            draw=DRAW,
         )
         return snapshot_run(self.parts, meta, has_own_buffers=not self.config.backbone.sync_bn)
 
@@ -180,8 +186,8 @@ class Trainer:
             waiting = time.perf_counter()
             micro_batches, problem = _fetch(batches, self.plan.micro_batches)
             waited_s = time.perf_counter() - waiting
-            self.agree(problem)
-            self.train_step(micro_batches, epoch)
+            labels = self.agree(problem, micro_batches)
+            self.train_step(micro_batches, epoch, labels)
             self.reports.throughput.add(self.plan.global_batch, waited_s)
             self._after_step(epoch)
 
@@ -203,15 +209,18 @@ class Trainer:
         if self._is_save_due and not self._is_refusing():
             self.save()
 
-    def agree(self, problem: Exception | None) -> None:
+    def agree(self, problem: Exception | None, batches: Sequence[Batch] = ()) -> list[Tensor] | None:
         """Learn what any rank has to report before all of them enter a step, and act on it in the same way.
 
-        A rank whose next batch failed must not leave the others in the step's collectives. Collective: one gather of
-        five numbers between the hosts.
+        A rank whose next batch failed must not leave the others in the step's collectives. Returns per micro-batch the
+        labels of all ranks, where the head asks the hosts for them. Collective: one gather between the hosts, of five
+        numbers and of these labels.
         """
-        own = [problem is not None, self.interrupts.stop, self.interrupts.take_save_request(), self.saver.is_working]
-        numbers = [*map(int, own), self.refusals.look()]
-        failed, stop, save, working, refused = zip(*gather_numbers(numbers, self.world))
+        flags = [problem is not None, self.interrupts.stop, self.interrupts.take_save_request(), self.saver.is_working]
+        own = [*map(int, flags), self.refusals.look()]
+        labels = self._labels_on_host(batches) if self.parts.head.asks_the_host else []
+        everyones = gather_numbers([*own, *labels], self.world)
+        failed, stop, save, working, refused = zip(*(numbers[: len(own)] for numbers in everyones))
         self._met = time.perf_counter()
         self.saver.advance(any(working))
         if any(stop):  # before a failure: when a job is canceled, its loader's processes may be gone first
@@ -224,6 +233,19 @@ class Trainer:
             self._stop_refusing()
         if any(save):
             self.save()
+        if not labels:
+            return None
+        every = torch.tensor([numbers[len(own) :] for numbers in everyones])
+        return [part.flatten() for part in every.chunk(self.plan.micro_batches, dim=1)]
+
+    def _labels_on_host(self, batches: Sequence[Batch]) -> list[int]:
+        """Return the labels of this rank's micro-batches, as many as the other ranks bring whatever has failed."""
+        if len(batches) < self.plan.micro_batches:
+            return [-1] * (self.plan.micro_batches * self.config.train.batch_size)
+        found: list[int] = []
+        for batch in batches:
+            found += (batch.labels if batch.labels_on_host is None else batch.labels_on_host).tolist()
+        return found
 
     def _raise_alike(self, problem: Exception | None) -> None:
         def fail() -> None:

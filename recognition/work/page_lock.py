@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import weakref
 
@@ -19,9 +20,16 @@ def lock_pages(memory: torch.Tensor, owner: object) -> None:
     """
     error = int(torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), memory.nbytes, 0))
     if error:
+        _take_up_error()
         logger.warning("cannot page-lock %s (CUDA error %d); copies will wait", size(memory.nbytes), error)
     else:
         weakref.finalize(owner, _unlock_pages, memory)
+
+
+def _take_up_error() -> None:
+    """Let CUDA's last error be raised here: it stays set after a refusal, and the next kernel of all would raise it."""
+    with contextlib.suppress(RuntimeError):
+        torch.zeros(1, device="cuda")
 
 
 def _unlock_pages(memory: torch.Tensor) -> None:

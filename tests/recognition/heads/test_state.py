@@ -166,5 +166,5 @@ def test_samples_of_the_ranks_differ() -> None:
     for head in heads:
         x_ND = torch.nn.functional.normalize(torch.randn(2, 16))
         rows = head._rows(x_ND, torch.tensor([0, 399]))
-        samples.append(head._active(rows, is_sampled=True)[0].sample)
+        samples.append(head._active(rows, None, is_sampled=True)[0].sample)
     assert not torch.equal(*samples)

@@ -182,3 +182,12 @@ def test_a_mistyped_path_is_no_absent_set(tmp_path, rec, more, message):
 
 def test_a_set_of_another_machine_is_absent(tmp_path):
     assert not find_inputs(replace(TINY, data=DataConfig(rec=str(tmp_path / "train_tmp" / "ms1m")))).has_data
+
+
+def test_the_plan_for_a_gpu_has_a_gpus_blocks_and_products() -> None:
+    cpu, gpu = (
+        make_plan(TINY, world_size=1, num_images=1000, num_classes=500_000, device=device) for device in ("cpu", "cuda")
+    )
+    assert gpu.memory.head_buffers > 4 * cpu.memory.head_buffers
+    assert "products float32 (auto, on a CPU)" in render_plan(cpu)
+    assert "products bf16 (auto, on a GPU)" in render_plan(gpu)

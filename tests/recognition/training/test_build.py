@@ -37,7 +37,9 @@ def test_weights_of_another_network_are_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as hit:
         make_trainer(ALONE, str(tmp_path / "run"), [f"init_from={tmp_path}/backbone.pth"])
     assert str(hit.value).startswith(f"{tmp_path}/backbone.pth: does not fit the network: ")
-    assert str(hit.value).endswith("; they are those of backbone.network=mbf backbone.embedding_size=24")
+    assert str(hit.value).endswith(
+        "; they are those of backbone.network=mbf backbone.embedding_size=24 data.image_size=112"
+    )
 
 
 def test_a_margin_is_chosen_by_name_or_by_the_three_numbers() -> None:

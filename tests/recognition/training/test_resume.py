@@ -149,9 +149,9 @@ def stop_at(world: World, folder: str, overrides: list[str], step: int | None) -
     images: list[int] = []
     take = trainer.train_step
 
-    def take_note(batches: Any, epoch: int) -> Any:
+    def take_note(batches: Any, *where: Any) -> Any:
         images.extend(index for batch in batches for index in batch.indices.tolist())
-        return take(batches, epoch)
+        return take(batches, *where)
 
     trainer.train_step = take_note  # type: ignore[method-assign]
     with contextlib.suppress(Stopped):

@@ -36,7 +36,8 @@ def test_what_is_written_is_read_back_and_shares_nothing_with_the_run() -> None:
 def test_a_meta_of_the_first_version_and_one_of_a_later_are_read() -> None:
     meta = RunMeta.of({**json.loads(OLD), "added": {"later": 1}}, "here")
     assert (meta.state.images_seen, meta.network, meta.global_batch, meta.order) == (896, "r50", 1024, ORDER)
-    assert list(META.as_json()) == list(json.loads(OLD)), "the names and their order stay"
+    assert (meta.products, meta.draw) == (None, None)
+    assert list(META.as_json()) == [*json.loads(OLD), "products", "draw"], "the names and their order stay"
 
 
 @pytest.mark.parametrize(
@@ -50,6 +51,9 @@ def test_a_meta_of_the_first_version_and_one_of_a_later_are_read() -> None:
         ({"network": 5}, "its network is 5; expected a name"),
         ({"global_batch": 0}, "its global batch is 0; expected a whole number"),
         ({"global_batch": "128"}, "its global batch is '128'; expected a whole number"),
+        ({"products": "fp8"}, "its products are 'fp8'; expected float32, tf32, bf16"),
+        ({"products": ["bf16"]}, "its products are .*; expected float32"),
+        ({"draw": -1}, "its draw is -1; expected a whole number"),
         ({"order": [1]}, "'order' is missing"),
         ({"order": {"seed": "2048"}}, "its order's seed is '2048'; expected a whole number"),
     ],

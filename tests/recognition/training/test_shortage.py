@@ -13,6 +13,11 @@ WORLD = World(rank=3, size=4, local_rank=3, device=torch.device("cpu"))
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore."), "CUDA out of memory. Tried"),
         (MemoryError("Unable to allocate 1.0 PiB"), "Unable to allocate 1.0 PiB"),
         (MemoryError(), "no memory is left"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "ALLOC_FAILED"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "CUDNN_STATUS_ALLOC_FAILED"),
+        (RuntimeError("NCCL error: unhandled cuda error\nLast error:\nFailed to CUDA calloc 6291456 bytes"), "NCCL"),
+        (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be"), "CUDA error: out of memory"),
+        (RuntimeError("Triton Error [CUDA]: out of memory"), "Triton Error [CUDA]: out of memory"),
     ],
 )
 def test_a_shortage_is_one_line_that_says_what_to_lower(error: Exception, found: str) -> None:

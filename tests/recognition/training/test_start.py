@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -16,9 +17,9 @@ from recognition.distributed.world import World
 from recognition.errors import CheckpointError, ConfigError
 from recognition.training import start
 from recognition.training.run_folder import RunStatus, read_status, write_status
-from recognition.training.run_meta import RunMeta
+from recognition.training.run_meta import DRAW, RunMeta
 from recognition.training.scaler import ScalerState
-from recognition.training.start import find_start, hold_global_batch, prepare_folder, resumes, tidy
+from recognition.training.start import find_start, hold_global_batch, hold_products, prepare_folder, resumes, tidy
 from recognition.training.state import TrainState
 from tests.helpers.snapshots import ALONE, save
 
@@ -149,3 +150,35 @@ def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path: Path) -
     tidy(tmp_path)
     assert not any(path.exists() for path in left)
     assert all(path.exists() for path in kept)
+
+
+@pytest.mark.parametrize(
+    ("held", "asked", "found", "said"),
+    [
+        ({"products": "tf32"}, "auto", "tf32", "head.products is tf32, as when this run began, where auto would be"),
+        # Before checkpoints said it there was nothing else.
+        ({}, "auto", "float32", "head.products is float32, as when this run began, where auto would be bf16"),
+        ({"products": "tf32"}, "bf16", "bf16", ""),
+    ],
+)
+def test_a_resumed_run_keeps_the_products_it_began_with(
+    held: dict[str, object], asked: str, found: str, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoint: Checkpoint = _Trained(24)  # type: ignore[assignment]
+    checkpoint.meta.update(held)  # type: ignore[attr-defined]
+    with caplog.at_level(logging.INFO):
+        # No GPU is here, so that auto would be what it is on one that is planned for: bf16.
+        config = hold_products(_config(f"head.products={asked}"), checkpoint, World(0, 1, 0, torch.device("cuda", 0)))
+    assert config.head.products == found
+    assert said in caplog.text
+
+
+@pytest.mark.parametrize(("draw", "rate", "is_said"), [(None, 0.5, True), (DRAW, 0.5, False), (None, 1.0, False)])
+def test_another_draw_of_classes_is_said_once_where_it_matters(
+    draw: int | None, rate: float, is_said: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoint: Checkpoint = _Trained(24)  # type: ignore[assignment]
+    checkpoint.meta["draw"] = draw  # type: ignore[index]
+    with caplog.at_level(logging.INFO):
+        hold_products(_config(f"head.sample_rate={rate}"), checkpoint, ALONE)
+    assert ("drawn by another rule" in caplog.text) == is_said

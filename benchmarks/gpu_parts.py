@@ -1,0 +1,259 @@
+"""The parts of gpu.py. Each returns name -> figure; with `is_fake`, tensors have no values and times no meaning."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recognition.config.loader import load_config
+from recognition.distributed.world import World
+from recognition.feed.batches import Batch
+from recognition.heads import state as head_state
+from recognition.heads.products import adds_in_float32, resolve_products
+from recognition.heads.sharded_softmax import ShardedSoftmax
+from recognition.training.build import build_parts
+from recognition.training.cuda_settings import settle_cuda
+from recognition.training.stepper import Stepper
+
+CUDA = torch.device("cuda", 0)
+WORLD = World(0, 1, 0, CUDA)
+WANTS_A_GPU = {
+    "loader": "its copies need page-locked memory and CUDA's streams",
+    "checkpoint": "it is timed by CUDA's events",
+    "determinism": "tensors have no values to compare",
+    "ending": "it is the same with a stand-in for NCCL in tests/recognition/distributed/test_endings.py",
+}
+
+
+def probes(*, is_fake: bool) -> dict[str, Any]:
+    """What is here, and what "auto" makes of it."""
+    head = _head(64)
+    device = {} if is_fake else {"device": torch.cuda.get_device_name(0), "CUDA": torch.version.cuda}
+    return device | {
+        "torch": torch.__version__,
+        "products auto": resolve_products("auto", CUDA),
+        "addmm of bf16 into float32": adds_in_float32(CUDA),
+        "kernels": head._loop.kernels is not None,
+    }
+
+
+def kernels(*, is_fake: bool) -> dict[str, Any]:
+    """One step of the head on the device against float64 on the CPU: largest difference, relative to the largest."""
+    found: dict[str, Any] = {}
+    cpu = ShardedSoftmax(3000, 128, world=World(0, 1, 0, torch.device("cpu")), dtype=torch.float64, seed=1)
+    rows = torch.randn(64, 128, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(64) * 7
+    expected = None if is_fake else _step(cpu, rows.double(), labels)
+    for mode, products in itertools.product(("device", "kernels"), ("float32", "tf32", "bf16")):
+        head = ShardedSoftmax(3000, 128, world=WORLD, mode=mode, products=products, seed=1, block_size=512)  # type: ignore[arg-type]
+        gotten = _step(head, rows.to(CUDA), labels.to(CUDA))
+        if expected is None:
+            found[f"{mode}, {products}"] = "ran"
+            continue
+        errors = [float((g.cpu().double() - e).abs().max() / e.abs().max()) for g, e in zip(gotten, expected)]
+        found[f"{mode}, {products}: loss, dx, centers"] = [f"{error:.1e}" for error in errors]
+    return found
+
+
+def sync(*, is_fake: bool) -> dict[str, Any]:
+    """Ten whole steps in which a wait for the device is an error."""
+    found: dict[str, Any] = {}
+    for name, overrides in {
+        "full": [],
+        "sampled": ["head.sample_rate=0.1"],
+        "bf16 and int8": ["head.centers_format=bf16", "head.momentum_format=int8"],
+        "augmented": ["augment.preset=arcface_dali", "augment.jpeg=0.5"],
+    }.items():
+        stepper, batch = _stepper("tiny", 16, 20_000, overrides)
+        stepper.parts.head._has_met = True  # its first forward waits once
+        wants = stepper.parts.head.asks_the_host and not is_fake
+        labels = [torch.arange(16)] if wants else None
+        if is_fake and stepper.parts.head.asks_the_host:
+            found[name] = "not run: the labels on the host have no values (tests/fake_cuda runs it)"
+            continue
+        stepper.step([batch], step=0, epoch=0, lr=0.1, labels_on_host=labels)
+        with _no_waits(is_fake):
+            for step in range(1, 11):
+                stepper.step([batch], step=step, epoch=0, lr=0.1, labels_on_host=labels)
+        found[name] = "ten steps without a wait"
+    return found
+
+
+def sweep(*, is_fake: bool) -> dict[str, Any]:
+    """Milliseconds of a head's step on a million classes, by rows, products and block."""
+    num_classes = 20_000 if is_fake else 1_000_000
+    found: dict[str, Any] = {}
+    blocks = (None, 8192) if is_fake else (None, 4096, 16384, 65536)
+    for products, rows in itertools.product(("bf16", "tf32", "float32"), (1024, 8192)):
+        for block in blocks:
+            head = _head(num_classes, products=products, block_size=block)
+            found[f"{products}, N {rows}, block {block or 'auto'}"] = _ms(_head_step(head, rows), is_fake=is_fake)
+            del head
+    return found
+
+
+def _head_step(head: ShardedSoftmax, rows: int) -> Callable[[], object]:
+    optimizer = head.optimizer(lr=0.1, momentum=0.9)
+    embeddings = torch.randn(rows, 512, device=CUDA, requires_grad=True)
+    labels = torch.arange(rows, device=CUDA)
+
+    def step() -> None:
+        head(embeddings, labels).backward()
+        optimizer.step()
+
+    return step
+
+
+def networks(*, is_fake: bool) -> dict[str, Any]:
+    """Images per second of whole steps."""
+    found: dict[str, Any] = {}
+    batch_size = 2 if is_fake else 128
+    for network, compiles in itertools.product(("r50", "r100"), (False,) if is_fake else (False, True)):
+        stepper, batch = _stepper(network, batch_size, 100_000, [f"train.compile={str(compiles).lower()}"])
+        stepper.parts.head._has_met = True
+        ms = _ms(partial(stepper.step, [batch], step=0, epoch=0, lr=0.1), is_fake=is_fake)
+        name = f"{network}{' compiled' if compiles else ''}"
+        found[name] = ms if isinstance(ms, str) else f"{1000 * batch_size / ms:.0f} img/s"
+    return found
+
+
+def loader(*, is_fake: bool) -> dict[str, Any]:
+    """Images per second that reach the device."""
+    from recognition.feed.build import build_loader
+    from recognition.feed.datasets import open_dataset
+
+    config = load_config("configs/base.yaml", ["data.rec=synthetic", "data.num_classes=1000", "data.num_image=100000"])
+    with tempfile.TemporaryDirectory() as folder:
+        fed = build_loader(config, open_dataset(config.data), WORLD, Path(folder))
+        batches = fed.epoch(0)
+        for _ in range(20):
+            next(batches)
+        ms = _ms(lambda: next(batches), is_fake=is_fake, count=200)
+        fed.close()
+    return {"synthetic images, to the device": f"{1000 * config.train.batch_size / float(ms):.0f} img/s"}
+
+
+def checkpoint(*, is_fake: bool) -> dict[str, Any]:
+    """How long the copy that a checkpoint is written from holds the device's stream."""
+    from recognition.distributed.staging import Staging, stage_tensors
+
+    head = _head(2_000_000)
+    files = {"centers": head.state_rows()}
+    staging = Staging(files)
+    ms = _ms(lambda: stage_tensors(staging, files), is_fake=is_fake, count=5)
+    return {f"copy of {staging.num_bytes / 1e9:.1f} GB": f"{ms} ms, {staging.num_bytes / 1e6 / float(ms):.1f} GB/s"}
+
+
+def determinism(*, is_fake: bool) -> dict[str, Any]:
+    """Whether two trainings of five steps have equal bits, as promised and without the promise."""
+    found: dict[str, Any] = {}
+    for promised in (False, True):
+        config = load_config("configs/base.yaml", [f"train.deterministic={str(promised).lower()}"])
+        settle_cuda(config.train, CUDA)
+        ends = []
+        for _ in range(2):
+            stepper, batch = _stepper("r18", 32, 5000, [])
+            for step in range(5):
+                stepper.step([batch], step=step, epoch=0, lr=0.1)
+            ends.append([stepper.parts.head.centers.clone(), *map(torch.clone, stepper.parts.backbone.parameters())])
+        found[f"train.deterministic {promised}"] = all(map(torch.equal, *ends))
+    return found
+
+
+def ending(*, is_fake: bool) -> dict[str, Any]:
+    """A rank that raises beside NCCL, where there are two GPUs; else beside its stand-in."""
+    if torch.cuda.device_count() < 2:
+        command = [sys.executable, "-m", "pytest", "-q", "tests/recognition/distributed/test_endings.py"]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        return {"with a stand-in, one GPU being here": ended.stdout.strip().splitlines()[-1]}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"]
+    command += ["tests.helpers.gpu_worlds", "error", "--nccl"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    words = [line for line in ended.stderr.splitlines() if "fake_train: error" in line]
+    return {"status of torchrun, with NCCL": ended.returncode, "words": words}
+
+
+def _head(num_classes: int, **settings: Any) -> ShardedSoftmax:
+    with _centers_on_device():
+        return ShardedSoftmax(num_classes, 512, world=WORLD, **settings)
+
+
+@contextlib.contextmanager
+def _centers_on_device() -> Iterator[None]:
+    """Fill centers on the device: drawing millions on the host would take longer than what is measured."""
+    drawn = head_state.initial_rows
+
+    def fill(rows: range, embedding_size: int, seed: int) -> Iterator[tuple[range, Tensor]]:
+        for first in range(rows.start, rows.stop, 1 << 17):
+            part = range(first, min(first + (1 << 17), rows.stop))
+            yield part, torch.randn(len(part), embedding_size, device=CUDA).mul_(0.01)
+
+    head_state.initial_rows = fill
+    try:
+        yield
+    finally:
+        head_state.initial_rows = drawn
+
+
+def _step(head: ShardedSoftmax, rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    embeddings = rows.clone().requires_grad_()
+    loss = head(embeddings, labels)
+    loss.backward()
+    head.optimizer(lr=0.5, momentum=0.9).step()
+    assert embeddings.grad is not None
+    return loss.detach(), embeddings.grad, head.centers
+
+
+def _stepper(network: str, batch_size: int, num_classes: int, overrides: list[str]) -> tuple[Stepper, Batch]:
+    settings = [f"backbone.network={network}", f"train.batch_size={batch_size}", *overrides]
+    config = load_config("configs/base.yaml", settings)
+    with _centers_on_device():
+        parts = build_parts(config, num_classes, WORLD)
+    images = torch.zeros(batch_size, 112, 112, 3, dtype=torch.uint8, device=CUDA)
+    numbers = torch.arange(batch_size, device=CUDA)
+    return Stepper(config, parts, WORLD), Batch(images, numbers, numbers)
+
+
+@contextlib.contextmanager
+def _no_waits(is_fake: bool) -> Iterator[None]:
+    """Make a wait for the device an error; without values it is one anyway."""
+    if is_fake:
+        yield
+        return
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def _ms(call: Callable[[], object], *, is_fake: bool, count: int = 10) -> float | str:
+    """Return the median milliseconds of `call` between CUDA's events; without a device, its launches."""
+    if is_fake:
+        from tests.fake_cuda.watch import Watch
+
+        call()
+        with Watch() as watch:
+            call()
+        return f"{watch.seen.num_launches} launches"
+    for _ in range(3):
+        call()
+    marks = [torch.cuda.Event(enable_timing=True) for _ in range(count + 1)]
+    marks[0].record()
+    for mark in marks[1:]:
+        call()
+        mark.record()
+    marks[-1].synchronize()
+    times = [before.elapsed_time(after) for before, after in itertools.pairwise(marks)]
+    return round(statistics.median(times), 3)

@@ -1,0 +1,124 @@
+"""Training steps on a CUDA device that computes nothing: where tensors are, what waits, what travels, what is launched.
+
+Needs g++ and the torch the device was written for; with CI=true a skip is a failure.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fake_cuda.library import reason_to_skip
+
+ROOT = Path(__file__).parents[2]
+JPEG = ["augment.preset=arcface_dali", "augment.jpeg=0.5", "augment.mask=0.1", "augment.occlusion=0.1"]
+SMALL_STATE = ["head.centers_format=bf16", "head.momentum_format=int8"]
+CASES: dict[str, dict[str, Any]] = {
+    "full": {},
+    "sampled": {"overrides": ["head.sample_rate=0.1"]},
+    "sampled, own alone": {"overrides": ["head.sample_rate=0"]},
+    "sampled, nearest": {"overrides": ["head.sample_rate=0.1", "head.negatives=nearest"]},
+    "sampled, bf16 and int8": {"overrides": ["head.sample_rate=0.1", *SMALL_STATE]},
+    "sampled, rank 0 of 8": {"size": 8, "overrides": ["head.sample_rate=0.1"]},
+    "augmentation": {"overrides": JPEG},
+    "deferred": {"overrides": ["head.update=deferred"]},
+    "autograd": {"overrides": ["head.update=autograd"]},
+    "bf16 and int8": {"overrides": SMALL_STATE},
+    "accumulation": {"overrides": ["train.gradient_accumulation=3"]},
+    "accumulation, rank 0 of 8": {"size": 8, "overrides": ["train.gradient_accumulation=2"]},
+    "fp16": {"overrides": ["train.precision=fp16"]},
+    "adamw": {"overrides": ["optim.optimizer=adamw"]},
+    "bf16 products": {"overrides": ["head.products=bf16"]},
+    "rank 0 of 8": {"size": 8},
+    "rank 7 of 8": {"size": 8, "rank": 7},
+    "rank 0 of 64": {"size": 64},
+    "rank 63 of 64": {"size": 64, "rank": 63},
+}
+
+pytestmark = pytest.mark.slow
+
+
+def run_steps(*cases: dict[str, Any]) -> list[dict[str, Any]]:
+    """Run cases in one process: the device must be there before torch is imported."""
+    reason = reason_to_skip()
+    if reason is not None:
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"{reason}; with CI=true the steps of a GPU must be tested")
+        pytest.skip(reason)
+    command = [sys.executable, "-m", "tests.fake_cuda.steps", *map(json.dumps, cases)]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    return [json.loads(line) for line in ended.stdout.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def seen() -> dict[str, dict[str, Any]]:
+    return dict(zip(CASES, run_steps(*CASES.values()), strict=True))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_step_on_cuda_neither_waits_nor_crosses_the_bus(name: str, seen: dict[str, dict[str, Any]]) -> None:
+    step = seen[name]
+    # A wait for a value, and operands on two devices, raise where they happen.
+    assert "error" not in step, step["error"] + step["traceback"]
+    assert step["crossings"] == []
+    assert step["devices"] == ["cuda:0"]
+    print(f"{name}: {step['launches']} launches a step; most {step['most']}")
+
+
+@pytest.mark.parametrize(("size", "ranks"), [(8, (0, 7)), (64, (0, 63))])
+def test_the_collectives_of_a_step_are_those_of_the_docs(
+    size: int, ranks: tuple[int, int], seen: dict[str, dict[str, Any]]
+) -> None:
+    first, last = (seen[f"rank {rank} of {size}"] for rank in ranks)
+    assert first["collectives"] == last["collectives"]
+    stated = list(stated_collectives(size=size, batch=4, embedding=128))
+    # DDP's, of the backbone's gradient, is before the optimizer's.
+    stated.insert(-1, ("allreduce", "float32", 4 * first["parameters"]))
+    found = [received(*each.split(), size) for each in first["collectives"]]
+    assert found == stated
+
+
+def test_the_backbones_gradient_travels_once_a_step(seen: dict[str, dict[str, Any]]) -> None:
+    step = seen["accumulation, rank 0 of 8"]
+    assert step["collectives"].count(f"allreduce float32 {step['parameters']}") == 1
+    assert sum(each.startswith("reduce_scatter") for each in step["collectives"]) == 2
+
+
+def test_the_sample_on_cuda_is_what_the_rate_says(seen: dict[str, dict[str, Any]]) -> None:
+    assert seen["full"]["sampled"] is None
+    assert seen["sampled"]["sampled"] == 200  # a tenth of 2,000
+    assert seen["sampled, own alone"]["sampled"] == 4  # the batch's own
+    assert (
+        seen["sampled, rank 0 of 8"]["sampled"] == 32
+    )  # its 250 classes hold all 32 labels of the batch; a tenth of them were 25
+
+
+def stated_collectives(*, size: int, batch: int, embedding: int) -> Any:
+    """Yield (kind, dtype, bytes a rank receives) of the table in docs/distributed.md, less what is not of this run."""
+    text = (ROOT / "docs" / "distributed.md").read_text(encoding="utf-8")
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if cells[0] not in ("forward", "backward", "step") or "between the hosts" in cells[1] or "only if" in cells[1]:
+            continue
+        kind = re.sub("-", "", cells[2].split()[0]) if "scatter" not in cells[2] else "reduce_scatter"
+        dtype = next((word for word in ("float32", "float64", "int64") if word in cells[1]), "float32")
+        formula = re.sub(r"(?<=[\w)]) (?=[\w(])", " * ", cells[3].removesuffix(" with NCCL"))
+        yield kind, dtype, eval(formula, {"D": embedding, "N": batch * size, "B": batch, "W": size})
+
+
+def received(kind: str, dtype: str, numel: str, size: int) -> tuple[str, str, int]:
+    """Return a collective with the bytes that a rank receives of it, from what a rank gives."""
+    num_bytes = int(numel) * int(re.sub(r"\D", "", dtype)) // 8
+    if kind == "allgather":
+        num_bytes *= size - 1
+    elif kind == "reduce_scatter":
+        num_bytes = num_bytes * (size - 1) // size
+    return kind, dtype, num_bytes
