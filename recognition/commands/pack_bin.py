@@ -25,10 +25,10 @@ from recognition.errors import DataError
 from recognition.formats.pair_layouts import PAIR_LAYOUTS, odd_pairs, read_published
 from recognition.formats.pair_list import PicturePair, parse_folds
 from recognition.formats.pair_pictures import about_pairs, find_pictures
-from recognition.formats.pairs_about import about_path, render_about
-from recognition.formats.pairs_bin import write_pairs
+from recognition.formats.pairs_about import about_path, is_about, render_about
+from recognition.formats.pairs_bin import dump_pairs
 from recognition.images.codec import decode_rgb, encode_jpeg, read_image_file
-from recognition.work.files import file_sha256, refuse_existing, write_text
+from recognition.work.files import file_sha256, refuse_existing, staged
 
 logger = logging.getLogger(__name__)
 
@@ -69,8 +69,10 @@ def pack_bin(
     encoded: dict[Path, bytes] = {}
     for path in progress(dict.fromkeys(paths), total=len(set(paths)), unit="img", label="read", quiet=quiet):
         encoded[path] = _read_picture(path, size)
-    write_pairs(output, [encoded[path] for path in paths], [pair.is_same for pair in pairs])
-    write_text(about_path(output), render_about(about_pairs(pairs, images), sha256=file_sha256(output)))
+    # The .json goes first: alone it is nobody's, while a .bin beside the .json of another one is refused.
+    with staged(about_path(output), output) as (about, pack):
+        dump_pairs(pack, [encoded[path] for path in paths], [pair.is_same for pair in pairs])
+        about.write_text(render_about(about_pairs(pairs, images), sha256=file_sha256(pack)), encoding="utf-8")
     return PackedPairs(len(pairs), sum(pair.is_same for pair in pairs), len(encoded))
 
 
@@ -78,7 +80,10 @@ def _run(args: argparse.Namespace) -> None:
     watch = Stopwatch()
     if args.output.suffix == ".json":
         raise DataError(f"{args.output}: is the name of what is written beside it; expected a .bin; choose another OUT")
-    refuse_existing(args.output, about_path(args.output), overwrite=args.overwrite)
+    about = about_path(args.output)
+    # A .json of ours without its .bin is what a killed run has left.
+    others = [] if about.exists() and is_about(about) else [about]
+    refuse_existing(args.output, *others, overwrite=args.overwrite)
     folds = parse_folds(args.folds) if args.folds else None
     pairs = read_published(args.pairs, layout=args.layout, folds=folds)
     odd = odd_pairs(pairs)

@@ -79,6 +79,15 @@ def read_about(path: Path, *, sha256: str, num_pairs: int) -> PairsAbout:
     )
 
 
+def is_about(place: Path) -> bool:
+    """Return whether a file is what pack_bin.py writes beside a .bin."""
+    try:
+        values = _load(place)
+    except DataError:
+        return False
+    return isinstance(values, dict) and KEY in values
+
+
 def _load(place: Path) -> Any:
     try:
         if place.stat().st_size > MAX_FILE_BYTES:

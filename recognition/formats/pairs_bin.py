@@ -80,12 +80,18 @@ def read_pairs(path: Path) -> Pairs:
 
 def write_pairs(path: Path, images: Sequence[bytes], is_same: Sequence[bool] | np.ndarray) -> None:
     """Write a pack as arcface_torch's readers expect it; equal input gives equal bytes. Replaces what was there."""
+    with staged(path) as (temporary,):
+        dump_pairs(temporary, images, is_same)
+
+
+def dump_pairs(path: Path, images: Sequence[bytes], is_same: Sequence[bool] | np.ndarray) -> None:
+    """Write a pack into a file as it stands, for a caller that puts the whole file into its place."""
     if len(images) != 2 * len(is_same):
         raise ValueError(f"{len(images)} images for {len(is_same)} pairs; expected two images per pair")
     # pickle refers back to objects it has met by identity; one object per content makes equal bytes.
     first: dict[bytes, bytes] = {}
     shared = [first.setdefault(bytes(image), bytes(image)) for image in images]
-    with staged(path) as (temporary,), open(temporary, "wb") as handle:
+    with open(path, "wb") as handle:
         pickle.dump((shared, [bool(flag) for flag in is_same]), handle, protocol=pickle.HIGHEST_PROTOCOL)
 
 

@@ -45,7 +45,10 @@ BAD = [
     ("model.pt model.pt", "ends in '.pt'; expected .onnx, .ncnn, .pt2; name it so"),
     ("model.pt there.onnx", "there.onnx: exists already; expected a new path; pass --overwrite to replace it"),
     ("model.pt out.ncnn", "out.ncnn.bin: exists already"),
-    ("nowhere out.onnx", "nowhere: not found; expected a run folder or a .safetensors, .pt or .pth file"),
+    (
+        "nowhere out.onnx",
+        "nowhere: not found; expected a run folder, a checkpoint, or a .safetensors, .pt or .pth file",
+    ),
     ("there.onnx out.onnx", "is an .onnx file already; expected a run folder or weights"),
     ("model.pt out.onnx --precision int8", "no images to take its ranges from; expected your faces; give --faces"),
     ("model.pt out.onnx --faces faces", "--faces: a file in fp32 needs none"),

@@ -188,7 +188,9 @@ def test_merge_with_a_map_and_with_common_identities(packed: Path, tmp_path: Pat
     assert _images(tmp_path / "same" / "train.rec") == expected * 2
     (tmp_path / "map.tsv").write_text("\n".join(lines[:-1]) + "\n")
     assert merge([*command, "--overwrite"]) == 1
-    assert "class 3 of set 1 is not in the map; expected every class to be" in _error(capsys)
+    error = _error(capsys)
+    assert "map.tsv: misses 1 of the 4 identities" in error
+    assert "(class 3); expected a line for each; add them" in error
 
 
 @pytest.mark.parametrize(
