@@ -313,6 +313,7 @@ TABLE = [
         "pack again, or remove it",
         file("lfw.json", '{"arcshard_pairs": 1, "sha256": "0"}'),
     ),
+    Bad("export nowhere out.onnx", "nowhere:", "not found", "expected a run folder", "check the path"),
     Bad("report model.pt none.bin", "none.bin:", "cannot be read", "expected a verification .bin", "check the path"),
     Bad("plot_embedding faces out", "faces:", "holds no embeddings", "expected the output", "run it to its end"),
     Bad(

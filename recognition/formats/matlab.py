@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from recognition.errors import ConfigError, DataError
+from recognition.work.inputs import require_plain
 
 MAX_FILE_BYTES = 1 << 26
 MAX_UNPACKED_BYTES = 1 << 28
@@ -53,6 +54,7 @@ def _scipy_reader() -> Any:
 
 
 def _read(path: Path) -> bytes:
+    require_plain(path)
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise DataError(f"{path}: over {MAX_FILE_BYTES >> 20} MiB; expected a list of pairs; take the list alone")

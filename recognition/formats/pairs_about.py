@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from recognition.errors import DataError
+from recognition.work.inputs import require_plain
 
 FORMAT = 1
 KEY = "arcshard_pairs"
@@ -59,7 +60,7 @@ def read_about(path: Path, *, sha256: str, num_pairs: int) -> PairsAbout:
     Raises DataError when it describes another .bin, or does not hold what pack_bin.py writes.
     """
     place = about_path(path)
-    if not place.is_file():
+    if not place.exists():
         return PairsAbout()
     values = _load(place)
     if not isinstance(values, dict) or KEY not in values:
@@ -89,6 +90,7 @@ def is_about(place: Path) -> bool:
 
 
 def _load(place: Path) -> Any:
+    require_plain(place)
     try:
         if place.stat().st_size > MAX_FILE_BYTES:
             raise DataError(f"{place}: over {MAX_FILE_BYTES >> 20} MiB; expected what pack_bin.py writes; remove it")

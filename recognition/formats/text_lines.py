@@ -11,6 +11,7 @@ from recognition.work.inputs import require_plain
 
 MAX_FILE_BYTES = 1 << 30
 """Largest text file that is read at once: the checksums of 50 million records."""
+_MAX_LINE_CHARACTERS = 1 << 16
 _UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -19,7 +20,7 @@ def read_lines(path: Path, expected: str) -> list[str]:
 
     The text is UTF-8, or UTF-16 with its mark; bytes that are neither, as names of files may have them, become what
     `os.fsencode` turns back into them. Raises DataError, which says what was `expected`, when the file cannot be read,
-    is no text, or is larger than `MAX_FILE_BYTES`.
+    is no text, is larger than `MAX_FILE_BYTES`, or has a line that no list has.
     """
     require_plain(path)
     try:
@@ -38,7 +39,12 @@ def read_lines(path: Path, expected: str) -> list[str]:
         text = "\0"
     if "\0" in text:
         raise DataError(f"{path}: cannot be read (not text); expected {expected}; check the path")
-    return text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n")
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n")
+    longest = max(lines, key=len)
+    if len(longest) > _MAX_LINE_CHARACTERS:
+        place = f"{path}:{lines.index(longest) + 1}"
+        raise DataError(f"{place}: a line of {len(longest):,} characters; expected {expected}; check the path")
+    return lines
 
 
 def refuse_unlistable(name: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from recognition.verification.charts import Axis, Series, line_chart, spread
 METRICS = "metrics.jsonl"
 _TRAIN = {"loss": "loss", "top1": "top-1 on training images", "lr": "learning rate"}
 _MAX_FILE_BYTES = 1 << 28
+_LARGEST = 1e15  # what an axis is marked for
 
 
 def run_charts(run: Path) -> list[str]:
@@ -38,7 +39,11 @@ def _chart(title: str, curves: list[tuple[str, list[tuple[float, float]]]]) -> s
 
 def _points(records: list[dict[str, Any]], name: str) -> list[tuple[float, float]]:
     found = ((record.get("step"), record.get(name)) for record in records)
-    return [(float(x), float(y)) for x, y in found if isinstance(x, int | float) and isinstance(y, int | float)]
+    return [(float(x), float(y)) for x, y in found if _can_be_drawn(x) and _can_be_drawn(y)]
+
+
+def _can_be_drawn(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and -_LARGEST < value < _LARGEST  # NaN is neither
 
 
 def _records(path: Path) -> list[dict[str, Any]]:

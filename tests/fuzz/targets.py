@@ -254,6 +254,36 @@ def read_pair_texts(data: bytes, folder: Path) -> None:
     pack_bin(read_pair_list(path), folder, folder / "out.bin")
 
 
+def read_published_pairs(data: bytes, folder: Path) -> None:
+    """Lists of pairs in each layout that is one file."""
+    from recognition.formats.pair_layouts import odd_pairs, read_published
+
+    path = _write(folder, "list.txt", data)
+    for layout in ("rfw", "lfw_csv", "bfw"):
+        with contextlib.suppress(EXPECTED), only_ours():
+            read_published(path, layout=layout)
+    odd_pairs(read_published(path, layout="calfw"))
+
+
+def read_matlab_file(data: bytes, folder: Path) -> None:
+    from recognition.formats.matlab import read_matlab
+
+    read_matlab(_write(folder, "label.mat", data))
+
+
+def read_pairs_about(data: bytes, folder: Path) -> None:
+    from recognition.formats.pairs_about import is_about, read_about
+
+    is_about(_write(folder, "set.json", data))
+    read_about(folder / "set.bin", sha256="0" * 64, num_pairs=2)
+
+
+def read_scores_file(data: bytes, folder: Path) -> None:
+    from recognition.verification.scores_file import read_scores
+
+    read_scores(_write(folder, "scores.tsv", data))
+
+
 def read_tar(data: bytes, folder: Path) -> None:
     """Go through a WebDataset shard."""
     stream = TarStream([_write(folder, "shard.tar", data)])
@@ -700,6 +730,32 @@ def _descriptor(data: bytes) -> Iterator[int]:
         os.close(descriptor)
 
 
+def _matlab_seeds() -> list[bytes]:
+    import scipy.io
+
+    pair = np.zeros((2, 1), dtype=[("name1", "O"), ("name2", "O"), ("label", "O")])
+    buffer = io.BytesIO()
+    scipy.io.savemat(buffer, {"splits": pair})
+    return [buffer.getvalue()]
+
+
+def _published_seeds() -> list[bytes]:
+    return [
+        b"A_B_0001.jpg 1\nA_B_0002.jpg 1\n" * 10 + b"A_B_0001.jpg 0\nC_D_0002.jpg 0\n" * 10,
+        b"m.01\t1\t2\nm.01\t1\tm.02\t1\n" * 10,
+        b"name,imagenum1,imagenum2,\n" + b"A B,1,2,\nA B,1,C D,1\n" * 10,
+    ]
+
+
+def _score_seeds() -> list[bytes]:
+    return [b"0.5 1\n0.1 0\n" * 10, b"# score same fold\n" + b"0.5\t1\t1\n-1\t0\t2\n" * 5]
+
+
+def _about_seeds() -> list[bytes]:
+    held = {"arcshard_pairs": 1, "sha256": "0" * 64, "images": [0, 1, 0, 1], "people": ["a", "b"], "fold_sizes": [2]}
+    return [json.dumps(held).encode()]
+
+
 _INSIGHTFACE = _packed("insightface")
 
 TARGETS: dict[str, Target] = {
@@ -715,6 +771,10 @@ TARGETS: dict[str, Target] = {
     "pair_list": Target(
         read_pair_texts, lambda: [b"ada/ada_0001.jpg ada/ada_0001.jpg 1\n", b"1\t1\nada\t1\t1\nada\t1\tada\t1\n"], 30
     ),
+    "published_pairs": Target(read_published_pairs, _published_seeds, 40),
+    "matlab": Target(read_matlab_file, _matlab_seeds, 40),
+    "pairs_about": Target(read_pairs_about, _about_seeds, 40),
+    "scores": Target(read_scores_file, _score_seeds, 40),
     "pnm": Target(read_pnm, _pnm_seeds, 60),
     "property": Target(read_property_file, lambda: [b"85742,112,112\n", b"\xef\xbb\xbf3, 8, 8"], 40, 256),
     "digests": Target(read_digests, lambda: [b"1\t00c0ffee\n2\tdeadbeef\n"], 40),

@@ -308,6 +308,26 @@ HOSTILE: dict[str, dict[str, Maker]] = {
         "half a UTF-16 character": lambda: b"\xff\xfea",
         "control characters beside a NUL": lambda: b"\x1b[2J\0\n",
     },
+    "published_pairs": {
+        "NULs": lambda: bytes(1_000_000),
+        "20 MB without an end of line": lambda: LONG,
+        "one person and two at once": lambda: b"a.jpg 0\nb.jpg 1\n" * 10,
+    },
+    "matlab": {
+        "version 7.3": lambda: b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(512),
+        "an element of 4 GB": lambda: TARGETS["matlab"].seeds()[0][:128] + b"\x0e\0\0\0\xff\xff\xff\xff",
+        "an end in the middle": lambda: TARGETS["matlab"].seeds()[0][:-20],
+    },
+    "pairs_about": {
+        "200,000 levels": lambda: DEEP,
+        "another format": lambda: TARGETS["pairs_about"].seeds()[0].replace(b'pairs": 1', b'pairs": 9'),
+        "folds of less than nothing": lambda: TARGETS["pairs_about"].seeds()[0].replace(b"[2]", b"[5, -3]"),
+    },
+    "scores": {
+        "an infinite score": lambda: b"1e999 1\n0.5 0\n",
+        "20 MB without an end of line": lambda: LONG,
+        "NULs": lambda: bytes(1_000_000),
+    },
     "align_records": {
         "an infinite landmark": lambda: TARGETS["align_records"].seeds()[0].replace(b"[1, 2]", b"[1, 1e999]"),
         "200,000 levels": lambda: DEEP,

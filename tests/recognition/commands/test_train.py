@@ -108,7 +108,7 @@ def test_the_plan_needs_no_data_and_no_other_process(tmp_path: Path) -> None:
     [
         (["optim.lrr=0.1"], "did you mean 'optim.lr'"),
         (["data.rec=nowhere"], "nowhere: no such file or folder; expected a packed set"),
-        (["data.num_classes=5"], "data.num_classes: the config states 5, "),
+        (["data.num_classes=2"], "data.num_classes: the config states 2, "),
         (["data.image_size=64"], "image is 32x32 pixels; expected 64x64"),
         (["validation.val_targets=[lfw]"], "lfw"),
         (["init_from=absent.pt"], "absent.pt"),
