@@ -85,7 +85,9 @@ def test_batches_hold_the_same_replacements_for_any_number_of_workers(packed: Pa
         batches = list(source.epoch(epoch))
         shown = torch.cat([batch.indices for batch in batches]).tolist()
         assert shown == expected_images(epoch)
-        for image, label, index in zip(*(torch.cat(part) for part in zip(*batches)), strict=True):
+        for image, label, index in zip(
+            *(torch.cat(part) for part in zip(*(batch[:3] for batch in batches))), strict=True
+        ):
             assert np.array_equal(image.numpy(), picture(9 * int(index)))
             assert label == index % 3
         rest = torch.cat([batch.indices for batch in source.epoch(epoch, start_step=2)]).tolist()

@@ -32,7 +32,7 @@ def test_batches_hold_the_images_of_their_indices(num_workers):
     for batch in loader.epoch(0):
         assert batch.images.shape == (4, SIZE, SIZE, 3)
         assert (batch.images.dtype, batch.labels.dtype, batch.indices.dtype) == (torch.uint8, torch.int64, torch.int64)
-        for image, label, index in zip(*batch, strict=True):
+        for image, label, index in zip(*batch[:3], strict=True):
             expected, expected_label = dataset[int(index)]
             assert np.array_equal(image.numpy(), expected)
             assert label == expected_label
@@ -68,7 +68,7 @@ def test_starting_in_the_middle_continues_the_same_batches():
     rest = list(loader.epoch(2, start_step=9))
     assert len(rest) == 3
     for one, other in zip(whole[9:], rest, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(one[:3], other[:3], strict=True))
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
