@@ -45,7 +45,7 @@ from recognition.distributed.world import (
 from recognition.errors import ConfigError, DataError
 from recognition.feed.build import build_loader
 from recognition.feed.datasets import Dataset, open_dataset
-from recognition.plan import Plan, find_inputs, make_plan, measure_timing, render_plan
+from recognition.plan import Plan, find_inputs, make_plan, measure_timing, render_plan, takes_a_moment
 from recognition.plan.inputs import EXPECTED_DATA
 from recognition.training.build import build_parts, margin_of
 from recognition.training.class_means import start_from_class_means
@@ -129,7 +129,8 @@ def _check(config: Config, folder: Path) -> None:
     if config.init_from:
         check_weights(Path(config.init_from), Architecture.of(config.backbone, config.data.image_size))
     device = choose_device("cpu" if config.device == "cpu" else "auto")  # a plan for GPUs is made anywhere
-    timing = measure_timing(plan, dataset, device, ranks_here=declared_local_size())
+    ranks_here = declared_local_size()
+    timing = measure_timing(plan, dataset, device, ranks_here=ranks_here) if takes_a_moment(plan, device) else None
     print(render_plan(plan, inputs, timing))
 
 

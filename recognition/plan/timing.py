@@ -11,6 +11,7 @@ import torch
 
 from recognition.backbones.architecture import Architecture
 from recognition.backbones.precision import autocast
+from recognition.backbones.profile import network_cost
 from recognition.errors import DataError
 from recognition.feed.datasets import Dataset
 from recognition.feed.loader_size import choose_workers
@@ -21,6 +22,7 @@ from recognition.work.system import usable_cores
 _LONG_S = 0.4  # a step that takes this long tells enough
 _MOST_IMAGES = 64
 _MOST_CLASSES = 8192
+_MOST_MACS_ON_A_CPU = 1e9  # an image of r100 in half precision takes a CPU 13 s, and would be no plan but a wait
 _PICTURES = 32  # that are read and decoded
 
 
@@ -46,6 +48,13 @@ class Timing:
     def epoch_s(self) -> float:
         """An epoch, without validation and checkpoints."""
         return self.step_s * self.steps_per_epoch
+
+
+def takes_a_moment(plan: Plan, device: torch.device) -> bool:
+    """Return whether `measure_timing` ends within seconds: a CPU takes minutes for a step of a deep network."""
+    config = plan.config
+    cost = network_cost(Architecture.of(config.backbone, config.data.image_size))
+    return device.type != "cpu" or cost.macs <= _MOST_MACS_ON_A_CPU
 
 
 def measure_timing(plan: Plan, dataset: Dataset | None, device: torch.device, *, ranks_here: int = 1) -> Timing:
