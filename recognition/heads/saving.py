@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -47,12 +47,12 @@ def save_head(head: ShardedSoftmax, folder: str | Path) -> Path:
     )
     part = part_folder(folder, snapshot.step)
 
-    def write() -> Written:
+    def write() -> list[Any]:
         files = {
             name: {key: tensor.cpu().contiguous() for key, tensor in tensors.items()}
             for name, tensors in files_of(snapshot, world.rank).items()
         }
-        return Written(snapshot.classes, _writing(folder, lambda: write_files(part, files)))
+        return Written(snapshot.classes, _writing(folder, lambda: write_files(part, files))).plain()
 
     def publish() -> None:
         if world.is_main:
@@ -61,7 +61,7 @@ def save_head(head: ShardedSoftmax, folder: str | Path) -> Path:
             point_and_prune(folder, manifest, keep=len(list_checkpoints(path.parent)))
 
     together(lambda: remove_leftovers(folder) if world.is_main else None, world)
-    ranks = together(write, world)
+    ranks = [Written.of(plain) for plain in together(write, world)]
     together(publish, world)
     return folder / part.name.removeprefix(".").removesuffix(".part")
 
