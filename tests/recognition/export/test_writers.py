@@ -31,12 +31,13 @@ from recognition.export.writers import LEAST_ONNX, Request, write_export
 from recognition.images.preprocess import to_network
 from tests.helpers.foreign_onnx import Foreign
 
-BY_HAND = {"r34", "r100", "r200"}
+LARGE_VITS = {name for name in BACKBONES if name.startswith(("vit_s", "vit_b", "vit_l", "vit_h"))}
+BY_HAND = {"r34", "r100", "r200", "ir_34", "ir_101", "ir_se_101"} | LARGE_VITS
 """Networks of a kind that smaller ones of the list have, too large for a test: docs/measurements/export.md."""
 PARITY = [
     pytest.param(name, side, marks=pytest.mark.slow if (name, side) == ("tiny", 96) else pytest.mark.long)
     for name in sorted(set(BACKBONES) - BY_HAND)
-    for side in (112, 96)
+    for side in (112, 126 if name.startswith("vit") else 96)  # a ViT takes whole patches
 ]
 
 
