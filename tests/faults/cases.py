@@ -49,6 +49,7 @@ def fault_cases() -> list[Case]:
         ),
         _case("SIGTERM to one rank, restart", "signal/restart", "bit-equal", _terminate_and_restart),
         _case("SIGUSR1: saves and goes on", "signal/SIGUSR1", "bit-equal", _save_on_signal),
+        _case("error on one rank, NCCL's shutdown", "nccl/error", "ended", _fail_beside_nccl),
         _case("killed loader process", "loader/end", "ended", _kill_loader),
         _case("killed loader process, restart", "loader/restart", "bit-equal", _kill_loader_and_restart),
     ]
@@ -152,6 +153,21 @@ def _corrupt_record(ranks: int, **changed: str) -> Run:
             return Found(ended, stops_alike(job, ended, "train.rec", f"record {key} "))
 
     return run
+
+
+def _fail_beside_nccl(lab: Lab, place: Path) -> Found:
+    """Nobody waits in the shutdown: the rank that fails says why, and the other that it has lost it."""
+    fault = {"kind": "error beside NCCL", "rank": "all", "fails": 1, "step": AT}
+    with Job(place, lab.settings(ranks=2, train__timeout_s=str(TIMEOUT_S)), ranks=2, fault=fault) as job:
+        ended = job.end()
+        wrong = "" if ended.status == 1 else f"status {ended.status}; expected 1"
+        if "a mistake of ours" not in job.said(1):
+            wrong = wrong or f"rank 1 says {job.said(1)[-300:]!r}"
+        # torchrun may end the other before it has spoken.
+        lines = [line for line in job.errors()[:1] if line]
+        if lines and "lost the connection to another rank" not in lines[0]:
+            wrong = wrong or f"rank 0 says {lines[0]!r}"
+        return Found(ended, wrong)
 
 
 def _skip_records(lab: Lab, place: Path) -> Found:

@@ -16,7 +16,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from recognition.distributed import manifest, publish, saver, tensor_file
+import torch.distributed as dist
+
+from recognition.distributed import manifest, publish, saver, tensor_file, world
 from recognition.training.trainer import Trainer
 
 Fault = Mapping[str, Any]
@@ -31,6 +33,7 @@ def inject(fault: Fault) -> None:
         "slow": _slow_down,
         "file limit": _limit_files,
         "clock": _jump_clock,
+        "error beside NCCL": _fail_beside_nccl,
     }
     kinds[fault["kind"]](fault)
 
@@ -144,6 +147,18 @@ def _jump_clock(_: Fault) -> None:
     """Let the time of day jump back and forth by years at each look; the monotonic clocks go on."""
     real, jumps = time.time, itertools.cycle((0.0, 3e8, -3e8, 1e9, -1.5e9))
     time.time = lambda: real() + next(jumps)
+
+
+def _fail_beside_nccl(fault: Fault) -> None:
+    """Fail before step `step` on rank `fails`, in a group whose shutdown waits for ranks that never come, as NCCL's."""
+    world._shutdown_waits = lambda _: True
+    dist.destroy_process_group = lambda *_: time.sleep(3600)
+
+    def fail(trainer: Trainer, *_: object) -> None:
+        if trainer.state.step == fault["step"] and trainer.world.rank == fault["fails"]:
+            raise ZeroDivisionError("a mistake of ours")
+
+    _wrap(Trainer, "train_step", before=fail)
 
 
 def _wrap(owner: Any, name: str, *, before: Callable[..., object]) -> None:

@@ -22,7 +22,8 @@ from tests.faults.launch import FAULT
 def main() -> int:
     """Disturb this process as the environment says, then train."""
     fault = json.loads(os.environ.get(FAULT, "null"))
-    if fault and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and int(os.environ["RANK"]) == fault["rank"]:
+    is_struck = fault and fault["rank"] in ("all", int(os.environ["RANK"]))
+    if is_struck and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
         inject(fault)
     return train.main()
 
