@@ -1,4 +1,4 @@
-"""Pack a folder of identities, or the images of a .lst, into PREFIX.rec, .idx, .lst and a property file.
+"""Pack a folder of identities, or the images of a .lst, into PREFIX.rec, .idx, .lst, .names and a property file.
 
 python data_tools/pack_rec.py --help
 """

@@ -33,7 +33,7 @@ READERS: dict[str, tuple[str, ...]] = {
     "formats/record_index.py": ("idx", "rec"),
     "formats/records.py": ("rec", "property"),
     "formats/set_folder.py": ("shards_manifest",),
-    "formats/text_lines.py": ("pair_list", "published_pairs", "scores", "landmarks", "names", "digests"),
+    "formats/text_lines.py": ("pair_list", "published_pairs", "scores", "landmarks", "names", "digests", "class_names"),
     "images/codec.py": ("images", "pnm"),
     "migrate/arcface_checkpoint.py": ("arcface_shard",),
     "migrate/python_config.py": ("python_config",),

@@ -1,12 +1,12 @@
-"""Pack a folder of identities, or the images of a .lst, into PREFIX.rec, .idx, .lst and a property file.
+"""Pack a folder of identities, or the images of a .lst, into PREFIX.rec, .idx, .lst, .names and a property file.
 
     python data_tools/pack_rec.py faces/ packed/train
 
 FOLDER holds one folder of images per person, in which more folders may lie; people are numbered in the order of their
-sorted names. A .lst has lines `index TAB label TAB path` or `1 TAB path TAB label`. Images are decoded to prove them,
-and stored byte for byte as they are unless --size or --quality asks for more; the files come out the same for any
-number of workers. The default layout is the one arcface_torch's MXFaceDataset reads. When PREFIX is a folder (or ends
-in a slash), the set is named train.
+sorted names, which PREFIX.names keeps. A .lst has lines `index TAB label TAB path` or `1 TAB path TAB label`. Images
+are decoded to prove them, and stored byte for byte as they are unless --size or --quality asks for more; the files come
+out the same for any number of workers. The default layout is the one arcface_torch's MXFaceDataset reads. When PREFIX
+is a folder (or ends in a slash), the set is named train.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import cv2
 from recognition.cli import make_parser, non_negative_int, positive_int, run_command
 from recognition.console import Stopwatch, count, duration, progress
 from recognition.errors import DataError
+from recognition.formats.class_names import NameNotes, write_class_names
 from recognition.formats.class_use import class_warning
 from recognition.formats.image_list import FolderList, ImageList, ListedImage, LstFile
 from recognition.formats.layouts import LAYOUTS
@@ -100,7 +101,7 @@ def pack(args: argparse.Namespace) -> None:
     _check_flags(args)
     outputs = output_paths(args.prefix)
     _refuse_second_set(outputs)
-    with staged_image_set(outputs, overwrite=args.overwrite, with_digests=args.digests) as files:
+    with staged_image_set(outputs, overwrite=args.overwrite, with_names=True, with_digests=args.digests) as files:
         images = open_source(args.source, args.root, layout=args.layout, skip_bad=args.skip_bad)
         outcome = _write_set(args, images, files.paths)
         if outcome.num_bad and not args.skip_bad:
@@ -162,8 +163,8 @@ def _check_flags(args: argparse.Namespace) -> None:
 
 def _write_set(args: argparse.Namespace, images: ImageList, targets: Sequence[Path]) -> Outcome:
     """Write the files to `targets` and say what became of the images; stops at nothing but a mixed size."""
-    rec, idx, lst, prop, *digests = targets
-    outcome = Outcome()
+    rec, idx, lst, prop, names, *digests = targets
+    outcome, notes = Outcome(), NameNotes()
     with contextlib.ExitStack() as files:
         rec_file = files.enter_context(open(rec, "wb", buffering=2**20))
         idx_file, lst_file, *crc_files = (files.enter_context(open(path, "wb")) for path in (idx, lst, *digests))
@@ -177,11 +178,14 @@ def _write_set(args: argparse.Namespace, images: ImageList, targets: Sequence[Pa
                 _note_problem(outcome, result.problem, is_fatal=not args.skip_bad)
                 continue
             _check_size(outcome, result)
-            writer.add(relabel(result.listed.label), result.image, result.listed.name)
+            label = relabel(result.listed.label)
+            writer.add(label, result.image, result.listed.name)
+            notes.add(label, result.listed.name)
         writer.finish()
     outcome.num_images, outcome.num_identities = writer.num_images, writer.num_identities
     outcome.num_classes = writer.num_classes
     prop.write_text(property_text(writer.num_classes, *outcome.size), encoding="ascii")
+    write_class_names(names, notes.names)  # none where a list's folders are not its people
     return outcome
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from recognition.errors import DataError
+from recognition.formats.class_names import names_path
 from recognition.formats.digests import digests_path, write_digest
 from recognition.formats.layouts import LAYOUTS
 from recognition.formats.recordio import RecordWriter, pack_image
@@ -99,14 +100,17 @@ def staged_image_set(
     overwrite: bool,
     with_list: bool = True,
     with_property: bool = True,
+    with_names: bool = False,
     with_digests: bool = False,
 ) -> Iterator[FileSet]:
-    """Yield where to write the files of a set that are `outputs`, and its checksums, if any, as the last.
+    """Yield where to write the files of a set that are `outputs`, then the names of its people and its checksums, if
+    asked for.
 
     They are published together, as `staged_set` says. What a set comes without it does not keep of an earlier one.
     """
     rec, idx, lst, prop = outputs
-    wanted = {rec: True, idx: True, lst: with_list, prop: with_property, digests_path(rec): with_digests}
+    wanted = {rec: True, idx: True, lst: with_list, prop: with_property}
+    wanted |= {names_path(rec): with_names, digests_path(rec): with_digests}
     stale = [path for path, is_wanted in wanted.items() if not is_wanted]
     if prop in stale and any(path != rec for path in rec.parent.glob("*.rec")):
         stale.remove(prop)  # another set's: a folder has one

@@ -34,6 +34,7 @@ from recognition.errors import CheckpointError, ConfigError, DataError
 from recognition.feed.datasets import RecDataset
 from recognition.feed.identity_map import read_identity_map
 from recognition.formats import index_cache
+from recognition.formats.class_names import read_class_names
 from recognition.formats.digests import Digests
 from recognition.formats.image_list import LstFile
 from recognition.formats.image_streams import TarStream
@@ -317,6 +318,11 @@ def read_shards_manifest(data: bytes, folder: Path) -> None:
 def read_digests(data: bytes, folder: Path) -> None:
     """Read the checksums of a set."""
     Digests(_write(folder, "train.crc", data)).problem(1, b"payload")
+
+
+def read_names_of_classes(data: bytes, folder: Path) -> None:
+    """Read the names of a set's people."""
+    read_class_names(_write(folder, "train.names", data))
 
 
 def read_property_file(data: bytes, folder: Path) -> None:
@@ -778,6 +784,7 @@ TARGETS: dict[str, Target] = {
     "pnm": Target(read_pnm, _pnm_seeds, 60),
     "property": Target(read_property_file, lambda: [b"85742,112,112\n", b"\xef\xbb\xbf3, 8, 8"], 40, 256),
     "digests": Target(read_digests, lambda: [b"1\t00c0ffee\n2\tdeadbeef\n"], 40),
+    "class_names": Target(read_names_of_classes, lambda: [b"Ann Lee\nBea\n", b"\xef\xbb\xbfX\r\n\r\nY"], 40),
     "shards_manifest": Target(
         read_shards_manifest, lambda: [b'{"format": 1, "identities": 1, "shards": {"shard-000000.tar": 512}}'], 40
     ),

@@ -273,6 +273,12 @@ HOSTILE: dict[str, dict[str, Maker]] = {
         "NULs": lambda: bytes(1000),
         "control characters": lambda: b"1\t\x1b[2J0000\n",
     },
+    "class_names": {
+        "20 MB without an end of line": lambda: LONG,
+        "a name twice": lambda: b"Ann\nBea\nAnn\n",
+        "control characters": lambda: b"Ann\n\x1b[2J\n",
+        "a path": lambda: b"../../etc\n",
+    },
     "shards_manifest": {
         "200,000 levels": lambda: DEEP,
         "a shard that is not there": lambda: b'{"shards": {"shard-000000.tar": 512, "shard-000001.tar": 9}}',
