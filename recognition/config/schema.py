@@ -247,6 +247,11 @@ class TrainConfig:
     precision: Precision = key("bf16", "autocast of the backbone: bf16 (on a CPU, where it has it), fp16 or off")
     channels_last: bool = key(True, "memory layout of the convolutions")
     compile: bool = key(False, "torch.compile of the backbone")
+    gradient_compression: Literal["none", "bf16", "fp16"] = key(
+        "none",
+        "the type in which the backbone's gradient travels between ranks: none (float32), bf16 or fp16 (as in "
+        "arcface_torch); half the bytes",
+    )
     deterministic: bool = key(
         False,
         "on GPUs: equal bits from run to run, at some cost in speed; false: the fastest kernels (on a CPU bits are "

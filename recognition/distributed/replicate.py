@@ -8,9 +8,10 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
@@ -18,7 +19,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from recognition.distributed.collectives import all_reduce_sum_, gather_stack
+from recognition.distributed.sync_bn_kernels import normalize_on_cuda
 from recognition.distributed.world import World, joined_world
+
+Compression = Literal["none", "bf16", "fp16"]
+_TRAVELS_AS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 # torch 2.13 renamed the argument and warns at the old name; 2.6 has only the old one.
 _SYNC_BUFFERS = (
@@ -28,18 +33,33 @@ _SYNC_BUFFERS = (
 )
 
 
-def replicate(module: nn.Module, world: World) -> nn.Module:
+def replicate(module: nn.Module, world: World, *, compression: Compression = "none") -> nn.Module:
     """Wrap `module` so that backward averages its gradients over ranks; with one rank return it as it is.
 
     Rank 0's weights are copied to all ranks. Buffers stay each rank's own (see `averaged_buffers`). With gradient
-    accumulation, hold back all but the last backward by the wrapper's `no_sync()`. Gradients come out as None.
+    accumulation, hold back all but the last backward by the wrapper's `no_sync()`. Gradients come out as None, and
+    after a backward they are views of the buckets they traveled in. `compression`: the type in which they travel and
+    are summed; what fp16 cannot hold is infinite on every rank.
     """
     if world.size == 1:
         return module
     keep_buffers: dict[str, Any] = {_SYNC_BUFFERS: False}
-    replica = DistributedDataParallel(module, **keep_buffers)
+    replica = DistributedDataParallel(module, gradient_as_bucket_view=True, **keep_buffers)
+    if compression != "none":
+        dtype = _TRAVELS_AS[compression]
+        replica.register_comm_hook(None, lambda _, bucket: _average_in(dtype, bucket.buffer()))
     _settle_buckets(replica)
     return replica
+
+
+def _average_in(dtype: torch.dtype, gradients: Tensor) -> torch.futures.Future[Tensor]:
+    """Average a bucket of gradients over the ranks in `dtype`; torch's own hook does it with NCCL alone.
+
+    Divided in float32 first: each element is rounded once before the sum, and what a rank holds alone cannot overflow.
+    """
+    sent = (gradients / dist.get_world_size()).to(dtype)
+    summed = dist.all_reduce(sent, async_op=True).get_future()
+    return summed.then(lambda _: gradients.copy_(sent))  # type: ignore[no-any-return]
 
 
 def _settle_buckets(replica: DistributedDataParallel) -> None:
@@ -129,7 +149,8 @@ class SyncBatchNorm(_BatchNorm):
     """BatchNorm whose training statistics are those of the batches of all ranks together.
 
     The result does not depend on how the global batch is cut into ranks, which may hold different numbers of rows.
-    Collectives per call in training: one gather of 2 C + 1 numbers forward, one sum of 2 C backward.
+    Collectives per call in training: one gather of 2 C + 1 numbers forward, one sum of 2 C backward. On CUDA it is
+    made of the kernels of nn.SyncBatchNorm, which itself waits for the device in every call to leave out empty ranks.
     """
 
     @classmethod
@@ -152,6 +173,10 @@ class SyncBatchNorm(_BatchNorm):
         if not self.training or world.size == 1:
             return super().forward(input)
         self._check_input_dim(input)
+        if input.is_cuda and self.affine and self.momentum is not None:
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked.add_(1)
+            return normalize_on_cuda(self, input, world)
         mean, var, count = _global_moments(input.detach(), world)
         self._update_running(mean, var, count)
         weight = self.weight if self.weight is not None else torch.ones_like(mean)

@@ -156,8 +156,8 @@ def _adapt_sampling(values: Values, notes: list[str], name: str) -> None:
 
 
 def _note_what_is_fixed_there(values: Values, notes: list[str], name: str) -> None:
-    """Note what arcface_torch's trainer does without a key for it."""
-    notes.append("gradients travel between GPUs as float16 there, as float32 here")
+    """State, or note, what arcface_torch's trainer does without a key for it."""
+    values["train.gradient_compression"] = Setting("fp16", name)
     warmup = values.get("optim.warmup_epoch")
     if warmup and warmup.value:
         notes.append(

@@ -89,7 +89,8 @@ def _collectives(config: Config, world_size: int) -> tuple[Collective, ...]:
     embeddings = rows * config.backbone.embedding_size * 4
     others = world_size - 1
     micro_batches = config.train.gradient_accumulation
-    gradients = 4 * backbone_cost(config.backbone, config.data.image_size).parameters
+    width = 4 if config.train.gradient_compression == "none" else 2
+    gradients = width * backbone_cost(config.backbone, config.data.image_size).parameters
     return (
         Collective("gather embeddings", micro_batches * others * embeddings),
         Collective("gather labels", micro_batches * others * rows * 8),

@@ -61,8 +61,7 @@ def rank_memory(config: Config, *, world_size: int, num_classes: int, device: st
         centers_optimizer=centers_optimizer,
         head_buffers=buffers,
         backbone_weights=weights,
-        # DDP sums them in buckets of their own.
-        backbone_gradients=weights * (2 if world_size > 1 else 1),
+        backbone_gradients=weights,  # beside DDP they are views of the buckets that it sums
         backbone_optimizer=weights * num_states,
         activations=_activations(config, cost),
         inputs=config.train.batch_size * 3 * config.data.image_size**2 * (1 + 4),

@@ -56,7 +56,7 @@ def build_parts(config: Config, num_classes: int, world: World) -> Parts:
     head = build_head(config, num_classes, world)
     return Parts(
         backbone=backbone,
-        replica=replicate(_compiled(backbone, config), world),
+        replica=replicate(_compiled(backbone, config), world, compression=config.train.gradient_compression),
         head=head,
         num_classes=num_classes,
         optimizer=_optimizer(config, backbone, head),

@@ -18,6 +18,7 @@ from recognition.images.augment import Augmenter, flip_mask, recipe
 from recognition.images.preprocess import to_network
 from recognition.optim.groups import set_lr
 from recognition.training.build import Parts
+from recognition.training.kept_buffers import KeptBuffers
 from recognition.training.scaler import LossScaler
 
 
@@ -40,7 +41,8 @@ class Stepper:
         self.augment = Augmenter(recipe(config.augment), config.seed)
         self.embeddings = torch.zeros(0, config.backbone.embedding_size, device=world.device)
         """This rank's, of the last micro-batch [B, D]; for reports alone."""
-        self._buffers = [buffer for buffer in parts.backbone.buffers()]
+        self._buffers = KeptBuffers(parts.backbone.buffers())
+        self._layout = torch.channels_last if config.train.channels_last else torch.contiguous_format
 
     def step(
         self,
@@ -59,7 +61,7 @@ class Stepper:
         center, backbone, buffers and optimizer state come out bit-identical to how they went in.
         Collectives: the head's, DDP's, and the optimizer's.
         """
-        kept = [buffer.clone() for buffer in self._buffers]
+        self._buffers.keep()
         optimizer, head = self.parts.optimizer, self.parts.head
         set_lr(optimizer, lr)
         optimizer.zero_grad(set_to_none=True)
@@ -72,7 +74,7 @@ class Stepper:
         optimizer.grad_scale, optimizer.found_inf = None, overflow
         optimizer.step()
         refused = optimizer.refused.float()
-        self._restore_buffers_(kept, refused)
+        self._buffers.restore_(refused)
         self.scaler.update_(refused)
         assert head.result is not None
         values = {"loss": torch.stack(losses).mean(), "grad_norm": norm, **head.result.means()}
@@ -86,7 +88,7 @@ class Stepper:
             "the centers": [rows["centers"]],
             "the centers' momentum": [tensor for name, tensor in rows.items() if name != "centers"],
             "the backbone's weights": list(self.parts.backbone.parameters()),
-            "the backbone's buffers": self._buffers,
+            "the backbone's buffers": self._buffers.all,
             "the optimizer's state": [tensor for state in optimizer_states for tensor in state.values()],
             "the embeddings": [self.embeddings],
             "the loss gradient": [self.scaler.scale],
@@ -99,7 +101,7 @@ class Stepper:
         self, batch: Batch, labels_on_host: torch.Tensor | None, index: int, count: int, *, step: int, epoch: int
     ) -> torch.Tensor:
         flips = flip_mask(self.config.seed, epoch, batch.indices, self.config.data.flip)
-        images = to_network(self.augment(batch.images, batch.indices, epoch), flips)
+        images = to_network(self.augment(batch.images, batch.indices, epoch), flips, memory_format=self._layout)
         # Gradients travel once per optimizer step, with the last micro-batch.
         is_last = index == count - 1
         # Dropout draws from torch's own generators: as f(seed, step, rank) they need no place in a checkpoint.
@@ -119,16 +121,12 @@ class Stepper:
             if parameter.grad is not None:
                 parameter.grad.div_(self.scaler.scale)
         grads = [p.grad for p in self.parts.backbone.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(grads) / self.scaler.scale
+        norm = torch.nn.utils.get_total_norm(grads, foreach=True) / self.scaler.scale
         factor = 1.0 / self.scaler.scale
         if self.config.optim.clip_norm > 0:
             factor = factor * (self.config.optim.clip_norm / (norm + 1e-6)).clamp(max=1.0)
         torch._foreach_mul_(grads, factor)
         return norm, (~torch.isfinite(norm)).float()
-
-    def _restore_buffers_(self, kept: list[torch.Tensor], refused: torch.Tensor) -> None:
-        for buffer, before in zip(self._buffers, kept):
-            buffer.copy_(torch.where(refused > 0, before, buffer))
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:

@@ -65,6 +65,33 @@ def load() -> None:
     torch.nn.Module.to = _moved  # type: ignore[method-assign,assignment]
     for name in ("_fused_sgd_", "_fused_adamw_"):  # torch has no rule for what they return, which is nothing
         _IMPLEMENTED[-1].impl(name, lambda *args, **kwargs: None)
+    for name, rule in _NORM_RULES.items():
+        _IMPLEMENTED[-1].impl(name, rule)
+
+
+def _like_channels(x: Any, count: int) -> Any:
+    return tuple(x.new_empty(x.shape[1], dtype=_precise(x)) for _ in range(count))
+
+
+def _like(x: Any) -> Any:
+    import torch
+
+    return torch.empty_like(x)
+
+
+def _precise(x: Any) -> Any:
+    import torch
+
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+_NORM_RULES: dict[str, Any] = {  # the kernels of nn.SyncBatchNorm, of which torch says nothing without CUDA
+    "batch_norm_stats": lambda x, eps: _like_channels(x, 2),
+    "batch_norm_gather_stats_with_counts": lambda x, *rest: _like_channels(x, 2),
+    "batch_norm_elemt": lambda x, *rest: _like(x),
+    "batch_norm_backward_reduce": lambda gradient, x, *rest: _like_channels(x, 4),
+    "batch_norm_backward_elemt": lambda gradient, x, *rest: _like(x),
+}
 
 
 def _moved(module: Any, *args: Any, **kwargs: Any) -> Any:

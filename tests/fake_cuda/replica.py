@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import types
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,12 +23,18 @@ class FakeReplica(nn.Module):
         self.module = module
         self._trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
         self._num_ready, self._sends = 0, True
+        self._state: Any = None
+        self._hook: Any = None
         for parameter in self._trained:
             parameter.register_post_accumulate_grad_hook(self._note)
 
     def forward(self, *inputs: Any) -> Any:
         """Call the module."""
         return self.module(*inputs)
+
+    def register_comm_hook(self, state: Any, hook: Any) -> None:
+        """Send buckets by `hook`."""
+        self._state, self._hook = state, hook
 
     @contextlib.contextmanager
     def no_sync(self) -> Iterator[None]:
@@ -45,7 +52,10 @@ class FakeReplica(nn.Module):
         self._num_ready = 0
         if self._sends:
             gradients = [each.grad for each in self._trained if each.grad is not None]
-            flat = torch.cat([gradient.flatten() for gradient in gradients]) / dist.get_world_size()
-            dist.all_reduce(flat)
+            flat = torch.cat([gradient.flatten() for gradient in gradients])
+            if self._hook is None:
+                dist.all_reduce(flat.div_(dist.get_world_size()))
+            else:
+                self._hook(self._state, types.SimpleNamespace(buffer=lambda: flat)).wait()
             for gradient, rows in zip(gradients, flat.split([gradient.numel() for gradient in gradients])):
                 gradient.copy_(rows.view_as(gradient))

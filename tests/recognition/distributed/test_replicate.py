@@ -78,6 +78,8 @@ def everything(world: World) -> dict[str, Any]:
     found["whole"] = train_in_parts(world, (3,))
     found["parted"] = train_in_parts(world, (1, 2))
     found["losses"] = losses_of_five_steps(world, 12)
+    if world.size > 1:
+        found["compressed"] = {kind: gradients_of_one_step(world, kind) for kind in ("none", "bf16", "fp16")}
     return found
 
 
@@ -210,6 +212,36 @@ def test_gradients_are_summed_in_one_order_from_the_first_step_on(worlds: dict[i
         for run in ("whole", "parted"):
             assert all(torch.equal(tensor, expected[key]) for key, tensor in rank[run][0].items()), run
     assert not warned
+
+
+def gradients_of_one_step(world: World, compression: Any) -> tuple[torch.Tensor, float]:
+    """Return the gradient of all parameters, and the largest element of this rank's own share of it."""
+    torch.manual_seed(0)
+    module = build_backbone("tiny", embedding_size=16)
+    replica = replicate(module, world, compression=compression)
+    images = torch.randn(4, 3, 112, 112, generator=torch.Generator().manual_seed(world.rank))
+    replica(images).square().sum().backward()
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    with_others = torch.cat([parameter.grad.flatten() for parameter in trained if parameter.grad is not None])
+    own = torch.autograd.grad(module(images).square().sum(), trained)
+    return with_others, max(float(gradient.abs().max()) for gradient in own)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize(("kind", "dtype", "digits"), [("bf16", torch.bfloat16, 8), ("fp16", torch.float16, 11)])
+def test_a_gradient_that_travels_in_16_bits_is_that_of_32_within_rounding(
+    worlds: dict[int, list[dict[str, Any]]], size: int, kind: str, dtype: torch.dtype, digits: int
+) -> None:
+    ranks = [rank["compressed"] for rank in worlds[size]]
+    plain, _ = ranks[0]["none"]
+    largest = max(rank[kind][1] for rank in ranks)
+    found, _ = ranks[0][kind]
+    # The cast and each sum round once, by half a unit in the last of so many digits.
+    assert float((found - plain).abs().max()) <= size * 2.0**-digits * largest
+    assert torch.equal(found, found.to(dtype).float()), "it has not traveled in the type that was asked for"
+    assert not torch.equal(found, plain)
+    assert all(torch.equal(rank[kind][0], found) for rank in ranks)
 
 
 def losses_of_five_steps(world: World, global_batch: int) -> list[float]:

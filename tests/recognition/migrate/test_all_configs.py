@@ -32,7 +32,7 @@ def converted(name: str) -> Conversion:
 
 def expected_notes(settings: dict[str, Any]) -> list[str]:
     """Return the beginnings of the notes that these settings call for, derived from arcface_torch's trainer."""
-    notes = ["lr: the number of GPUs", "gradients travel between GPUs as float16 there"]
+    notes = ["lr: the number of GPUs"]
     notes += [f"{key}{'' if key == 'wandb_key' else ' = '}" for key in LEFT_OUT if key in settings]
     if settings.get("fp16"):
         notes.append("fp16 = True: the loss scale grows after 100")

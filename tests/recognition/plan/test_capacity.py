@@ -52,6 +52,9 @@ def test_bytes_on_the_wire_are_those_of_a_ring():
     assert sent["exchange max, sum and target"] == 3 * 3 * 64 * 8
     assert sent["reduce-scatter of their gradient"] == 3 * 16 * 64 * 4
     assert sent["all-reduce of the backbone's gradient"] == 2 * 3 * cost.memory.num_parameters * 4 // 4
+    compressed = replace(CONFIG, train=replace(CONFIG.train, gradient_compression="fp16"))
+    (half,) = cost_of(compressed, world_size=4, num_classes=1000, rates=Rates()).collectives[-1:]
+    assert half.num_bytes == sent["all-reduce of the backbone's gradient"] // 2
     assert cost_of(CONFIG, world_size=1, num_classes=1000, rates=Rates()).collectives == ()
 
 
