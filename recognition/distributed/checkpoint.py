@@ -181,6 +181,11 @@ class Checkpoint:
         # float64: the sum of equal float32 values is exact, so its mean is the value itself.
         return {name: (total / self.world_size).to(dtypes[name]) for name, total in sums.items()}
 
+    def row_names(self) -> set[str]:
+        """Return the names of the tensors that have a row for each class."""
+        with open_tensor_file(self.path / rows_file(0)) as handle:
+            return set(handle.keys())
+
     def rows(self, name: str, classes: range) -> Tensor:
         """Return the rows of tensor `name` that belong to `classes`, whichever ranks wrote them."""
         return torch.cat([piece for _, piece in self._pieces(name, classes)])

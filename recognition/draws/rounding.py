@@ -19,7 +19,21 @@ def stochastic_bf16_bits(values: Tensor, *, row_keys: Tensor, salt: int) -> Tens
     or of a number of its row and one of its column: uniform for each element and independent between any two of a row
     or a column, at the cost of one walk over the block.
     """
-    columns = mix(torch.arange(values.shape[1], device=values.device), salt)
-    noise = (row_keys & 0xFFFF).to(torch.int32).unsqueeze(1) ^ (columns & 0xFFFF).to(torch.int32).unsqueeze(0)
-    values.view(torch.int32).add_(noise)
+    values.view(torch.int32).add_(_noise(values, row_keys, salt))
     return values.view(torch.int16)[:, _UPPER_HALF::2]
+
+
+def stochastic_levels_(values: Tensor, *, row_keys: Tensor, salt: int, highest: int) -> Tensor:
+    """Round floats [n, D] in [0, `highest`] in place to whole numbers at random, and return them.
+
+    As `stochastic_bf16_bits` does, but what is above zero becomes at least one.
+    """
+    lowest = (values > 0).to(values.dtype)
+    values.add_(_noise(values, row_keys, salt), alpha=2**-16).floor_()
+    return torch.maximum(values, lowest, out=values).clamp_(max=highest)
+
+
+def _noise(values: Tensor, row_keys: Tensor, salt: int) -> Tensor:
+    """Return 16 random bits for each element, as int32."""
+    columns = mix(torch.arange(values.shape[1], device=values.device), salt)
+    return (row_keys & 0xFFFF).to(torch.int32).unsqueeze(1) ^ (columns & 0xFFFF).to(torch.int32).unsqueeze(0)

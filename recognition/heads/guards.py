@@ -47,6 +47,16 @@ def check_span(held: Sequence[int], own: Sequence[int], world: World) -> None:
         )
 
 
+def check_kind(holds_second_moment: bool, kind: str, place: str) -> None:
+    """Raise CheckpointError unless what is held of the centers is of an optimizer of `kind`."""
+    held = "adamw" if holds_second_moment else "sgd"
+    if held != kind:
+        raise CheckpointError(
+            f"{place}: the centers were moved by {held}; expected {kind}, which keeps other moments of them; set "
+            f"head.optimizer={held}, or in a program make head.optimizer(kind={held!r}, ...) before loading"
+        )
+
+
 def _spelled(span: Sequence[int]) -> str:
     start, stop, total = span
     return f"{start:,} to {stop - 1:,} of {total:,}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from recognition.distributed.shards import class_range
 from recognition.heads.block_loop import rows_per_block
-from recognition.heads.state import CentersFormat, MomentumFormat
+from recognition.heads.state import CentersFormat, MomentumFormat, OptimizerKind
 
 _BYTES = {"float32": 4, "bf16": 2, "int8": 1, "none": 0}
 
@@ -20,15 +20,17 @@ def head_bytes(
     sample_rate: float = 1.0,
     centers_format: CentersFormat = "float32",
     momentum_format: MomentumFormat = "float32",
+    optimizer: OptimizerKind = "sgd",
     block_size: int | None = None,
     forwards: int = 1,
     device: str = "cpu",
 ) -> dict[str, int]:
     """Return the bytes on rank 0, which owns the most classes, by part.
 
-    `batch` is the images per rank of a forward, of which a step has `forwards`. "centers" and "momentum" are the state.
-    "norms" (one number per center) and "scores" (a number or two per class, only when sampling) also grow with the
-    classes; "blocks" and "rows" do not. "gradient" is that of update autograd, whose optimizer keeps its own momentum.
+    `batch` is the images per rank of a forward, of which a step has `forwards`. "centers" and "momentum" (both moments
+    under AdamW) are the state. "norms" (one number per center) and "scores" (a number or two per class, only when
+    sampling) also grow with the classes; "blocks" and "rows" do not. "gradient" is that of update autograd, whose
+    optimizer keeps its own momentum.
     """
     rows = len(class_range(num_classes, 0, ranks)) * sub_centers
     total_batch = batch * ranks * (1 if update == "autograd" else forwards)
@@ -37,11 +39,13 @@ def head_bytes(
         block = block_size * sub_centers
     block = min(rows, block)
     uses_autograd = update == "autograd"
-    momentum = 0 if uses_autograd else rows * embedding_size * _BYTES[momentum_format]
-    if momentum_format == "int8" and not uses_autograd:
-        momentum += 4 * rows
+    uses_adamw = optimizer == "adamw" and not uses_autograd
+    num_moments = 0 if uses_autograd else 2 if uses_adamw else 1
+    momentum = num_moments * rows * (embedding_size * _BYTES[momentum_format] + 4 * (momentum_format == "int8"))
+    momentum += 4 * rows * uses_adamw  # how often each was moved
     sampled = sample_rate < 1
-    copies = (sampled or centers_format != "float32") + (sampled or momentum_format != "float32")
+    copies = (sampled or centers_format != "float32") + num_moments * (sampled or momentum_format != "float32")
+    copies += uses_adamw  # the block's gradient, which SGD adds to its momentum at once
     return {
         "centers": rows * embedding_size * _BYTES[centers_format],
         "momentum": momentum,

@@ -12,21 +12,68 @@ import torch
 from torch import Tensor
 
 from recognition.distributed.collectives import all_reduce_sum_
-from recognition.errors import ConfigError
+from recognition.errors import CheckpointError, ConfigError
+from recognition.heads.adamw import AdamW
+from recognition.heads.block_loop import Rule
 from recognition.heads.rules import Sgd
+from recognition.heads.state import OptimizerKind
 from recognition.optim.groups import step_unless
 
 if TYPE_CHECKING:
     from recognition.heads.sharded_softmax import ShardedSoftmax
 
 
+_NAMES = ("SGD", "AdamW")
+
+
+def center_settings(
+    head: ShardedSoftmax,
+    kind: OptimizerKind,
+    *,
+    lr: float | None,
+    momentum: float,
+    weight_decay: float,
+    betas: tuple[float, float] | None,
+    eps: float | None,
+) -> dict[str, Any]:
+    """Return the group of the centers; ConfigError where a setting is not of `kind`, or `head` keeps no moments."""
+    if lr is None:
+        raise ConfigError("head.optimizer: found no lr; expected the centers' learning rate; state lr=...")
+    if kind not in ("sgd", "adamw"):
+        raise ConfigError(f"head.optimizer: found kind={kind!r}; expected 'sgd' or 'adamw'")
+    keeps_moments = head.state.momentum is not None
+    if kind == "sgd":
+        if betas is not None or eps is not None:
+            raise ConfigError("head.optimizer: found betas or eps with SGD; they are AdamW's; set kind='adamw'")
+        if momentum and not keeps_moments:
+            raise ConfigError(
+                f"head.optimizer: found momentum={momentum:g} and a head that keeps none (momentum_format 'none'); "
+                "expected one or the other; set momentum=0 or build the head with another momentum_format"
+            )
+        return {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+    if momentum:
+        raise ConfigError(f"head.optimizer: found momentum={momentum:g} with AdamW, which has betas; leave it out")
+    if not keeps_moments:
+        raise ConfigError(
+            "head.optimizer: found AdamW and a head that keeps no moments (momentum_format 'none'); build the head "
+            "with another momentum_format"
+        )
+    betas, eps = betas or (0.9, 0.999), 1e-8 if eps is None else eps
+    if not (len(betas) == 2 and all(0 <= beta < 1 for beta in betas) and eps > 0):
+        raise ConfigError(
+            f"head.optimizer: found betas={betas} and eps={eps:g}; expected two numbers at least 0 and below 1, and "
+            "eps above 0, since the second moment of a center that no gradient has reached is 0"
+        )
+    return {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+
+
 class HeadOptimizer(torch.optim.Optimizer):
-    """SGD on a head's centers, and with it the step of the backbone's optimizer.
+    """SGD or AdamW on a head's centers, and with it the step of the backbone's optimizer.
 
     Its own parameter is a number whose `.grad` is what backward was given: 1, or the loss scale. So GradScaler can
-    unscale it, and look at it, like any other. Rates, momentum and weight decay are read from `param_groups` at the
-    step; the groups of `backbone` follow that of the head and are its own. The centers' momentum is in the head's
-    state, not here. Several backwards before a step are one step over all their rows.
+    unscale it, and look at it, like any other. Rates, momentum, betas and weight decay are read from `param_groups` at
+    the step; the groups of `backbone` follow that of the head and are its own. The centers' momentum or moments are in
+    the head's state, not here. Several backwards before a step are one step over all their rows.
     """
 
     grad_scale: Tensor | None
@@ -39,19 +86,18 @@ class HeadOptimizer(torch.optim.Optimizer):
         self,
         head: ShardedSoftmax,
         *,
-        lr: float | None,
-        momentum: float,
-        weight_decay: float,
+        settings: dict[str, Any] | None,
         backbone: torch.optim.Optimizer | None,
     ) -> None:
+        """Drive `head` by the `settings` that `center_settings` gives; None: its centers are in `backbone`."""
         groups: list[dict[str, Any]] = []
-        if head.update == "fused":
-            group = {"params": head.proxies, "lr": lr, "momentum": momentum, "weight_decay": weight_decay}
-            groups.append(group)
+        if settings is not None:
+            groups.append({"params": head.proxies, **settings})
         if backbone is not None:
             groups.extend(backbone.param_groups)
         super().__init__(groups, {})
-        self.defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}  # what schedulers look at
+        self.defaults = dict(settings or {})  # what schedulers look at
+        self.kind: OptimizerKind = head.state.kind
         if backbone is not None:
             self.state = backbone.state
         self.head = head
@@ -79,7 +125,17 @@ class HeadOptimizer(torch.optim.Optimizer):
         self.head.forget()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over rates and the backbone optimizer's state; the centers' momentum comes with the head's state."""
+        """Take over rates and the backbone optimizer's state; the centers' momentum comes with the head's state.
+
+        Raises CheckpointError where it is of another optimizer of the centers.
+        """
+        if self.head.proxies:
+            held, own = ("betas" in group for group in (state_dict["param_groups"][0], self.param_groups[0]))
+            if held != own:
+                raise CheckpointError(
+                    f"head.optimizer: the state is of {_NAMES[held]}; expected that of {_NAMES[own]}; make the "
+                    f"optimizer it was saved from: head.optimizer(kind={'adamw' if held else 'sgd'!r}, ...)"
+                )
         super().load_state_dict(state_dict)
         if self.backbone is not None:
             self.backbone.state = self.state
@@ -102,15 +158,18 @@ class HeadOptimizer(torch.optim.Optimizer):
         refused = self._decide(factor, found_inf)
         if self.backbone is not None:
             step_unless(self.backbone, refused.float(), grad_scale=grad_scale)
-        group = self.param_groups[0]
-
-        def rule(number: int, unless: Tensor | None) -> Sgd:
-            return Sgd(float(group["lr"]), group["momentum"], group["weight_decay"], number, unless)
-
-        self.head.descend(rule, factor, refused)
+        self.head.descend(self._rule, factor, refused)
         self.head.forget()
         self.refused = refused
         return loss
+
+    def _rule(self, number: int, refused: Tensor | None) -> Rule:
+        """Return what moves the blocks in step `number`."""
+        group = self.param_groups[0]
+        lr, weight_decay = float(group["lr"]), float(group["weight_decay"])
+        if self.kind == "adamw":
+            return AdamW(lr, group["betas"], group["eps"], weight_decay, number, refused)
+        return Sgd(lr, group["momentum"], weight_decay, number, refused)
 
     def _factor(self, grad_scale: Tensor | None) -> Tensor:
         """Return what the backwards' gradients are to be multiplied by: 1, or 1 / the loss scale."""

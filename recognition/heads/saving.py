@@ -21,6 +21,7 @@ from recognition.distributed.publish import (
 )
 from recognition.distributed.together import together
 from recognition.errors import CheckpointError
+from recognition.heads.guards import check_kind
 from recognition.heads.sharded_softmax import ShardedSoftmax
 
 T = TypeVar("T")
@@ -70,7 +71,8 @@ def load_head(head: ShardedSoftmax, folder: str | Path) -> Path:
     """Bring `head` to the newest whole state below `folder`, whatever number of ranks wrote it; return its folder.
 
     The checkpoints of a training run, RUN/checkpoints, are such a folder as well. CheckpointError on every rank alike
-    when there is none, or when it is of another number of classes, embedding size, format or margin. Collective.
+    when there is none, or when it is of another number of classes, embedding size, format, margin or kind of optimizer.
+    Collective.
     """
     folder = Path(folder)
     checkpoint = choose_checkpoint(folder, head.world)
@@ -82,6 +84,7 @@ def load_head(head: ShardedSoftmax, folder: str | Path) -> Path:
         )
 
     def load() -> None:
+        check_kind("second_moment" in checkpoint.row_names(), head.state.kind, str(checkpoint.path))
         alike = checkpoint.replicated()
         with torch.no_grad():
             for name, value in head.margin_state().items():

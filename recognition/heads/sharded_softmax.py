@@ -27,15 +27,15 @@ from recognition.distributed.shards import class_range
 from recognition.distributed.world import World, joined_world
 from recognition.errors import ConfigError
 from recognition.heads.block_loop import BlockLoop, Rule, load_kernels
-from recognition.heads.guards import check_ranks, check_span, check_update
+from recognition.heads.guards import check_kind, check_ranks, check_span, check_update
 from recognition.heads.margins import ArcFace, Margin, State
 from recognition.heads.measure import Gradients, HeadResult, Rows, measure
-from recognition.heads.optimizer import HeadOptimizer
+from recognition.heads.optimizer import HeadOptimizer, center_settings
 from recognition.heads.passes import Pass, join
 from recognition.heads.products import Asked, Kind, check_products, product_precision, resolve_products
 from recognition.heads.rules import DenseGradient
 from recognition.heads.sampling import Active, Targets, count_own, random_scores, sample_classes
-from recognition.heads.state import CentersFormat, CenterState, MomentumFormat
+from recognition.heads.state import CentersFormat, CenterState, MomentumFormat, OptimizerKind
 from recognition.heads.unit import unit_and_length
 
 Mode = Literal["auto", "host", "device", "kernels"]
@@ -140,31 +140,33 @@ class ShardedSoftmax(nn.Module):
     def optimizer(
         self,
         *,
+        kind: OptimizerKind = "sgd",
         lr: float | None = None,
         momentum: float = 0.0,
         weight_decay: float = 0.0,
+        betas: tuple[float, float] | None = None,
+        eps: float | None = None,
         backbone: torch.optim.Optimizer | None = None,
     ) -> HeadOptimizer:
-        """Return the optimizer whose step is pass 2: SGD on the centers. `backbone`, an optimizer too, steps with it.
+        """Return the optimizer whose step is pass 2: SGD or AdamW on the centers; `backbone`, another, steps with it.
 
         With both in one, a value that is not finite anywhere keeps both from moving, on every rank, also under
-        torch.amp.GradScaler. With update "autograd" the centers are among the parameters of `backbone`, and `lr`,
-        `momentum` and `weight_decay` are its own.
+        torch.amp.GradScaler. With another `kind` than before, the centers' moments begin at zero. `betas` and `eps` are
+        (0.9, 0.999) and 1e-8 when absent. With update "autograd" the centers are among the parameters of `backbone`,
+        and the other arguments its own.
         """
-        if self.update == "autograd" and (backbone is None or lr is not None):
+        settings = None
+        if self.update == "fused":
+            given = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "betas": betas, "eps": eps}
+            settings = center_settings(self, kind, **given)  # type: ignore[arg-type]
+            self.state.serve(kind)
+        elif backbone is None or lr is not None or kind != "sgd":
             raise ConfigError(
                 "head.optimizer: found update 'autograd', whose centers are a parameter; expected an optimizer that "
                 "holds them as backbone=... and no lr; or build the head with update='fused'"
             )
-        if self.update == "fused" and lr is None:
-            raise ConfigError("head.optimizer: found no lr; expected the centers' learning rate; state lr=...")
-        if momentum and self.state.momentum is None:
-            raise ConfigError(
-                f"head.optimizer: found momentum={momentum:g} and a head that keeps none (momentum_format 'none'); "
-                "expected one or the other; set momentum=0 or build the head with another momentum_format"
-            )
         self._decides_later = True
-        return HeadOptimizer(self, lr=lr, momentum=momentum, weight_decay=weight_decay, backbone=backbone)
+        return HeadOptimizer(self, settings=settings, backbone=backbone)
 
     def forward(self, embeddings: Tensor, labels: Tensor, *, labels_on_host: Tensor | None = None) -> Tensor:
         """Return the mean loss over the images of all ranks (0-dim, equal on all ranks); `result` holds the rest.
@@ -356,6 +358,7 @@ class ShardedSoftmax(nn.Module):
         held = state_dict.get(f"{prefix}classes")
         if held is not None:
             check_span(held.tolist(), self._span, self.world)
+            check_kind(f"{prefix}state.second_moment" in state_dict, self.state.kind, "head")
         if f"{prefix}steps" in state_dict:
             self.steps = int(state_dict[f"{prefix}steps"])
         present = {key: value for key, value in state_dict.items() if key != f"{prefix}steps"}

@@ -1,4 +1,7 @@
-"""The class centers of one rank and their momentum, in the formats they are stored in.
+"""The class centers of one rank and what their optimizer keeps of them, in the formats they are stored in.
+
+SGD keeps a momentum. AdamW's first moment is in its place, and beside it are the second one and, of each row, how
+often it was moved.
 
 Rows are grouped by class: row (class - first class) * K + k is sub-center k. Reading a block gives float rows (a view
 of the state where the format allows it, a filled buffer otherwise); writing it back is where formats round.
@@ -13,16 +16,18 @@ import torch
 from torch import Tensor, nn
 
 from recognition.draws.hashing import mix
-from recognition.draws.rounding import stochastic_bf16_bits
+from recognition.draws.rounding import stochastic_bf16_bits, stochastic_levels_
 from recognition.errors import ConfigError
 
 Rows: TypeAlias = slice | Tensor
+OptimizerKind = Literal["sgd", "adamw"]
 CentersFormat = Literal["float32", "bf16"]
 MomentumFormat = Literal["float32", "bf16", "int8", "none"]
 
 _INITIAL_STD = 0.01
 _INITIAL_BLOCK = 4096  # rows drawn from one generator, whatever the number of ranks
 _SMALLEST_NORM = 1e-12
+_OF_ADAMW = ("second_moment", "second_moment_scale", "updates")
 
 
 class CenterState(nn.Module):
@@ -34,6 +39,11 @@ class CenterState(nn.Module):
     centers: Tensor
     momentum: Tensor | None
     momentum_scale: Tensor | None
+    second_moment: Tensor | None
+    """AdamW's: the mean of the squared gradients; in "int8" the square root of it, as whole numbers up to 255."""
+    second_moment_scale: Tensor | None
+    updates: Tensor | None
+    """AdamW's: how often each row was moved [rows] int32, which its bias correction follows."""
     inverse_norm: Tensor
 
     def __init__(
@@ -61,9 +71,12 @@ class CenterState(nn.Module):
             momentum_format = "none"
         else:
             self.register_buffer("centers", centers)
-        momentum, scale = _empty_momentum(shape, momentum_format, dtype, device)
+        momentum, scale = _empty_moment(shape, momentum_format, dtype, device, small=torch.int8)
         self.register_buffer("momentum", momentum)
         self.register_buffer("momentum_scale", scale)
+        self.momentum_format: MomentumFormat = momentum_format
+        for name in _OF_ADAMW:
+            self.register_buffer(name, None)
         self.register_buffer("inverse_norm", centers.new_empty(len(self.rows), dtype=dtype), persistent=False)
         self.changes_in_place = True
         """Whether rows may be changed before it is known that the step counts: where the host decides, it is known."""
@@ -74,14 +87,35 @@ class CenterState(nn.Module):
         return self.inverse_norm.dtype
 
     @property
+    def kind(self) -> OptimizerKind:
+        """Whose state this is."""
+        return "sgd" if self.second_moment is None else "adamw"
+
+    @property
     def is_plain(self) -> bool:
-        """Whether centers and momentum are both stored as they are computed with."""
-        return self.momentum is not None and self.momentum.dtype == self.centers.dtype == self.dtype
+        """Whether what SGD keeps, and that alone, is here, and stored as it is computed with."""
+        is_whole = self.momentum is not None and self.momentum.dtype == self.centers.dtype == self.dtype
+        return is_whole and self.kind == "sgd"
+
+    def serve(self, kind: OptimizerKind) -> None:
+        """Keep what an optimizer of `kind` needs of each row. Another kind than so far begins with moments of zero."""
+        if kind == self.kind:
+            return
+        for moment in (self.momentum, self.momentum_scale):
+            if moment is not None:
+                moment.zero_()
+        self.second_moment = self.second_moment_scale = self.updates = None
+        if kind == "adamw":
+            shape, device = (len(self.rows), self.centers.shape[1]), self.centers.device
+            second, scale = _empty_moment(shape, self.momentum_format, self.dtype, device, small=torch.uint8)
+            self.second_moment, self.second_moment_scale = second, scale
+            self.updates = torch.zeros(len(self.rows), dtype=torch.int32, device=device)
 
     def named(self) -> dict[str, Tensor]:
         """Return the stored tensors by name; the row is the first dimension of each."""
-        tensors = {"centers": self.centers.detach(), "momentum": self.momentum, "momentum_scale": self.momentum_scale}
-        return {name: tensor for name, tensor in tensors.items() if tensor is not None}
+        found = {"centers": self.centers.detach(), "momentum": self.momentum, "momentum_scale": self.momentum_scale}
+        found |= {name: getattr(self, name) for name in _OF_ADAMW}
+        return {name: tensor for name, tensor in found.items() if tensor is not None}
 
     def check_cast(self, cast: Callable[[Tensor], Tensor]) -> None:
         """Raise ConfigError where `cast`, which .to(), .double() and their like apply, would change what is kept.
@@ -89,8 +123,9 @@ class CenterState(nn.Module):
         float32 state may become float64 and come back; what is stored smaller is what its updates round to.
         """
         wide = (torch.float32, torch.float64)
-        stores_small = any(tensor.dtype not in wide for tensor in self.named().values())
-        for name, tensor in self.named().items():
+        stored = {name: tensor for name, tensor in self.named().items() if name != "updates"}
+        stores_small = any(tensor.dtype not in wide for tensor in stored.values())
+        for name, tensor in stored.items():
             found = cast(torch.empty(0, dtype=tensor.dtype, device=tensor.device)).dtype
             if found != tensor.dtype and (stores_small or found not in wide):
                 raise ConfigError(
@@ -109,12 +144,20 @@ class CenterState(nn.Module):
         """Return the momentum of `rows` as floats to be changed; without a stored momentum, rows of any content."""
         if self.momentum is None:
             return buffer[: _count(rows)]
-        if isinstance(rows, slice) and self.momentum.dtype == self.dtype and self.changes_in_place:
-            return self.momentum[rows]
-        values = _read(self.momentum, rows, buffer)
-        if self.momentum_scale is not None:
-            values.mul_(self.momentum_scale[rows].unsqueeze(1))
-        return values
+        return self._read_moment(self.momentum, self.momentum_scale, rows, buffer)
+
+    def read_second(self, rows: Rows, buffer: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the second moment of `rows` as floats to be changed, and how often each of them was moved."""
+        assert self.second_moment is not None, "AdamW keeps a second moment"
+        assert self.updates is not None, "and counts"
+        values = self._read_moment(self.second_moment, self.second_moment_scale, rows, buffer)
+        return values if self.second_moment_scale is None else values.square_(), self.updates[rows]
+
+    def _read_moment(self, stored: Tensor, scale: Tensor | None, rows: Rows, buffer: Tensor) -> Tensor:
+        if isinstance(rows, slice) and stored.dtype == self.dtype and self.changes_in_place:
+            return stored[rows]
+        values = _read(stored, rows, buffer)
+        return values if scale is None else values.mul_(scale[rows].unsqueeze(1))
 
     def write(self, rows: Rows, centers: Tensor, momentum: Tensor, *, step: int, refused: Tensor | None) -> None:
         """Store what `read_centers` and `read_momentum` gave and the step changed; `momentum` is destroyed.
@@ -122,7 +165,9 @@ class CenterState(nn.Module):
         With `refused` (0-dim bool on the device) the rows stay as they are where it is true.
         """
         if self.centers.dtype == torch.bfloat16:
-            _write(self.centers.view(torch.int16), rows, self._rounded(rows, centers, step), refused)
+            keys, salt = self._draw(rows, step)
+            bits = stochastic_bf16_bits(centers.float(), row_keys=keys, salt=salt)
+            _write(self.centers.view(torch.int16), rows, bits, refused)
         elif not _is_view(centers, self.centers, rows):
             _write(self.centers, rows, centers, refused)
         if self.momentum is None:
@@ -135,11 +180,35 @@ class CenterState(nn.Module):
         if not _is_view(momentum, self.momentum, rows):
             _write(self.momentum, rows, momentum, refused)
 
-    def _rounded(self, rows: Rows, centers: Tensor, step: int) -> Tensor:
-        local = torch.arange(rows.start, rows.stop, device=centers.device) if isinstance(rows, slice) else rows
-        return stochastic_bf16_bits(
-            centers.float(), row_keys=mix(local + self.rows.start, self.seed, step), salt=self.seed ^ step
-        )
+    def write_second(self, rows: Rows, second: Tensor, updates: Tensor, *, step: int, refused: Tensor | None) -> None:
+        """Store what `read_second` gave and the step changed, as `write` does; `second` is destroyed.
+
+        Both small formats round at random: an increment is a thousandth of what is there, and the nearest value would
+        be the old one for ever. In int8 what is not zero stays at least one level, since a first moment over a second
+        one of zero is no step.
+        """
+        assert self.second_moment is not None, "AdamW keeps a second moment"
+        assert self.updates is not None, "and counts"
+        _write(self.updates, rows, updates, refused)
+        if self.second_moment.dtype == torch.bfloat16:
+            keys, salt = self._draw(rows, ~step)
+            bits = stochastic_bf16_bits(second.float(), row_keys=keys, salt=salt)
+            _write(self.second_moment.view(torch.int16), rows, bits, refused)
+            return
+        if self.second_moment_scale is not None:
+            scale = second.sqrt_().amax(1).div_(255).clamp_min_(torch.finfo(second.dtype).tiny)
+            _write(self.second_moment_scale, rows, scale, refused)
+            keys, salt = self._draw(rows, ~step)
+            second.div_(scale.unsqueeze(1))
+            stochastic_levels_(second, row_keys=keys, salt=salt, highest=255)
+        if not _is_view(second, self.second_moment, rows):
+            _write(self.second_moment, rows, second, refused)
+
+    def _draw(self, rows: Rows, number: int) -> tuple[Tensor, int]:
+        """Return the random numbers that `rows` are rounded by: one of each, and one for the columns."""
+        device = self.centers.device
+        local = torch.arange(rows.start, rows.stop, device=device) if isinstance(rows, slice) else rows
+        return mix(local + self.rows.start, self.seed, number), self.seed ^ number
 
 
 def initial_rows(rows: range, embedding_size: int, seed: int) -> Iterator[tuple[range, Tensor]]:
@@ -158,13 +227,14 @@ def inverse_norms(centers: Tensor) -> Tensor:
     return norms.clamp_min_(_SMALLEST_NORM).reciprocal_()
 
 
-def _empty_momentum(
-    shape: tuple[int, int], stored_as: MomentumFormat, dtype: torch.dtype, device: torch.device
+def _empty_moment(
+    shape: tuple[int, int], stored_as: MomentumFormat, dtype: torch.dtype, device: torch.device, *, small: torch.dtype
 ) -> tuple[Tensor | None, Tensor | None]:
+    """Return a moment of zeros, and the scales of its rows where it is kept in a byte, of type `small`."""
     if stored_as == "none":
         return None, None
     if stored_as == "int8":
-        return torch.zeros(shape, dtype=torch.int8, device=device), torch.zeros(shape[0], dtype=dtype, device=device)
+        return torch.zeros(shape, dtype=small, device=device), torch.zeros(shape[0], dtype=dtype, device=device)
     stored = torch.bfloat16 if stored_as == "bf16" else dtype
     return torch.zeros(shape, dtype=stored, device=device), None
 

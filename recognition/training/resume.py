@@ -11,6 +11,7 @@ from recognition.backbones.run_weights import BACKBONE
 from recognition.config.schema import Config
 from recognition.distributed.checkpoint import Checkpoint, Snapshot
 from recognition.errors import CheckpointError
+from recognition.heads.guards import check_kind
 from recognition.heads.saving import MARGIN
 from recognition.training.build import Parts
 from recognition.training.run_meta import OrderSettings, RunMeta
@@ -47,7 +48,7 @@ def order_settings(config: Config, num_images: int) -> OrderSettings:
 def load_run(checkpoint: Checkpoint, parts: Parts, scaler: LossScaler, *, order: OrderSettings) -> TrainState:
     """Bring `parts` and `scaler` to where the checkpoint stands and return its state.
 
-    Raises CheckpointError when the checkpoint is of another network, head or data set.
+    Raises CheckpointError when the checkpoint is of another network, head, optimizer or data set.
     """
     path = checkpoint.path
     if checkpoint.num_classes != parts.num_classes:
@@ -64,6 +65,8 @@ def load_run(checkpoint: Checkpoint, parts: Parts, scaler: LossScaler, *, order:
         )
     if meta.state.step != checkpoint.step:
         raise CheckpointError(f"{path}: its state is of step {meta.state.step}; expected that of its folder")
+    if parts.head.update == "fused":
+        check_kind("second_moment" in checkpoint.row_names(), parts.head.state.kind, str(path))
     tensors = {**checkpoint.replicated(), **checkpoint.local(parts.head.world)}
     live = {
         **_named(BACKBONE, parts.backbone.state_dict()),

@@ -13,11 +13,13 @@ from torch import Tensor
 from recognition.distributed.world import World
 from recognition.heads.margins import MARGINS, Margin, OwnRows, Shaped, State
 from recognition.heads.sharded_softmax import ShardedSoftmax
+from recognition.heads.state import OptimizerKind
 from tests.helpers import head_oracle
 
 EMBEDDING_SIZE = 24
 GLOBAL_BATCH = 12  # divisible by 1, 2, 3 and 4 ranks
 LR, MOMENTUM, WEIGHT_DECAY = 0.01, 0.9, 5e-4
+BETAS, EPS = (0.8, 0.9), 1e-8  # the second moment of a few steps forgets as it does over thousands
 
 
 class ByClass(Margin):
@@ -50,6 +52,7 @@ class Case:
     margin: str = "combined"
     settings: dict[str, Any] = field(default_factory=dict)
     changes: dict[str, Any] = field(default_factory=dict)
+    optimizer: OptimizerKind = "sgd"
 
     @property
     def problem(self) -> head_oracle.Problem:
@@ -73,6 +76,14 @@ class Case:
         )
         head.set_centers(0, self.centers())
         return head
+
+    def optimizer_of(self, head: ShardedSoftmax) -> torch.optim.Optimizer:
+        """Return what moves the centers of `head`."""
+        if head.update == "autograd":
+            return torch.optim.SGD(head.parameters(), lr=LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+        if self.optimizer == "adamw":
+            return head.optimizer(kind="adamw", lr=LR, weight_decay=WEIGHT_DECAY, betas=BETAS, eps=EPS)
+        return head.optimizer(lr=LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
 
     def centers(self) -> Tensor:
         rows = self.num_classes * self.problem.sub_centers
@@ -177,6 +188,22 @@ CASES = [
     Case(
         "accumulated-sub-centers", num_classes=41, forwards=(0.5, 0.5), changes={"sample_rate": 0.4, "sub_centers": 2}
     ),
+    *(
+        Case(f"adamw-{name}", optimizer="adamw", num_classes=classes, num_steps=4, changes=changes)
+        for name, classes, changes in (
+            ("full", 23, {"block_size": 7}),
+            ("scale-100", 23, {"scale": 100.0}),
+            ("sub-centers", 23, {"sub_centers": 3, "block_size": 5}),
+            ("filtered", 23, {"interclass_filtering_threshold": 0.2}),
+            ("sampled", 97, {"sample_rate": 0.3, "block_size": 5}),
+            ("sampled-sub-centers", 41, {"sample_rate": 0.4, "sub_centers": 2, "block_size": 3}),
+            ("nearest", 97, {"sample_rate": 0.3, "negatives": "nearest"}),
+        )
+    ),
+    Case("adamw-accumulated", optimizer="adamw", forwards=(0.5, 0.25, 0.25), num_steps=3),
+    Case("adamw-accumulated-sampled", 97, optimizer="adamw", forwards=(0.5, 0.5), changes={"sample_rate": 0.3}),
+    Case("adamw-curricularface", optimizer="adamw", margin="curricularface", num_steps=3, settings={"alpha": 0.5}),
+    Case("adamw-adaface", optimizer="adamw", margin="adaface", num_steps=3),
     Case("adaface", margin="adaface", num_steps=3),
     Case(
         "adaface-length", margin="adaface", num_steps=3, settings={"length_gradient": "exact", "h": 3.0, "alpha": 0.5}

@@ -42,6 +42,7 @@ class Truth:
     center_gradient: Tensor  # of the first step
     centers: Tensor
     momentum: Tensor
+    second_moment: Tensor
     state: State
 
 
@@ -152,15 +153,17 @@ def train(
     lr: float,
     momentum: float,
     weight_decay: float,
+    betas: tuple[float, float] | None = None,
+    eps: float = 1e-8,
 ) -> Truth:
-    """Run SGD on the centers over `steps`, each of one or more forwards whose weighted losses add up.
+    """Run SGD, or AdamW with `betas`, on the centers over `steps`, each of forwards whose weighted losses add up.
 
-    Rows that no forward of a step is allowed to see are left alone.
+    Rows that no forward of a step is allowed to see are left alone, and a row's steps are counted when it is moved.
     """
     weights = centers.double().clone().requires_grad_()
-    buffer = torch.zeros_like(weights)
+    buffer, second, counts = torch.zeros_like(weights), torch.zeros_like(weights), torch.zeros(len(weights), 1)
     state = problem.first_state()
-    losses, gradients, first = [], [], torch.empty(0)
+    losses, gradients, of_first_step = [], [], torch.empty(0)
     for number, forwards in enumerate(steps):
         total = torch.zeros_like(weights)
         for forward in forwards:
@@ -172,13 +175,21 @@ def train(
             losses.append(loss.item() / forward.weight)
             gradients.append(of_rows)
         if number == 0:
-            first = total
+            of_first_step = total
         with torch.no_grad():
-            moved_buffer = momentum * buffer + total + weight_decay * weights
-            moved = weights - lr * moved_buffer
+            if betas is None:
+                moved_buffer, moved_second = momentum * buffer + total + weight_decay * weights, second
+                moved = weights - lr * moved_buffer
+            else:
+                moved_buffer = betas[0] * buffer + (1 - betas[0]) * total
+                moved_second = betas[1] * second + (1 - betas[1]) * total**2
+                first = moved_buffer / (1 - betas[0] ** (counts + 1).double())
+                spread = (moved_second / (1 - betas[1] ** (counts + 1).double())).sqrt() + eps
+                moved = weights - lr * weight_decay * weights - lr * first / spread
             masks = [forward.allowed for forward in forwards if forward.allowed is not None]
             still = ~torch.stack(masks).any(0).repeat_interleave(problem.sub_centers) if masks else torch.tensor(False)
             mask = still.unsqueeze(-1)
-            buffer = torch.where(mask, buffer, moved_buffer)
+            buffer, second = torch.where(mask, buffer, moved_buffer), torch.where(mask, second, moved_second)
+            counts += ~mask
             weights.copy_(torch.where(mask, weights, moved))
-    return Truth(losses, gradients, first, weights.detach(), buffer, state)
+    return Truth(losses, gradients, of_first_step, weights.detach(), buffer, second, state)

@@ -37,6 +37,19 @@ def optimizer_of(head: ShardedSoftmax, lr: float = 0.1) -> torch.optim.Optimizer
     return head.optimizer(lr=lr, momentum=momentum, weight_decay=SGD["weight_decay"])
 
 
+def adamw_of(head: ShardedSoftmax, lr: float = 0.01) -> HeadOptimizer:
+    """Return AdamW on the head's centers."""
+    return head.optimizer(kind="adamw", lr=lr, weight_decay=0.05)
+
+
+def make_trained(
+    num_classes: int, dim: int = 16, *, kind: str = "sgd", **changes: Any
+) -> tuple[ShardedSoftmax, torch.optim.Optimizer]:
+    """Make a head of one rank and the optimizer, of `kind`, of its centers."""
+    head = make_head(num_classes, dim, **changes)
+    return head, adamw_of(head) if kind == "adamw" else optimizer_of(head)
+
+
 def take_step(
     head: ShardedSoftmax,
     optimizer: torch.optim.Optimizer,

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from recognition.heads.sharded_softmax import ShardedSoftmax
-from tests.helpers.heads import batch, bits, make_head, optimizer_of, snapshot, take_step
+from tests.helpers.heads import adamw_of, batch, bits, make_head, optimizer_of, snapshot, take_step
 
 NUM_CLASSES, BATCH = 75, 9
 
@@ -17,8 +17,10 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before any test: torch's optimizers import triton, which reads it
 
 
-def train(head: ShardedSoftmax, steps: int = 3, factor: float = 1.0) -> tuple[list[float], torch.Tensor, bool]:
-    optimizer = optimizer_of(head, lr=0.5)
+def train(
+    head: ShardedSoftmax, steps: int = 3, factor: float = 1.0, kind: str = "sgd"
+) -> tuple[list[float], torch.Tensor, bool]:
+    optimizer = adamw_of(head) if kind == "adamw" else optimizer_of(head, lr=0.5)
     losses = []
     for step in range(steps):
         loss, gradient, refused = take_step(head, optimizer, batch(head, BATCH, step), factor=factor)
@@ -33,12 +35,19 @@ CHANGES: list[dict[str, Any]] = [
     {"interclass_filtering_threshold": 0.2},
     {"centers_format": "bf16", "momentum_format": "int8", "block_size": 16},
     {"sample_rate": 0.5},
+    {"kind": "adamw", "block_size": 16},
+    {"kind": "adamw", "sample_rate": 0.5, "sub_centers": 2},
+    {"kind": "adamw", "centers_format": "bf16", "momentum_format": "int8", "block_size": 16},
 ]
 
 
-def assert_same_training(one: ShardedSoftmax, other: ShardedSoftmax, tolerance: float) -> None:
-    losses, gradient, _ = train(one)
-    other_losses, other_gradient, _ = train(other)
+def _kind_and_rest(changes: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    return changes.get("kind", "sgd"), {name: value for name, value in changes.items() if name != "kind"}
+
+
+def assert_same_training(one: ShardedSoftmax, other: ShardedSoftmax, tolerance: float, kind: str = "sgd") -> None:
+    losses, gradient, _ = train(one, kind=kind)
+    other_losses, other_gradient, _ = train(other, kind=kind)
     assert losses == pytest.approx(other_losses, rel=tolerance)
     assert torch.allclose(gradient, other_gradient, rtol=0, atol=tolerance * float(gradient.abs().max()))
     assert_same_state(one, other, tolerance)
@@ -47,24 +56,27 @@ def assert_same_training(one: ShardedSoftmax, other: ShardedSoftmax, tolerance: 
 def assert_same_state(one: ShardedSoftmax, other: ShardedSoftmax, tolerance: float) -> None:
     for name, rows in one.state_rows().items():
         # What is stored in int8 may have been rounded the other way.
-        allowed = 1.0 if rows.dtype == torch.int8 else tolerance * float(rows.abs().max())
+        is_level = rows.dtype in (torch.int8, torch.uint8)
+        allowed = 1.0 if is_level else tolerance * float(rows.float().abs().max())
         assert torch.allclose(rows.float(), other.state_rows()[name].float(), rtol=0, atol=allowed), name
 
 
 @pytest.mark.parametrize("changes", CHANGES, ids=str)
 def test_the_device_path_trains_as_the_host_path(changes: dict[str, Any]) -> None:
+    kind, changes = _kind_and_rest(changes)
     host, device = (make_head(NUM_CLASSES, mode=mode, **changes) for mode in ("host", "device"))
-    assert_same_training(host, device, 1e-6)
+    assert_same_training(host, device, 1e-6, kind)
 
 
 @pytest.mark.parametrize("changes", CHANGES, ids=str)
 def test_a_step_refused_on_the_device_leaves_every_bit(changes: dict[str, Any]) -> None:
+    kind, changes = _kind_and_rest(changes)
     head = make_head(NUM_CLASSES, mode="device", **changes)
-    train(head)
+    train(head, kind=kind)
     own = int(batch(head, BATCH, 0)[1][0])
     head.state_rows()["centers"][own * head.sub_centers, 1] = torch.nan
     before = snapshot(head)
-    _, gradient, refused = train(head, steps=1)
+    _, gradient, refused = train(head, steps=1, kind=kind)
     assert refused
     assert not gradient.any()
     for name, rows in head.state_rows().items():
@@ -80,13 +92,20 @@ def kernels() -> None:
 @pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize(
     "changes",
-    [{"block_size": 70}, {"interclass_filtering_threshold": 0.2}, {"sample_rate": 0.5}, {"momentum_format": "int8"}],
+    [
+        {"block_size": 70},
+        {"interclass_filtering_threshold": 0.2},
+        {"sample_rate": 0.5},
+        {"momentum_format": "int8"},
+        {"kind": "adamw"},
+    ],
     ids=str,
 )
 def test_fused_kernels_train_as_the_plain_path(changes: dict[str, Any]) -> None:
+    kind, changes = _kind_and_rest(changes)
     plain, fused = (make_head(NUM_CLASSES, mode=mode, **changes) for mode in ("host", "kernels"))
     assert fused._loop.kernels is not None
-    assert_same_training(plain, fused, 1e-5)
+    assert_same_training(plain, fused, 1e-5, kind)
 
 
 @pytest.mark.slow

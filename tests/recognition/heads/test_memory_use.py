@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from recognition.heads.margins import AdaFace, CombinedMargin, CurricularFace
 from recognition.heads.memory import head_bytes
-from tests.helpers.heads import make_head, optimizer_of
+from tests.helpers.heads import make_trained
 
 NUM_CLASSES, DIM, BATCH, BLOCK = 2048, 32, 16, 64
 LARGEST = min(BATCH, DIM) * NUM_CLASSES
@@ -39,8 +39,7 @@ class Watch(TorchDispatchMode):
 
 
 def watched_step(backwards: int = 1, **changes: Any) -> Watch:
-    head = make_head(NUM_CLASSES, DIM, block_size=BLOCK, **changes)
-    optimizer = optimizer_of(head)
+    head, optimizer = make_trained(NUM_CLASSES, DIM, block_size=BLOCK, **changes)
     embeddings = torch.randn(BATCH, DIM, requires_grad=True)
     labels = torch.randint(0, NUM_CLASSES, (BATCH,))
     with Watch(list(head.state_rows().values())) as watch:
@@ -67,6 +66,12 @@ def watched_step(backwards: int = 1, **changes: Any) -> Watch:
         {"mode": "device", "centers_format": "bf16"},
         {"sample_rate": 0.5, "negatives": "nearest"},
         {"sub_centers": 3},
+        {"kind": "adamw"},
+        {"kind": "adamw", "centers_format": "bf16", "momentum_format": "int8"},
+        {"kind": "adamw", "momentum_format": "bf16"},
+        {"kind": "adamw", "sample_rate": 0.5, "backwards": 2},
+        {"kind": "adamw", "mode": "device", "momentum_format": "int8"},
+        {"kind": "adamw", "sub_centers": 3},
     ],
     ids=str,
 )
@@ -80,11 +85,15 @@ def test_the_watch_sees_what_it_should() -> None:
     assert any("mm" in line for line in watched_step(update="autograd").found)
 
 
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
 @pytest.mark.parametrize(
-    "changes", [{}, {"centers_format": "bf16", "momentum_format": "int8"}, {"sub_centers": 2}], ids=str
+    "changes",
+    [{}, {"centers_format": "bf16", "momentum_format": "int8"}, {"momentum_format": "bf16", "sub_centers": 2}],
+    ids=str,
 )
-def test_the_state_is_as_large_as_computed(changes: dict[str, Any]) -> None:
-    rows = make_head(1001, DIM, **changes).state_rows()
-    found = head_bytes(1001, 1, BATCH, DIM, **changes)
+def test_the_state_is_as_large_as_computed(changes: dict[str, Any], kind: Any) -> None:
+    head, _ = make_trained(1001, DIM, kind=kind, **changes)
+    rows = head.state_rows()
+    found = head_bytes(1001, 1, BATCH, DIM, optimizer=kind, **changes)
     assert found["centers"] == rows["centers"].nbytes
-    assert found["momentum"] == sum(rows[name].nbytes for name in rows if name.startswith("momentum"))
+    assert found["momentum"] == sum(rows[name].nbytes for name in rows if name != "centers")

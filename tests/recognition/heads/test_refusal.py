@@ -13,7 +13,7 @@ from recognition.errors import ConfigError
 from recognition.heads.margins import AdaFace, ArcFace, CombinedMargin, CosFace, CurricularFace, Margin, SphereFace
 from recognition.heads.sharded_softmax import ShardedSoftmax
 from recognition.heads.unit import unit_and_length
-from tests.helpers.heads import ALONE, batch, make_head, optimizer_of, same_bits, snapshot, take_step
+from tests.helpers.heads import ALONE, batch, make_head, make_trained, optimizer_of, same_bits, snapshot, take_step
 from tests.helpers.worlds import run_world, world_sizes
 
 NUM_CLASSES, BATCH = 37, 4
@@ -24,6 +24,9 @@ FORMATS: list[dict[str, Any]] = [
     {"sample_rate": 0.5},
     {"margin": AdaFace()},
     {"margin": CurricularFace()},
+    {"kind": "adamw"},
+    {"kind": "adamw", "centers_format": "bf16", "momentum_format": "int8"},
+    {"kind": "adamw", "momentum_format": "bf16", "sample_rate": 0.5},
     {"update": "autograd"},
     {"update": "autograd", "margin": CurricularFace()},
 ]
@@ -32,8 +35,7 @@ PLACES = ("embedding", "center", "factor", "none")
 
 def _plant(world: World, place: str, culprit: int, changes: dict[str, Any]) -> tuple[bool, bool]:
     """Take two good steps, then one with a NaN in `place` of one rank; return (refused, nothing moved)."""
-    head = make_head(NUM_CLASSES, world=world, **changes)
-    optimizer = optimizer_of(head)
+    head, optimizer = make_trained(NUM_CLASSES, world=world, **changes)
     for step in range(2):
         take_step(head, optimizer, batch(head, BATCH, step))
     embeddings, labels = batch(head, BATCH, 2)

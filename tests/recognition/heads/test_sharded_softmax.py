@@ -11,7 +11,7 @@ from torch import Tensor
 from recognition.distributed import collectives
 from recognition.distributed.world import World
 from tests.helpers import head_oracle
-from tests.helpers.head_cases import CASES, LR, MOMENTUM, WEIGHT_DECAY, Case
+from tests.helpers.head_cases import BETAS, CASES, EPS, LR, MOMENTUM, WEIGHT_DECAY, Case
 from tests.helpers.worlds import run_world, world_sizes
 
 Batches = list[list[tuple[Tensor, Tensor]]]
@@ -33,11 +33,7 @@ def own_rows(tensor: Tensor, world: World) -> Tensor:
 
 def run_case(world: World, case: Case, steps: Batches) -> dict[str, Any]:
     head = case.head(world)
-    optimizer: torch.optim.Optimizer
-    if head.update == "autograd":
-        optimizer = torch.optim.SGD(head.parameters(), lr=LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
-    else:
-        optimizer = head.optimizer(lr=LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+    optimizer = case.optimizer_of(head)
     found: dict[str, Any] = {"losses": [], "gradients": [], "sampled": []}
     for forwards in steps:
         for weight, (embeddings, labels) in zip(case.forwards, forwards, strict=True):
@@ -58,6 +54,7 @@ def run_case(world: World, case: Case, steps: Batches) -> dict[str, Any]:
     found["centers"] = head.state_rows()["centers"]
     momentum = head.state_rows().get("momentum")
     found["momentum"] = optimizer.state[head.centers]["momentum_buffer"] if momentum is None else momentum
+    found["second_moment"] = head.state_rows().get("second_moment")
     found["means"] = {name: value.item() for name, value in head.result.means().items()}
     found["margin"] = {name: value.item() for name, value in head.margin_state().items()}
     return found
@@ -102,7 +99,14 @@ def assert_close(found: Tensor, expected: Tensor, tolerance: float) -> None:
 def test_steps_equal_the_float64_oracle(size: int, case: Case) -> None:
     ranks = [results[case.name] for results in world_results(size)]
     truth = head_oracle.train(
-        forwards_of(case, ranks), case.centers(), case.problem, lr=LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
+        forwards_of(case, ranks),
+        case.centers(),
+        case.problem,
+        lr=LR,
+        momentum=MOMENTUM,
+        weight_decay=WEIGHT_DECAY,
+        betas=BETAS if case.optimizer == "adamw" else None,
+        eps=EPS,
     )
     for rank in ranks:
         assert rank["losses"] == ranks[0]["losses"], "the loss differs between ranks"
@@ -114,6 +118,8 @@ def test_steps_equal_the_float64_oracle(size: int, case: Case) -> None:
         assert_close(found / size, expected, case.tolerance)  # DDP divides by the number of ranks
     assert_close(torch.cat([rank["centers"] for rank in ranks]), truth.centers, case.tolerance)
     assert_close(torch.cat([rank["momentum"] for rank in ranks]), truth.momentum, case.tolerance)
+    if case.optimizer == "adamw":
+        assert_close(torch.cat([rank["second_moment"] for rank in ranks]), truth.second_moment, case.tolerance)
     for name, expected in truth.state.items():
         assert ranks[0]["margin"][name] == pytest.approx(expected.item(), rel=case.tolerance)
     if "center_gradient" in ranks[0]:
