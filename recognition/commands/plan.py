@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--gradient-accumulation", type=positive_int, default=1, help="[%(default)s]")
     run.add_argument("--optimizer", choices=_choices(OptimConfig, "optimizer"), default="sgd", help="[%(default)s]")
     head = parser.add_argument_group("the head")
-    for name in ("update", "products", "centers_format", "momentum_format"):
+    for name in ("update", "products", "centers_format", "momentum_format", "unsampled"):
         flag = "--" + name.replace("_", "-")
         default = getattr(defaults.head, name)
         head.add_argument(flag, choices=_choices(HeadConfig, name), default=default, help="[%(default)s]")
@@ -111,6 +111,7 @@ def _config(args: argparse.Namespace) -> Config:
             centers_format=args.centers_format,
             momentum_format=args.momentum_format,
             sample_rate=args.sample_rate,
+            unsampled=args.unsampled,
             sub_centers=args.sub_centers,
             block_size=args.block_size,
         ),

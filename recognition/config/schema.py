@@ -172,6 +172,11 @@ class HeadConfig:
         "fused",
         "centers move block by block in the optimizer's step (fused; deferred is an older word for it), or by a dense "
         "gradient (autograd)",
+        clash=Rule(
+            lambda c: c.head.update == "autograd" and c.head.sample_rate < 1 and c.head.unsampled == "frozen",
+            "autograd with head.sample_rate {head.sample_rate} cannot go with head.unsampled frozen: its optimizer "
+            "moves every center by its momentum and decay; set head.unsampled: coast, or head.update: fused",
+        ),
     )
     products: Literal["auto", "float32", "tf32", "bf16"] = key(
         "auto",
@@ -188,6 +193,15 @@ class HeadConfig:
     negatives: Literal["random", "nearest"] = key(
         "random",
         "random, or nearest: the classes closest to the batch",
+        void=Rule(
+            lambda c: c.head.sample_rate == 1,
+            "with head.sample_rate 1, where every class is used; lower the rate or remove this key",
+        ),
+    )
+    unsampled: Literal["frozen", "coast"] = key(
+        "frozen",
+        "centers outside a step's sample: frozen (as in MXNet's Partial FC), or coast: they decay and follow their "
+        "momentum (as in arcface_torch)",
         void=Rule(
             lambda c: c.head.sample_rate == 1,
             "with head.sample_rate 1, where every class is used; lower the rate or remove this key",

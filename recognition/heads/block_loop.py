@@ -160,7 +160,10 @@ class BlockLoop:
         by_kernel = self.kernels is not None and all(part.member is None for part in descent.parts)
         for block in descent.active.blocks(self.classes_per_block(len(xs_ND))):
             buffer = self.buffer("centers", block.num_rows, xs_ND.shape[1])
-            w_kD = self.state.read_centers(block.rows, buffer, to_change=not self.updates_by_kernel(block))
+            if self.state.coast is not None:  # the rule finds the momentum in its buffer
+                w_kD, _ = self.state.read_both(block.rows, buffer, self.buffer("momentum", *buffer.shape))
+            else:
+                w_kD = self.state.read_centers(block.rows, buffer, to_change=not self.updates_by_kernel(block))
             r_k = self.state.inverse_norm[block.rows]
             t_Nk = multiply(xs_ND, w_kD.T, self.buffer("z", len(xs_ND), len(w_kD)), self.products)
             if by_kernel:

@@ -7,14 +7,25 @@ from collections.abc import Sequence
 from recognition.distributed.collectives import gather_numbers, hosts_can_meet
 from recognition.distributed.world import World
 from recognition.errors import CheckpointError, ConfigError
+from recognition.heads.choosing import Sampling
 
 
-def check_update(update: str, sample_rate: float, centers_format: str) -> None:
-    """Raise ConfigError where an optimizer of one's own could not keep what is asked for."""
-    if update == "autograd" and (sample_rate < 1 or centers_format != "float32"):
+def check_update(update: str, centers_format: str, sampling: Sampling) -> None:
+    """Raise ConfigError where an optimizer of one's own could not keep, or a sample not leave, what is asked for."""
+    if update == "autograd" and centers_format != "float32":
         raise ConfigError(
-            "head.update: found 'autograd' with sample_rate below 1 or bf16 centers, but an optimizer moves every row, "
-            "in float32; use head.update=fused"
+            f"head.update: found 'autograd' with {centers_format} centers, but an optimizer moves rows of float32; use "
+            "head.update=fused"
+        )
+    if sampling.unsampled == "coast" and sampling.rate == 1:
+        raise ConfigError(
+            "head.unsampled: found 'coast' with sample_rate 1, where every class is in every step; lower the rate or "
+            "leave unsampled at 'frozen'"
+        )
+    if sampling.unsampled == "frozen" and sampling.rate < 1 and update == "autograd":
+        raise ConfigError(
+            f"head.unsampled: found 'frozen' with sample_rate {sampling.rate:g} and update 'autograd', whose optimizer "
+            "moves every row by its momentum and decay; set head.unsampled=coast, or head.update=fused"
         )
 
 
@@ -54,6 +65,16 @@ def check_kind(holds_second_moment: bool, kind: str, place: str) -> None:
         raise CheckpointError(
             f"{place}: the centers were moved by {held}; expected {kind}, which keeps other moments of them; set "
             f"head.optimizer={held}, or in a program make head.optimizer(kind={held!r}, ...) before loading"
+        )
+
+
+def check_unsampled(held: bool, own: bool, place: object) -> None:
+    """Raise CheckpointError unless a state's rows coast where the head's do; those that do are behind as stored."""
+    if held != own:
+        kinds = ["coast" if coasts else "frozen" for coasts in (held, own)]
+        raise CheckpointError(
+            f"{place}: holds centers whose unsampled rows are {kinds[0]!r}; expected {kinds[1]!r}; set "
+            f"head.unsampled={kinds[0]}, with the sample_rate they were trained with"
         )
 
 

@@ -199,7 +199,8 @@ def _own_centers(loop: BlockLoop, rows: Rows) -> _Own:
         return _Own(is_here_N, nothing_ND[:, 0], nothing_ND[:, 0], nothing_ND)
     first_N = rows.local_N.clamp(0, num_local - 1) * loop.sub_centers
     rows_NK = first_N.unsqueeze(1) + torch.arange(loop.sub_centers, device=first_N.device)
-    w_NKD = loop.state.centers.detach()[rows_NK].double()
+    buffer = rows.x_ND.new_empty(rows_NK.numel(), rows.x_ND.shape[1])
+    w_NKD = loop.state.read_centers(rows_NK.flatten(), buffer).view(*rows_NK.shape, -1).double()
     r_NK = torch.linalg.vector_norm(w_NKD, dim=2).clamp_min_(1e-12).reciprocal_()
     cosine_NK = torch.einsum("nkd,nd->nk", w_NKD, rows.x_ND.double()) * r_NK
     cosine_N, winner_N = cosine_NK.max(1)

@@ -18,6 +18,7 @@ def head_bytes(
     update: str = "fused",
     sub_centers: int = 1,
     sample_rate: float = 1.0,
+    coasts: bool = False,
     centers_format: CentersFormat = "float32",
     momentum_format: MomentumFormat = "float32",
     optimizer: OptimizerKind = "sgd",
@@ -28,9 +29,9 @@ def head_bytes(
     """Return the bytes on rank 0, which owns the most classes, by part.
 
     `batch` is the images per rank of a forward, of which a step has `forwards`. "centers" and "momentum" (both moments
-    under AdamW) are the state. "norms" (one number per center) and "scores" (a number or two per class, only when
-    sampling) also grow with the classes; "blocks" and "rows" do not. "gradient" is that of update autograd, whose
-    optimizer keeps its own momentum.
+    under AdamW) are the state. "norms" (a number per center, two where it `coasts`) and "scores" (one or two per class,
+    only when sampling) also grow with the classes; "blocks" and "rows" do not. "gradient" is that of update autograd,
+    whose optimizer keeps its own momentum.
     """
     rows = len(class_range(num_classes, 0, ranks)) * sub_centers
     total_batch = batch * ranks * (1 if update == "autograd" else forwards)
@@ -50,7 +51,7 @@ def head_bytes(
         "centers": rows * embedding_size * _BYTES[centers_format],
         "momentum": momentum,
         "gradient": 4 * rows * embedding_size if uses_autograd else 0,
-        "norms": 4 * rows,
+        "norms": 4 * rows * (1 + (coasts and not uses_autograd)),
         "scores": (4 + 4) * rows // sub_centers if sampled else 0,
         # Two tiles [N, n], and float copies of a block where the stored rows cannot be changed in place.
         "blocks": 4 * block * (2 * total_batch + copies * embedding_size),

@@ -51,6 +51,11 @@ def center_settings(
                 "expected one or the other; set momentum=0 or build the head with another momentum_format"
             )
         return {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+    if head.state.coast is not None:
+        raise ConfigError(
+            "head.optimizer: found AdamW and a head whose unsampled rows coast, which is a rule of SGD; build the head "
+            "with unsampled='frozen', or with update='autograd' and torch.optim.AdamW"
+        )
     if momentum:
         raise ConfigError(f"head.optimizer: found momentum={momentum:g} with AdamW, which has betas; leave it out")
     if not keeps_moments:

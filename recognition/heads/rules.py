@@ -9,7 +9,8 @@ from torch.autograd.graph import increment_version
 
 from recognition.heads.block_loop import BlockLoop
 from recognition.heads.products import accumulate_, multiply
-from recognition.heads.sampling import Block
+from recognition.heads.sampling import Active, Block
+from recognition.heads.state import CenterState
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,20 @@ class Sgd:
             )
             increment_version(state.centers)  # torch sees no write of Triton's, and a late backward must be refused
             return
-        m_kD = state.read_momentum(block.rows, buffer)
+        # Of rows that coast, pass 2 has brought centers and momentum up to now together.
+        m_kD = state.read_momentum(block.rows, buffer) if state.coast is None else buffer
         mu = 0.0 if state.momentum is None else self.momentum
         accumulate_(m_kD, e_Nk.T, weighted_ND, loop.products, keep=mu)
         m_kD.addcmul_(w_kD, radial_k.unsqueeze(1))
         w_kD.add_(m_kD, alpha=-self.lr)
         state.write(block.rows, w_kD, m_kD, step=self.number, refused=self.refused)
+
+    def follow_(self, state: CenterState, active: Active) -> None:
+        """Note that this step has moved the rows of `active`, and that others coast through it."""
+        rows = active.rows(0, len(active))
+        assert isinstance(rows, Tensor), "without a sample no row coasts"
+        rates = {"lr": self.lr, "momentum": self.momentum, "weight_decay": self.weight_decay}
+        state.follow_(rows, **rates, step=self.number, refused=self.refused)
 
 
 @dataclass(frozen=True)
@@ -62,7 +71,10 @@ class DenseGradient:
         self, loop: BlockLoop, block: Block, w_kD: Tensor, e_Nk: Tensor, dot_k: Tensor, weighted_ND: Tensor
     ) -> None:
         """Write the rows of `block`."""
-        rows_kD = self.gradient_CD[block.rows]
+        is_sampled = isinstance(block.rows, Tensor)
+        rows_kD = loop.buffer("momentum", *w_kD.shape) if is_sampled else self.gradient_CD[block.rows]
         multiply(e_Nk.T, weighted_ND, rows_kD, loop.products)
         radial_k = dot_k.mul_(loop.state.inverse_norm[block.rows].square()).neg_()
         rows_kD.addcmul_(w_kD, radial_k.unsqueeze(1))
+        if isinstance(block.rows, Tensor):  # the rows outside the sample keep their zeros
+            self.gradient_CD.index_copy_(0, block.rows, rows_kD)

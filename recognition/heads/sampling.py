@@ -43,9 +43,10 @@ class Active:
         """Yield the active classes, `size` at a time."""
         for start in range(0, len(self), size):
             stop = min(start + size, len(self))
-            yield Block(start, stop, self._rows(start, stop), (stop - start) * self.sub_centers)
+            yield Block(start, stop, self.rows(start, stop), (stop - start) * self.sub_centers)
 
-    def _rows(self, start: int, stop: int) -> slice | Tensor:
+    def rows(self, start: int, stop: int) -> slice | Tensor:
+        """Return the rows of the active classes from position `start` to before `stop`."""
         if self.sample is None:
             return slice(start * self.sub_centers, stop * self.sub_centers)
         first = self.sample[start:stop] * self.sub_centers

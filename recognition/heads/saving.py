@@ -21,13 +21,21 @@ from recognition.distributed.publish import (
 )
 from recognition.distributed.together import together
 from recognition.errors import CheckpointError
-from recognition.heads.guards import check_kind
+from recognition.heads.guards import check_kind, check_unsampled
 from recognition.heads.sharded_softmax import ShardedSoftmax
 
 T = TypeVar("T")
 
 MARGIN = "margin."
 """Before the names of what a margin keeps, among what all ranks hold alike."""
+COAST = "coast."
+"""Before those of what coasting rows have missed."""
+
+
+def alike(head: ShardedSoftmax) -> dict[str, torch.Tensor]:
+    """Return the live tensors of the head that all ranks hold alike, under their names in a checkpoint."""
+    margin = {MARGIN + name: value for name, value in head.margin_state().items()}
+    return margin | {COAST + name: value for name, value in head.coast_state().items()}
 
 
 def save_head(head: ShardedSoftmax, folder: str | Path) -> Path:
@@ -39,7 +47,7 @@ def save_head(head: ShardedSoftmax, folder: str | Path) -> Path:
     folder, world = Path(folder), head.world
     snapshot = Snapshot(
         step=head.steps,
-        replicated={MARGIN + name: value for name, value in head.margin_state().items()},
+        replicated=alike(head),
         rows=head.state_rows(),
         local={},
         classes=head.class_range,
@@ -71,8 +79,8 @@ def load_head(head: ShardedSoftmax, folder: str | Path) -> Path:
     """Bring `head` to the newest whole state below `folder`, whatever number of ranks wrote it; return its folder.
 
     The checkpoints of a training run, RUN/checkpoints, are such a folder as well. CheckpointError on every rank alike
-    when there is none, or when it is of another number of classes, embedding size, format, margin or kind of optimizer.
-    Collective.
+    when there is none, or when it is of another number of classes, embedding size, format, margin, kind of optimizer or
+    of unsampled rows. Collective.
     """
     folder = Path(folder)
     checkpoint = choose_checkpoint(folder, head.world)
@@ -85,12 +93,13 @@ def load_head(head: ShardedSoftmax, folder: str | Path) -> Path:
 
     def load() -> None:
         check_kind("second_moment" in checkpoint.row_names(), head.state.kind, str(checkpoint.path))
-        alike = checkpoint.replicated()
+        held = checkpoint.replicated()
+        check_unsampled(any(name.startswith(COAST) for name in held), head.state.coast is not None, checkpoint.path)
         with torch.no_grad():
-            for name, value in head.margin_state().items():
-                if MARGIN + name not in alike:
+            for name, value in alike(head).items():
+                if name not in held:
                     raise CheckpointError(f"{checkpoint.path}: holds no {name!r} of a margin; expected the head's own")
-                value.copy_(alike[MARGIN + name])
+                value.copy_(held[name])
             for name, rows in head.state_rows().items():
                 checkpoint.read_rows_(name, head.class_range, rows)
         head.steps = checkpoint.step

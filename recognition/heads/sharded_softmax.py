@@ -20,21 +20,21 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from recognition.distributed.collectives import gather_rows, gather_stack, hosts_can_meet
 from recognition.distributed.shards import class_range
 from recognition.distributed.world import World, joined_world
 from recognition.errors import ConfigError
 from recognition.heads.block_loop import BlockLoop, Rule, load_kernels
-from recognition.heads.guards import check_kind, check_ranks, check_span, check_update
+from recognition.heads.choosing import Negatives, Sampling, Unsampled, choose
+from recognition.heads.guards import check_kind, check_ranks, check_span, check_unsampled, check_update
+from recognition.heads.loss_function import MeasuredLoss
 from recognition.heads.margins import ArcFace, Margin, State
-from recognition.heads.measure import Gradients, HeadResult, Rows, measure
+from recognition.heads.measure import HeadResult, Rows, measure
 from recognition.heads.optimizer import HeadOptimizer, center_settings
 from recognition.heads.passes import Pass, join
 from recognition.heads.products import Asked, Kind, check_products, product_precision, resolve_products
-from recognition.heads.rules import DenseGradient
-from recognition.heads.sampling import Active, Targets, count_own, random_scores, sample_classes
+from recognition.heads.rules import DenseGradient, Sgd
 from recognition.heads.state import CentersFormat, CenterState, MomentumFormat, OptimizerKind
 from recognition.heads.unit import unit_and_length
 
@@ -48,9 +48,9 @@ class ShardedSoftmax(nn.Module):
     process's place among the ranks; that in the default process group when absent, `joined_world(device, group)` gives
     that in another. `update` "fused": pass 2 moves the centers in the step of `optimizer(...)`; "autograd": backward
     leaves a gradient of their size in `centers.grad`, for any optimizer. `sample_rate` of the classes take part in a
-    training step, `negatives` says which. `mode`: where it is decided what is refused and where targets lie: on the
-    "host" (the choice on a CPU), or on the "device" without a word to the host, or there with fused "kernels" where
-    Triton has them (the choice on CUDA). The other arguments are keys of docs/configs.md.
+    training step, `negatives` says which, `unsampled` what the others do. `mode`: where it is decided what is refused
+    and where targets lie: on the "host" (the choice on a CPU), or on the "device" without a word to the host, or there
+    with fused "kernels" where Triton has them (the choice on CUDA). The other arguments are keys of docs/configs.md.
     """
 
     classes: Tensor
@@ -69,7 +69,8 @@ class ShardedSoftmax(nn.Module):
         products: Asked = "auto",
         sub_centers: int = 1,
         sample_rate: float = 1.0,
-        negatives: Literal["random", "nearest"] = "random",
+        negatives: Negatives = "random",
+        unsampled: Unsampled = "frozen",
         interclass_filtering_threshold: float = 0.0,
         centers_format: CentersFormat = "float32",
         momentum_format: MomentumFormat = "float32",
@@ -79,15 +80,13 @@ class ShardedSoftmax(nn.Module):
     ) -> None:
         """Take this rank's share of `num_classes`; see the class for the arguments."""
         super().__init__()
-        check_update(update, sample_rate, centers_format)
-        world = world or joined_world()
-        self.world = world
+        self.sampling = Sampling(sample_rate, negatives, unsampled)
+        check_update(update, centers_format, self.sampling)
+        self.world = world = world or joined_world()
         self.margin = ArcFace() if margin is None else margin
         self.num_classes = num_classes
         self.class_range = class_range(num_classes, world.rank, world.size)
-        self.update = update
-        self.sample_rate, self.negatives = sample_rate, negatives
-        self.mode = mode
+        self.update, self.products, self.mode = update, products, mode
         self.steps = 0
         """Steps that its optimizer was asked for, refused ones included; samples and rounding are drawn by it."""
         self.result: HeadResult | None = None  # of the last forward
@@ -98,6 +97,7 @@ class ShardedSoftmax(nn.Module):
             centers_format=centers_format,
             momentum_format=momentum_format,
             trainable=update == "autograd",
+            coasts=unsampled == "coast" and update == "fused",
             device=world.device,
             dtype=dtype,
             seed=seed,
@@ -108,7 +108,6 @@ class ShardedSoftmax(nn.Module):
         self._loop = BlockLoop(
             self.state, self.margin, scale, sub_centers, interclass_filtering_threshold, block_size=block_size
         )
-        self.products = products
         self.proxies = [] if update == "autograd" else [nn.Parameter(torch.zeros((), dtype=dtype, device=world.device))]
         """What an optimizer sees of the centers that pass 2 moves: a number, whose gradient is that of the loss."""
         self.given: Tensor | None = None
@@ -130,7 +129,7 @@ class ShardedSoftmax(nn.Module):
     @property
     def asks_the_host(self) -> bool:
         """Whether a training forward wants `labels_on_host`."""
-        return self.sample_rate < 1 and self.centers.device.type == "cuda"
+        return self.sampling.rate < 1 and self.centers.device.type == "cuda"
 
     @property
     def sub_centers(self) -> int:
@@ -185,7 +184,15 @@ class ShardedSoftmax(nn.Module):
             gathered = gather_rows(x, self.world)
             rows = self._rows(gathered.detach(), gather_stack(labels, self.world).flatten())
             learns = self.training and torch.is_grad_enabled()
-            active, targets = self._active(rows, labels_on_host, is_sampled=learns and self.sample_rate < 1)
+            active, targets = choose(
+                self._loop,
+                rows,
+                self.class_range,
+                self.sampling if learns and self.sampling.rate < 1 else None,
+                step=self.steps,
+                labels_on_host=labels_on_host,
+                on_host=self._on_host,
+            )
             self.result, passed, gradients = measure(
                 self._loop,
                 rows,
@@ -197,12 +204,16 @@ class ShardedSoftmax(nn.Module):
                 world=self.world,
             )
         anchor = (self.centers if self.update == "autograd" else self.proxies[0]) if learns else None
-        loss: Tensor = _Softmax.apply(self.result.loss, gathered, anchor, self, passed, gradients)  # type: ignore[no-untyped-call]
+        loss: Tensor = MeasuredLoss.apply(self.result.loss, gathered, anchor, self, passed, gradients)  # type: ignore[no-untyped-call]
         return loss
 
     def state_rows(self) -> dict[str, Tensor]:
         """Return this rank's stored tensors by name; row i is of class class_range.start + i // sub_centers."""
-        return self.state.named()
+        return self.state.stored()
+
+    def coast_state(self) -> dict[str, Tensor]:
+        """Return what coasting rows have missed, by name; equal on all ranks, and empty where none coasts."""
+        return {} if self.state.coast is None else self.state.coast.shared()
 
     def margin_state(self) -> dict[str, Tensor]:
         """Return what the margin keeps from batch to batch, by name; equal on all ranks."""
@@ -210,7 +221,7 @@ class ShardedSoftmax(nn.Module):
 
     def load_rows(self, name: str, start: int, rows: Tensor) -> None:
         """Copy those of `rows` that this rank owns into its stored tensor `name`; they begin at class `start`."""
-        stored = self.state.named()[name]
+        stored = self.state.stored()[name]
         first = start * self.sub_centers
         own = self.state.rows
         begin, end = max(first, own.start), min(first + len(rows), own.stop)
@@ -220,7 +231,15 @@ class ShardedSoftmax(nn.Module):
 
     def set_centers(self, start: int, centers: Tensor) -> None:
         """Copy those of the float rows `centers` that this rank owns; they begin at class `start`, grouped by class."""
+        own, first = self.state.rows, start * self.sub_centers
+        local = torch.arange(max(first, own.start), min(first + len(centers), own.stop)) - own.start
+        self.state.catch_up_(local.to(self.centers.device), step=self.steps)
         self.load_rows("centers", start, centers)
+
+    def current_centers(self) -> Tensor:
+        """Return a copy of this rank's centers as they are by now; `centers` has rows that coast as last written."""
+        everything = slice(0, len(self.state.rows))
+        return self.state.read_centers(everything, torch.empty_like(self.centers, dtype=self.state.dtype)).clone()
 
     def forget(self) -> None:
         """Drop what backwards since the last step have left, as zero_grad drops gradients."""
@@ -248,7 +267,35 @@ class ShardedSoftmax(nn.Module):
         if passes and self.update == "fused":
             with self._precision():
                 rule = make_rule(number, None if self._on_host else refused)
-                self._loop.second_pass(join(passes, factor, on_host=self._on_host), rule)
+                descent = join(passes, factor, on_host=self._on_host)
+                self._loop.second_pass(descent, rule)
+                if self.state.coast is not None:
+                    assert isinstance(rule, Sgd), "only SGD's steps are known to coasting rows"
+                    rule.follow_(self.state, descent.active)
+
+    def accept(self, passed: Pass, gradient: Tensor) -> Tensor | None:
+        """Note what backward was given; with update "autograd" return the centers' gradient [C_r, D]."""
+        if any(passed is other for other in self._pending):
+            passed.factor = passed.given + gradient
+        else:
+            passed.factor = gradient
+            if self._decides_later:
+                self._pending.append(passed)
+        if self.update == "fused":
+            self.given = gradient if self.given is None else self.given + gradient  # as autograd sums the proxy's
+            return None
+        is_bad = passed.is_broken | ~gradient.isfinite()
+        if not self._decides_later:
+            self._keep(passed.part.margin_state, is_bad)
+            self.steps += 1  # what an optimizer does with the gradient is not seen
+        weights_CD = torch.zeros_like(self.centers)
+        if self._on_host and is_bad.item():
+            return weights_CD
+        with self._precision():
+            alone = [replace(passed, factor=gradient)]
+            descent = join(alone, torch.ones_like(gradient), on_host=self._on_host)
+            self._loop.second_pass(descent, DenseGradient(weights_CD))
+        return weights_CD if self._on_host else weights_CD.masked_fill_(is_bad, 0.0)
 
     def verdict(self) -> Tensor:
         """Return whether a backward since the last step met a value that is not finite (0-dim bool; not yet shared)."""
@@ -269,46 +316,6 @@ class ShardedSoftmax(nn.Module):
         if self.margin.wants_lengths:
             x_ND, length_N = gathered[:, :-1].contiguous(), gathered[:, -1].double()
         return Rows(x_ND, length_N, label_N, label_N - self.class_range.start)
-
-    @torch.no_grad()
-    def _active(self, rows: Rows, labels_on_host: Tensor | None, *, is_sampled: bool) -> tuple[Active, Targets]:
-        """Return the classes that take part, and where the own ones lie among them."""
-        everything = Active(len(self.class_range), self.sub_centers)
-        targets = Targets(everything.positions(rows.local_N), on_host=self._on_host)
-        if not is_sampled:
-            return everything, targets
-        if self.negatives == "nearest":
-            scores = self._loop.nearest(rows.x_ND, everything, targets)
-        else:
-            seed, device = self.state.seed, self.centers.device
-            scores = random_scores(self.class_range, seed=seed, step=self.steps, device=device)
-        num_own = count_own(rows.label_N if labels_on_host is None else labels_on_host, self.class_range)
-        sample = sample_classes(scores, rows.local_N, self.sample_rate, num_own=num_own)
-        active = replace(everything, sample=sample)
-        return active, Targets(active.positions(rows.local_N), on_host=self._on_host)
-
-    def _accept(self, passed: Pass, gradient: Tensor) -> Tensor | None:
-        """Note what backward was given; with update "autograd" return the centers' gradient [C_r, D]."""
-        if any(passed is other for other in self._pending):
-            passed.factor = passed.given + gradient
-        else:
-            passed.factor = gradient
-            if self._decides_later:
-                self._pending.append(passed)
-        if self.update == "fused":
-            self.given = gradient if self.given is None else self.given + gradient  # as autograd sums the proxy's
-            return None
-        is_bad = passed.is_broken | ~gradient.isfinite()
-        if not self._decides_later:
-            self._keep(passed.part.margin_state, is_bad)
-        weights_CD = torch.zeros_like(self.centers)
-        if self._on_host and is_bad.item():
-            return weights_CD
-        with self._precision():
-            alone = [replace(passed, factor=gradient)]
-            descent = join(alone, torch.ones_like(gradient), on_host=self._on_host)
-            self._loop.second_pass(descent, DenseGradient(weights_CD))
-        return weights_CD if self._on_host else weights_CD.masked_fill_(is_bad, 0.0)
 
     def _keep(self, state: State, refused: Tensor) -> None:
         """Take over what the margin has learned of an accepted step."""
@@ -334,7 +341,7 @@ class ShardedSoftmax(nn.Module):
         self._loop.products = resolve_products(self.products, device)
         check_products(self._loop.products, device)
         self._loop.kernels = None
-        if mode == "kernels":
+        if mode == "kernels" and self.state.coast is None:
             self._loop.kernels = load_kernels(
                 is_bounded=self._loop.is_bounded, is_plain=self._loop.is_plain, dtype=self.state.dtype, device=device
             )
@@ -359,6 +366,7 @@ class ShardedSoftmax(nn.Module):
         if held is not None:
             check_span(held.tolist(), self._span, self.world)
             check_kind(f"{prefix}state.second_moment" in state_dict, self.state.kind, "head")
+            check_unsampled(f"{prefix}state.coast.clock" in state_dict, self.state.coast is not None, "head: the state")
         if f"{prefix}steps" in state_dict:
             self.steps = int(state_dict[f"{prefix}steps"])
         present = {key: value for key, value in state_dict.items() if key != f"{prefix}steps"}
@@ -370,33 +378,3 @@ def _buffers(tensors: State, device: torch.device) -> nn.Module:
     for name, value in tensors.items():
         module.register_buffer(name, value.to(device))
     return module
-
-
-class _Softmax(torch.autograd.Function):
-    """The loss that a forward has measured; its backward returns the gradients that the forward has formed."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        loss: Tensor,
-        gathered: Tensor,
-        anchor: Tensor | None,
-        head: ShardedSoftmax,
-        passed: Pass,
-        gradients: Gradients | None,
-    ) -> Tensor:
-        ctx.head, ctx.passed, ctx.gradients, ctx.learns = head, passed, gradients, anchor is not None
-        return loss.clone()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        head, passed = ctx.head, ctx.passed
-        if passed.version != head.centers._version:
-            raise RuntimeError("backward after the centers have moved: take it before the optimizer's step")
-        is_bad = passed.is_broken | ~gradient.isfinite()
-        rows = None if ctx.gradients is None else torch.where(is_bad, 0.0, ctx.gradients.rows * gradient)
-        if not ctx.learns:
-            return None, rows, None, None, None, None
-        weights = head._accept(passed, gradient)
-        return None, rows, gradient if weights is None else weights, None, None, None

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from recognition.draws.hashing import mix
 from recognition.draws.rounding import stochastic_bf16_bits, stochastic_levels_
 from recognition.errors import ConfigError
+from recognition.heads.coasting import Coast, move_, pieces
 
 Rows: TypeAlias = slice | Tensor
 OptimizerKind = Literal["sgd", "adamw"]
@@ -33,7 +34,8 @@ _OF_ADAMW = ("second_moment", "second_moment_scale", "updates")
 class CenterState(nn.Module):
     """What this rank keeps between steps, and the centers' inverse norms of the last pass 1.
 
-    `trainable`: the centers are a parameter, for an optimizer that keeps a momentum of its own.
+    `trainable`: the centers are a parameter, for an optimizer that keeps a momentum of its own. `coasts`: rows that a
+    step leaves out move on (coasting.py), so what is stored may be behind, and what is read never is.
     """
 
     centers: Tensor
@@ -55,6 +57,7 @@ class CenterState(nn.Module):
         centers_format: CentersFormat = "float32",
         momentum_format: MomentumFormat = "float32",
         trainable: bool = False,
+        coasts: bool = False,
         device: torch.device,
         dtype: torch.dtype,
         seed: int,
@@ -78,6 +81,7 @@ class CenterState(nn.Module):
         for name in _OF_ADAMW:
             self.register_buffer(name, None)
         self.register_buffer("inverse_norm", centers.new_empty(len(self.rows), dtype=dtype), persistent=False)
+        self.coast = Coast(self.rows, device) if coasts else None
         self.changes_in_place = True
         """Whether rows may be changed before it is known that the step counts: where the host decides, it is known."""
 
@@ -117,6 +121,10 @@ class CenterState(nn.Module):
         found |= {name: getattr(self, name) for name in _OF_ADAMW}
         return {name: tensor for name, tensor in found.items() if tensor is not None}
 
+    def stored(self) -> dict[str, Tensor]:
+        """Return all that is kept of rows, by name: with `named` how far each has come, where they coast."""
+        return self.named() if self.coast is None else {**self.named(), "reached": self.coast.reached}
+
     def check_cast(self, cast: Callable[[Tensor], Tensor]) -> None:
         """Raise ConfigError where `cast`, which .to(), .double() and their like apply, would change what is kept.
 
@@ -136,12 +144,17 @@ class CenterState(nn.Module):
 
     def read_centers(self, rows: Rows, buffer: Tensor, *, to_change: bool = False) -> Tensor:
         """Return the centers of `rows` as floats: a view of the state where it may be one, else `buffer` filled."""
+        if self.coast is not None:
+            return self._read_coasting(rows, buffer, None)
         if isinstance(rows, slice) and self.centers.dtype == self.dtype and (self.changes_in_place or not to_change):
             return self.centers.detach()[rows]
         return _read(self.centers.detach(), rows, buffer)
 
     def read_momentum(self, rows: Rows, buffer: Tensor) -> Tensor:
-        """Return the momentum of `rows` as floats to be changed; without a stored momentum, rows of any content."""
+        """Return the momentum of `rows` as floats to be changed; without a stored momentum, rows of any content.
+
+        Of rows that coast it is as old as what is stored: `read_both` brings it up to now.
+        """
         if self.momentum is None:
             return buffer[: _count(rows)]
         return self._read_moment(self.momentum, self.momentum_scale, rows, buffer)
@@ -156,13 +169,56 @@ class CenterState(nn.Module):
     def _read_moment(self, stored: Tensor, scale: Tensor | None, rows: Rows, buffer: Tensor) -> Tensor:
         if isinstance(rows, slice) and stored.dtype == self.dtype and self.changes_in_place:
             return stored[rows]
-        values = _read(stored, rows, buffer)
-        return values if scale is None else values.mul_(scale[rows].unsqueeze(1))
+        return _copy_moment(stored, scale, rows, buffer)
+
+    def read_both(self, rows: Rows, centers: Tensor, momentum: Tensor) -> tuple[Tensor, Tensor]:
+        """Fill two buffers with centers and momentum of `rows` that coast, up to now and to be changed."""
+        return self._read_coasting(rows, centers, momentum), momentum[: _count(rows)]
+
+    def _read_coasting(self, rows: Rows, centers: Tensor, momentum: Tensor | None) -> Tensor:
+        """Fill `centers`, and `momentum` where it is given, with what `rows` are by now."""
+        assert self.coast is not None
+        count = _count(rows)
+        missed = self.coast.since(rows, self.dtype)
+        spare = torch.empty(0)
+        for place, part in pieces(rows, count, centers.device):
+            w_kD = _read(self.centers.detach(), part, centers[place])
+            if self.momentum is None:
+                w_kD.addcmul_(w_kD, missed[place, :1])
+                continue
+            if len(spare) < len(w_kD):
+                spare = torch.empty_like(w_kD)
+            into = spare if momentum is None else momentum[place]
+            m_kD = _copy_moment(self.momentum, self.momentum_scale, part, into)
+            move_(w_kD, m_kD, missed[place], None if momentum is None else spare[: len(w_kD)])
+        return centers[:count]
+
+    def follow_(
+        self, rows: Tensor, *, lr: float, momentum: float, weight_decay: float, step: int, refused: Tensor | None
+    ) -> None:
+        """After SGD has moved `rows` in a step: note it, let the other rows be a step behind, write those in turn.
+
+        Nothing happens where the step is `refused`.
+        """
+        assert self.coast is not None
+        mu = 0.0 if self.momentum is None else momentum
+        self.coast.advance_(lr, mu, weight_decay, refused)
+        self.coast.mark_(rows, refused)
+        if len(self.rows):
+            self.catch_up_(*self.coast.due(refused), step=step)
+
+    def catch_up_(self, rows: Tensor, skipped: Tensor | None = None, *, step: int) -> None:
+        """Store of `rows` (distinct) what they are by now, except where `skipped` (one per row)."""
+        if self.coast is None:
+            return
+        buffers = [torch.empty(len(rows), self.centers.shape[1], dtype=self.dtype, device=rows.device) for _ in "wm"]
+        self.write(rows, *self.read_both(rows, *buffers), step=step, refused=skipped)
+        self.coast.mark_(rows, skipped)
 
     def write(self, rows: Rows, centers: Tensor, momentum: Tensor, *, step: int, refused: Tensor | None) -> None:
         """Store what `read_centers` and `read_momentum` gave and the step changed; `momentum` is destroyed.
 
-        With `refused` (0-dim bool on the device) the rows stay as they are where it is true.
+        With `refused` (bool on the device, 0-dim or one per row) the rows stay as they are where it is true.
         """
         if self.centers.dtype == torch.bfloat16:
             keys, salt = self._draw(rows, step)
@@ -248,6 +304,11 @@ def _count(rows: Rows) -> int:
     return rows.stop - rows.start if isinstance(rows, slice) else len(rows)
 
 
+def _copy_moment(stored: Tensor, scale: Tensor | None, rows: Rows, buffer: Tensor) -> Tensor:
+    values = _read(stored, rows, buffer)
+    return values if scale is None else values.mul_(scale[rows].unsqueeze(1))
+
+
 def _read(stored: Tensor, rows: Rows, buffer: Tensor) -> Tensor:
     values = buffer[: _count(rows)]
     if isinstance(rows, slice):
@@ -259,7 +320,8 @@ def _read(stored: Tensor, rows: Rows, buffer: Tensor) -> Tensor:
 
 def _write(stored: Tensor, rows: Rows, values: Tensor, refused: Tensor | None) -> None:
     if refused is not None:
-        values = torch.where(refused, stored[rows], values)
+        of_rows = refused.view(-1, *[1] * (values.ndim - 1))
+        values = torch.where(of_rows, stored[rows], values)
     if isinstance(rows, slice):
         stored[rows].copy_(values)
     else:

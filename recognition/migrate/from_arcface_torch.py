@@ -145,14 +145,14 @@ def _sampled(values: Values) -> bool:
 def _adapt_sampling(values: Values, notes: list[str], name: str) -> None:
     if not _sampled(values):
         return
-    rate = values["head.sample_rate"]
-    if "head.unsampled" in all_keys():
-        values["head.unsampled"] = Setting("coast", rate.place)
-    else:
+    rate, optimizer = values["head.sample_rate"], values.get("optim.optimizer")
+    if optimizer and optimizer.value == "adamw":
         notes.append(
-            f"sample_rate = {rate.value!r}: a class outside a step's sample rests here; there it decays and follows "
-            "its momentum in every step"
+            f"sample_rate = {rate.value!r}: a class outside a step's sample rests here (head.unsampled: frozen); there "
+            "it decays and follows its moments in every step"
         )
+    else:
+        values["head.unsampled"] = Setting("coast", rate.place)
 
 
 def _note_what_is_fixed_there(values: Values, notes: list[str], name: str) -> None:

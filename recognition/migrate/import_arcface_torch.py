@@ -16,6 +16,8 @@ from recognition.distributed.checkpoint import Snapshot, latest_checkpoint
 from recognition.distributed.publish import write_checkpoint
 from recognition.distributed.shards import class_range
 from recognition.errors import CheckpointError, ConfigError
+from recognition.heads.coasting import Coast
+from recognition.heads.saving import COAST
 from recognition.heads.state import CenterState
 from recognition.migrate.arcface_checkpoint import ArcfaceShard, check_bytes, check_shards, find_shards, read_shard
 from recognition.plan.run import global_batch_of
@@ -81,7 +83,13 @@ def _replicated(shard: ArcfaceShard, config: Config) -> dict[str, Tensor]:
     if config.head.update == "autograd" and config.optim.optimizer == "adamw":
         steps = (shard.centers_state or {}).get("step", torch.zeros(()))
         tensors["head_optimizer.step"] = steps.float()
+    if _coasts(config):  # all rows of the files are of their step, so they have missed as little as on the first day
+        tensors |= {COAST + name: tensor for name, tensor in Coast(range(0), _CPU).shared().items()}
     return tensors
+
+
+def _coasts(config: Config) -> bool:
+    return config.head.unsampled == "coast" and config.head.update != "autograd"
 
 
 def _as_kept(tensor: Tensor) -> Tensor:
@@ -95,6 +103,7 @@ def _rows(shard: ArcfaceShard, classes: range, config: Config, step: int) -> dic
         shard.centers.shape[1],
         centers_format=config.head.centers_format,
         momentum_format="none" if config.head.update == "autograd" else config.head.momentum_format,
+        coasts=_coasts(config),
         device=_CPU,
         dtype=torch.float32,
         seed=config.seed,
@@ -111,7 +120,7 @@ def _rows(shard: ArcfaceShard, classes: range, config: Config, step: int) -> dic
                 "the run had diverged; start from an older model.pt with init_from"
             )
         state.write(rows, centers, moved, step=step, refused=None)
-    tensors = state.named()
+    tensors = state.stored()
     if config.head.update == "autograd":
         kinds = ("exp_avg", "exp_avg_sq") if config.optim.optimizer == "adamw" else ("momentum_buffer",)
         for kind in kinds:

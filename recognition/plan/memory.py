@@ -90,6 +90,7 @@ def _head_bytes(
         update=head.update,
         sub_centers=head.sub_centers,
         sample_rate=head.sample_rate,
+        coasts=head.unsampled == "coast",
         centers_format=head.centers_format,
         momentum_format=head.momentum_format,
         block_size=head.block_size,

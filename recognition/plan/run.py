@@ -186,11 +186,6 @@ def _sampled_classes(config: Config, world_size: int, num_classes: int, owned: i
     rate = config.head.sample_rate
     if rate == 1:
         return owned
-    if config.head.update == "autograd":
-        raise ConfigError(
-            f"head.update: 'autograd' cannot go with head.sample_rate {rate:g}: an optimizer would move every class; "
-            "set head.sample_rate: 1, or head.update: fused"
-        )
     rows = config.train.batch_size * world_size
     # Distinct labels among `rows` draws, and this rank's share of them.
     positives = num_classes * (1 - (1 - 1 / num_classes) ** rows) / world_size

@@ -106,9 +106,10 @@ def _classes(plan: Plan) -> str:
     head = plan.config.head
     if head.sample_rate == 1:
         return f"{owned}, all used in each step"
+    others = "the others coast" if head.unsampled == "coast" else "the others rest"
     if head.sample_rate == 0:
-        return f"{owned}, only the batch's own (about {plan.sampled_classes:,} a rank) used in a step"
-    return f"{owned}, {plan.sampled_classes:,} used in a step ({head.negatives} negatives)"
+        return f"{owned}, only the batch's own (about {plan.sampled_classes:,} a rank) used in a step; {others}"
+    return f"{owned}, {plan.sampled_classes:,} used in a step ({head.negatives} negatives); {others}"
 
 
 def _head(plan: Plan) -> str:

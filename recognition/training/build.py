@@ -79,6 +79,7 @@ def build_head(config: Config, num_classes: int, world: World) -> ShardedSoftmax
         sub_centers=head.sub_centers,
         sample_rate=head.sample_rate,
         negatives=head.negatives,
+        unsampled=head.unsampled,
         interclass_filtering_threshold=head.interclass_filtering_threshold,
         centers_format=head.centers_format,
         momentum_format=head.momentum_format,

@@ -12,7 +12,7 @@ from recognition.config.schema import Config
 from recognition.distributed.checkpoint import Checkpoint, Snapshot
 from recognition.errors import CheckpointError
 from recognition.heads.guards import check_kind
-from recognition.heads.saving import MARGIN
+from recognition.heads.saving import alike
 from recognition.training.build import Parts
 from recognition.training.run_meta import OrderSettings, RunMeta
 from recognition.training.scaler import LossScaler
@@ -27,10 +27,10 @@ def snapshot_run(parts: Parts, meta: RunMeta, *, has_own_buffers: bool) -> Snaps
     backbone = _named(BACKBONE, parts.backbone.state_dict())
     own = {BACKBONE + name for name, buffer in parts.backbone.named_buffers() if buffer.is_floating_point()}
     local = own if has_own_buffers else set()
-    alike = {name: tensor for name, tensor in backbone.items() if name not in local}
+    shared = {name: tensor for name, tensor in backbone.items() if name not in local}
     return Snapshot(
         step=meta.state.step,
-        replicated={**alike, **_optimizer_tensors(parts), **_named(MARGIN, parts.head.margin_state())},
+        replicated={**shared, **_optimizer_tensors(parts), **alike(parts.head)},
         rows={**parts.head.state_rows(), **_center_rows(parts)},
         local={name: tensor for name, tensor in backbone.items() if name in local},
         classes=parts.head.class_range,
@@ -71,7 +71,7 @@ def load_run(checkpoint: Checkpoint, parts: Parts, scaler: LossScaler, *, order:
     live = {
         **_named(BACKBONE, parts.backbone.state_dict()),
         **_optimizer_tensors(parts),
-        **_named(MARGIN, parts.head.margin_state()),
+        **alike(parts.head),
     }
     _refuse_strangers(checkpoint, tensors, live)
     classes = parts.head.class_range

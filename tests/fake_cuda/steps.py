@@ -26,7 +26,7 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
     from recognition.config.loader import load_config
     from recognition.distributed import replicate
     from recognition.distributed.world import World
-    from recognition.heads import guards, sharded_softmax
+    from recognition.heads import choosing, guards
     from recognition.training.build import build_parts
     from recognition.training.stepper import Stepper
     from tests.fake_cuda.replica import FakeReplica
@@ -37,7 +37,7 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
     if size > 1:
         dist.init_process_group("fake", rank=rank, world_size=size, store=FakeStore())
     replicate.DistributedDataParallel = FakeReplica  # type: ignore[misc]
-    sharded_softmax.count_own = _counted
+    choosing.count_own = _counted
     guards.gather_numbers = _met  # type: ignore[assignment]
     world = World(rank, size, 0, torch.device("cuda", 0))
     try:

@@ -26,6 +26,8 @@ CASES: dict[str, dict[str, Any]] = {
     "sampled, own alone": {"overrides": ["head.sample_rate=0"]},
     "sampled, nearest": {"overrides": ["head.sample_rate=0.1", "head.negatives=nearest"]},
     "sampled, bf16 and int8": {"overrides": ["head.sample_rate=0.1", *SMALL_STATE]},
+    "sampled, coasting": {"overrides": ["head.sample_rate=0.1", "head.unsampled=coast"]},
+    "sampled, coasting, small": {"overrides": ["head.sample_rate=0.1", "head.unsampled=coast", *SMALL_STATE]},
     "sampled, rank 0 of 8": {"size": 8, "overrides": ["head.sample_rate=0.1"]},
     "augmentation": {"overrides": JPEG},
     "deferred": {"overrides": ["head.update=deferred"]},

@@ -62,6 +62,7 @@ class Case:
             self.changes.get("scale", 64.0),
             self.changes.get("sub_centers", 1),
             self.changes.get("interclass_filtering_threshold", 0.0),
+            self.changes.get("unsampled") == "coast",
         )
 
     @property
@@ -150,6 +151,18 @@ _COMBINED = {
     "none": {"m2": 0.0},
 }
 _FLOAT32 = torch.float32
+_SOME = {"sample_rate": 0.2, "unsampled": "coast", "block_size": 5}
+_COASTING: dict[str, dict[str, Any]] = {
+    "some": {"num_classes": 97, "changes": _SOME},
+    "own-alone": {"num_classes": 41, "changes": {**_SOME, "sample_rate": 0.0}},
+    "nearest": {"num_classes": 97, "changes": {**_SOME, "negatives": "nearest"}},
+    "sub-centers": {"num_classes": 41, "changes": {**_SOME, "sub_centers": 2}},
+    "accumulated": {"num_classes": 97, "forwards": (0.5, 0.5), "changes": _SOME},
+    "curricularface": {"num_classes": 97, "margin": "curricularface", "changes": _SOME},
+    "autograd": {"num_classes": 97, "changes": {**_SOME, "update": "autograd"}},
+    "few": {"num_classes": 2, "labels": "duplicates", "changes": _SOME},
+    "float32": {"num_classes": 97, "dtype": _FLOAT32, "changes": _SOME},
+}
 
 CASES = [
     *(Case(f"margin-{name}", settings=settings) for name, settings in _COMBINED.items()),
@@ -181,6 +194,7 @@ CASES = [
     Case("sampled-few", num_classes=29, labels="first_rank", changes={"sample_rate": 0.05}),
     Case("sampled-sub-centers", num_classes=41, changes={"sample_rate": 0.4, "sub_centers": 2, "block_size": 3}),
     Case("float32-sampled", num_classes=97, dtype=_FLOAT32, changes={"sample_rate": 0.3, "scale": 80.0}),
+    *(Case(f"coast-{name}", num_steps=9, **case) for name, case in _COASTING.items()),
     Case("sub-centers-filtered", changes={"sub_centers": 2, "interclass_filtering_threshold": 0.3, "scale": 90.0}),
     Case("accumulated", forwards=(0.5, 0.25, 0.25), changes={"block_size": 7}),
     Case("accumulated-autograd", forwards=(0.5, 0.5), changes={"update": "autograd"}),

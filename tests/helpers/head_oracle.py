@@ -26,6 +26,8 @@ class Problem:
     scale: float = 64.0
     sub_centers: int = 1
     threshold: float = 0.0
+    coasts: bool = False
+    """Whether SGD moves the rows that a step does not see, by their momentum and decay."""
 
     def first_state(self) -> State:
         """What the margin has before the first step."""
@@ -158,7 +160,8 @@ def train(
 ) -> Truth:
     """Run SGD, or AdamW with `betas`, on the centers over `steps`, each of forwards whose weighted losses add up.
 
-    Rows that no forward of a step is allowed to see are left alone, and a row's steps are counted when it is moved.
+    Rows that no forward of a step is allowed to see are left alone, unless they coast. A row's steps are counted when
+    it is moved.
     """
     weights = centers.double().clone().requires_grad_()
     buffer, second, counts = torch.zeros_like(weights), torch.zeros_like(weights), torch.zeros(len(weights), 1)
@@ -186,7 +189,7 @@ def train(
                 first = moved_buffer / (1 - betas[0] ** (counts + 1).double())
                 spread = (moved_second / (1 - betas[1] ** (counts + 1).double())).sqrt() + eps
                 moved = weights - lr * weight_decay * weights - lr * first / spread
-            masks = [forward.allowed for forward in forwards if forward.allowed is not None]
+            masks = [forward.allowed for forward in forwards if forward.allowed is not None and not problem.coasts]
             still = ~torch.stack(masks).any(0).repeat_interleave(problem.sub_centers) if masks else torch.tensor(False)
             mask = still.unsqueeze(-1)
             buffer, second = torch.where(mask, buffer, moved_buffer), torch.where(mask, second, moved_second)

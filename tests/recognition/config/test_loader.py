@@ -260,6 +260,11 @@ def test_a_value_out_of_range_is_placed(write, override, expected):
         ("head: {update: autograd, centers_format: bf16}", "head.centers_format: would be ignored"),
         ("head: {update: autograd, momentum_format: int8}", "head.momentum_format: would be ignored"),
         ("head: {negatives: nearest}", "head.negatives: would be ignored with head.sample_rate 1"),
+        ("head: {unsampled: coast}", "head.unsampled: would be ignored with head.sample_rate 1"),
+        (
+            "head: {sample_rate: 0.5, update: autograd}",
+            "head.update: autograd with head.sample_rate 0.5 cannot go with head.unsampled frozen: its optimizer moves",
+        ),
         ("head: {margin_gradient: exact, margins: [1, 0, 0.4]}", "head.margin_gradient: would be ignored"),
         ("optim: {betas: [0.8, 0.9]}", "optim.betas: would be ignored with optim.optimizer sgd"),
         ("optim: {schedule: cosine, poly_power: 3}", "optim.poly_power: would be ignored"),

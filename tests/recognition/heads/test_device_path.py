@@ -38,6 +38,7 @@ CHANGES: list[dict[str, Any]] = [
     {"kind": "adamw", "block_size": 16},
     {"kind": "adamw", "sample_rate": 0.5, "sub_centers": 2},
     {"kind": "adamw", "centers_format": "bf16", "momentum_format": "int8", "block_size": 16},
+    {"sample_rate": 0.3, "unsampled": "coast"},
 ]
 
 

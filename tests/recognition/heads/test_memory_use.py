@@ -63,6 +63,7 @@ def watched_step(backwards: int = 1, **changes: Any) -> Watch:
         {"interclass_filtering_threshold": 0.3},
         {"sample_rate": 0.5},
         {"sample_rate": 0.5, "backwards": 2},
+        {"sample_rate": 0.5, "unsampled": "coast"},
         {"mode": "device", "centers_format": "bf16"},
         {"sample_rate": 0.5, "negatives": "nearest"},
         {"sub_centers": 3},

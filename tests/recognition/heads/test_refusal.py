@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from recognition.distributed.world import World
-from recognition.errors import ConfigError
 from recognition.heads.margins import AdaFace, ArcFace, CombinedMargin, CosFace, CurricularFace, Margin, SphereFace
 from recognition.heads.sharded_softmax import ShardedSoftmax
 from recognition.heads.unit import unit_and_length
@@ -240,11 +239,6 @@ def test_gradcheck_with_exact_gradients(margin: Margin) -> None:
     embeddings = torch.randn(4, 5, generator=generator, dtype=torch.float64).requires_grad_()
     labels = torch.tensor([0, 3, 3, 6])
     assert torch.autograd.gradcheck(lambda rows, _: head(rows, labels), (embeddings, head.centers))
-
-
-def test_autograd_refuses_what_an_optimizer_cannot_keep() -> None:
-    with pytest.raises(ConfigError, match=r"head.update: found 'autograd' with sample_rate below 1 or bf16 centers"):
-        make_head(NUM_CLASSES, update="autograd", sample_rate=0.1)
 
 
 def test_a_sample_smaller_than_the_batch_warns(caplog: pytest.LogCaptureFixture) -> None:

@@ -43,7 +43,7 @@ def expected_notes(settings: dict[str, Any]) -> list[str]:
         )
     if "verbose" in settings and not settings.get("val_targets"):
         notes.append("verbose = ")
-    if settings.get("sample_rate", 1) != 1:
+    if settings.get("sample_rate", 1) != 1 and settings.get("optimizer") == "adamw":
         notes.append("sample_rate = ")
     if settings.get("optimizer") == "adamw":
         notes += ["optimizer = 'adamw': it also drives the centers", "optimizer = 'adamw': weight decay also acts on"]
@@ -54,6 +54,13 @@ def expected_notes(settings: dict[str, Any]) -> list[str]:
     if settings["network"] in MASKED:
         notes.append(f"network = '{settings['network']}': arcface_torch hides 10%")
     return notes
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_what_samples_under_sgd_coasts_as_theirs(name: str) -> None:
+    settings = CONFIGS[name]
+    is_sampled, is_sgd = settings.get("sample_rate", 1) != 1, settings.get("optimizer", "sgd") == "sgd"
+    assert converted(name).config.head.unsampled == ("coast" if is_sampled and is_sgd else "frozen")
 
 
 def test_there_are_43() -> None:
@@ -84,7 +91,7 @@ def test_it_plans_and_builds(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name != "base"])
 def test_the_config_of_its_name_here_trains_the_same(name: str) -> None:
     theirs, ours = flatten(converted(name).config), flatten(load_config(f"configs/{name}"))
-    keys = ("head.margins", "head.sample_rate", "head.update", "head.interclass_filtering_threshold")
+    keys = ("head.margins", "head.sample_rate", "head.unsampled", "head.update", "head.interclass_filtering_threshold")
     keys += ("backbone.network", "backbone.mask_ratio", "backbone.activation_checkpointing", "backbone.embedding_size")
     keys += ("optim.optimizer", "optim.lr", "optim.weight_decay", "optim.warmup_epoch", "train.precision")
     keys += ("train.batch_size", "train.num_epoch", "train.gradient_accumulation")

@@ -118,7 +118,10 @@ def test_accumulation_says_that_it_averages(converted):
         ("config.network = 'vit_b_dp005_mask_005'", "so backbone.mask_ratio is 0.1; the name stands for 0.05"),
         ("config.optimizer = 'adamw'\nconfig.sample_rate = 0.3", "sampled centers move by SGD here"),
         ("config.optimizer = 'adamw'", "weight decay also acts on vectors (norms, biases) there"),
-        ("config.sample_rate = 0.3", "sample_rate = 0.3: a class outside a step's sample rests here"),
+        (
+            "config.optimizer = 'adamw'\nconfig.sample_rate = 0.3",
+            "sample_rate = 0.3: a class outside a step's sample rests here (head.unsampled: frozen)",
+        ),
         ("config.warmup_epoch = 2", "warmup_epoch = 2: the very first step runs at the full lr there"),
         ("config.fp16 = True", "fp16 = True: the loss scale grows after 100 good steps there"),
         ("config.wandb_project = 'p'\nconfig.using_wandb = False", "wandb_project = 'p': left out: using_wandb is not"),

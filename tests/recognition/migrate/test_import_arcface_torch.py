@@ -71,6 +71,16 @@ def test_two_shards_go_on_with_their_momentum_on_any_number_of_ranks(
         np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+def test_what_coasted_there_goes_on_coasting(stopped: tuple[Path, list[float]], tmp_path: Path) -> None:
+    old, expected = stopped
+    sampled = ["head.sample_rate=0.9", "head.unsampled=coast"]
+    import_run(old, tmp_path / "checkpoints", _config(*sampled))
+    found = _next_losses(ALONE, str(tmp_path), 2, sampled)
+    assert found[0] == pytest.approx(expected[0], rel=0.1)  # of nine tenths of the classes
+    with pytest.raises(CheckpointError, match=r"no place for"):
+        _next_losses(ALONE, str(tmp_path), 2, ["head.sample_rate=0.9"])
+
+
 def test_the_momentum_is_what_the_second_loss_shows(stopped: tuple[Path, list[float]], tmp_path: Path) -> None:
     old, expected = stopped
     import_run(old, tmp_path / "checkpoints", _config("head.momentum_format=none"))

@@ -52,10 +52,6 @@ def test_the_linear_scaling_rule_is_stated_against_the_reference_batch():
             "optim.warmup_epoch: a warm-up of 1 steps leaves nothing of a training of 1",
         ),
         (replace(TINY, head=HeadConfig(sample_rate=0.1)), "head.sample_rate: 0.1 of 100 classes is a sample of 10 per"),
-        (
-            replace(TINY, head=HeadConfig(sample_rate=0.5, update="autograd")),
-            "head.update: 'autograd' cannot go with head.sample_rate 0.5",
-        ),
         (replace(TINY, backbone=BackboneConfig(network="r51")), "unknown backbone.network 'r51'"),
     ],
 )
