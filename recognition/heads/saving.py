@@ -98,7 +98,8 @@ def load_head(head: ShardedSoftmax, folder: str | Path) -> Path:
         with torch.no_grad():
             for name, value in alike(head).items():
                 if name not in held:
-                    raise CheckpointError(f"{checkpoint.path}: holds no {name!r} of a margin; expected the head's own")
+                    found = f"holds no {name.removeprefix(MARGIN)!r} of a margin"
+                    raise CheckpointError(f"{checkpoint.path}: {found}; expected the head's own")
                 value.copy_(held[name])
             for name, rows in head.state_rows().items():
                 checkpoint.read_rows_(name, head.class_range, rows)
