@@ -304,6 +304,8 @@ TABLE = [
         file("bad.txt", "../lfw.bin p0/1.jpg 1\n"),
     ),
     Bad("make_pairs faces out.txt --pairs 6000", "fold 1:", "give 3 same pairs", "expected 300", "lower --pairs"),
+    Bad("hold_out faces out --people 9", "faces:", "can be set aside", "expected 9 and two", "lower --people"),
+    Bad("hold_out faces out --people 1 --root x", "--root:", "is for a .lst", "is its own root", "leave it out"),
     Bad("unpack_bin none.bin out", "none.bin:", "cannot be read", "expected a verification .bin", "check the path"),
     Bad(
         "unpack_bin lfw.bin out",

@@ -25,7 +25,9 @@ def merge_identities(context: Context, decisions: Decisions) -> Changes:
     threshold = context.thresholds["merge"]
     groups = group_rows(decisions.identity, len(decisions.identities), decisions.kept)
     means = identity_means(context.pictures, groups)
-    heads = _heads(means, *_agreeing_pairs(context, means, threshold))
+    heads = _heads(
+        means, *agreeing_means(means, threshold, least=2, device=context.machine.device, quiet=context.machine.quiet)
+    )
     if not heads:
         return no_changes("merged")
     rows = [groups.of(identity) for identity in heads]
@@ -58,18 +60,21 @@ def move_misplaced(context: Context, decisions: Decisions) -> Changes:
     return Changes("other_identity", rows[moved], score[moved], doubt[moved], to[moved])
 
 
-def _agreeing_pairs(context: Context, means: Means, threshold: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return first, second and mean cosine of identities that agree.
+def agreeing_means(
+    means: Means, threshold: float, *, least: int = 1, device: str = "cpu", quiet: bool = True
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return first, second and mean cosine of identities of `least` pictures or more that agree.
 
-    The graph compares the means as if of length one, and so holds every pair wanted and some more.
+    Of each identity the 16 nearest others are looked at. The graph compares the means as if of length one, and so
+    holds every pair wanted and some more.
     """
-    filled = np.flatnonzero(means.counts > 1)
+    filled = np.flatnonzero(means.counts >= least)
     graph = nearest_neighbors(
         means.vectors[filled],
         _NEIGHBORS,
         threshold=min(threshold, 0.9999) - 1e-4,
-        device=context.machine.device,
-        progress=not context.machine.quiet,
+        device=device,
+        progress=not quiet,
     )
     first, second = filled[graph.first], filled[graph.second]
     cosines = np.concatenate(

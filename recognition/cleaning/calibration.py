@@ -29,6 +29,8 @@ _LEAST = 30  # scores a histogram needs
 _SURE = 0.1
 _MERGED_BY_CHANCE = 0.01  # of the identities, which other identities are taken for
 _FOUND_BY_CHANCE = 0.05  # of the identities or pictures, with which a picture of a stranger is held to agree
+_LINKED = 0.02  # of right scores, that a link between identities which may be one person misses
+_LINKED_BY_CHANCE = 0.05  # of the identities, which are linked with a stranger
 _TAIL = (0.01, 1e-5)  # probabilities between which scores of strangers show how their tail goes on
 _TAIL_SCORES = 30  # of strangers above the last score that is read off
 _DUPLICATE = 1 / 6
@@ -140,6 +142,18 @@ class Calibration:
             # Six times closer than two ordinary pictures of a person.
             "duplicates": round(1 - _DUPLICATE * (1 - self.pairs.right(0.5)), 4),
             "tests": max(sure, self.pictures.rare(_FOUND_BY_CHANCE / max(1, num_tested))),
+        }
+
+    def link_thresholds(self, *, num_identities: int) -> dict[str, float]:
+        """Return the mean cosines from which two of so many identities may be one person: of identities of `several`
+        pictures, and where one has a `single` picture.
+
+        Lower than the step `merge` asks: a link only keeps two identities on one side of training and test.
+        """
+        many = max(1, num_identities)
+        return {
+            "several": max(self.halves.right(_LINKED), self.halves.rare(2 * _LINKED_BY_CHANCE / many)),
+            "single": max(self.pictures.right(_LINKED), self.pictures.rare(_LINKED_BY_CHANCE / many)),
         }
 
     def as_json(self) -> dict[str, Any]:

@@ -16,13 +16,14 @@ from recognition.cleaning.against import SetEmbedder
 from recognition.cleaning.calibration import Calibration, calibrate
 from recognition.cleaning.context import Context
 from recognition.cleaning.drawing import can_draw, draw_scores
-from recognition.cleaning.output_folder import DECISIONS, LST, SCORES, SUMMARY, review_folder
+from recognition.cleaning.output_folder import DECISIONS, LST, NAMES, SCORES, SUMMARY, review_folder
 from recognition.cleaning.outputs import count_decisions, write_decisions, write_lst
 from recognition.cleaning.pictures import Pictures
 from recognition.cleaning.review import Verdict, apply_review
 from recognition.cleaning.settings import THRESHOLD_STEPS, CleanSettings, Machine
 from recognition.cleaning.steps import STEP_FUNCTIONS, reports_as_json, run_steps
 from recognition.errors import DataError
+from recognition.formats.class_names import write_class_names
 
 logger = logging.getLogger(__name__)
 
@@ -137,7 +138,9 @@ def _finish(work: Path, summary: dict[str, Any], review: Review | None) -> list[
             apply_review(work / DECISIONS, handle, review.verdicts, review.path)
         (work / "reviewed.jsonl").replace(work / DECISIONS)
     with open(work / LST, "w", encoding="utf-8", errors="surrogateescape") as handle:
-        write_lst(work / DECISIONS, handle)
+        names = write_lst(work / DECISIONS, handle)
+    if not write_class_names(work / NAMES, dict(enumerate(names))):
+        (work / NAMES).write_bytes(b"")  # one that no line can hold: better none than those of the pictures' folders
     summary |= {**count_decisions(work / DECISIONS), "review": None if review is None else str(review.path.resolve())}
     (work / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-    return [DECISIONS, LST, SUMMARY]
+    return [DECISIONS, NAMES, LST, SUMMARY]

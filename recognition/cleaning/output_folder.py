@@ -6,8 +6,14 @@ from pathlib import Path
 
 from recognition.work.work_folder import WorkFolder
 
-DECISIONS, LST, SCORES, SUMMARY = "decisions.jsonl", "clean.lst", "scores.png", "summary.json"
-_PRODUCTS = (SCORES, DECISIONS, LST, SUMMARY)
+DECISIONS, LST, NAMES, SCORES, SUMMARY = (
+    "decisions.jsonl",
+    "clean.lst",
+    "clean.names",
+    "scores.png",
+    "summary.json",
+)
+_PRODUCTS = (SCORES, DECISIONS, NAMES, LST, SUMMARY)
 
 
 def cleaning_folder(output: Path) -> WorkFolder:

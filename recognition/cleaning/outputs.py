@@ -42,8 +42,8 @@ def write_decisions(handle: TextIO, context: Context, decisions: Decisions) -> N
         handle.write(render_decision(_line(context, decisions, row, numbers, beside[decisions.identity[row]])))
 
 
-def write_lst(decisions: Path, handle: TextIO) -> None:
-    """Write `index TAB label TAB path` for every picture kept, by identity in the order of their names."""
+def write_lst(decisions: Path, handle: TextIO) -> list[str]:
+    """Write `index TAB label TAB path` for every picture kept, and return the names by label, which are sorted."""
     place = str(decisions)
     numbers: dict[str, int] = {}
     offsets, owners = array("q"), array("i")
@@ -65,6 +65,7 @@ def write_lst(decisions: Path, handle: TextIO) -> None:
             start = offsets[i]
             picture = parse_decision(place, content[start : content.find(b"\n", start)]).picture
             handle.write(f"{index}\t{labels[i]}\t{picture}\n")
+    return sorted(numbers)
 
 
 def count_decisions(decisions: Path) -> dict[str, Any]:

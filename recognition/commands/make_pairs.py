@@ -9,7 +9,6 @@ two of them, and every fold holds as many same as different pairs. No pair occur
 from __future__ import annotations
 
 import argparse
-import random
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from recognition.errors import DataError
 from recognition.formats.image_tree import ImageTree
 from recognition.formats.sources import find_source
 from recognition.formats.text_lines import refuse_unlistable
+from recognition.verification.drawn_pairs import draw_pairs
 from recognition.work.files import refuse_existing, write_bytes
 
 
@@ -34,31 +34,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--overwrite", action="store_true")
     return run_command(parser, _run, argv)
-
-
-def draw_pairs(
-    people: dict[str, list[str]], *, num_pairs: int, num_folds: int, seed: int
-) -> list[tuple[str, str, bool]]:
-    """Return pairs in fold order, same and different ones alternating.
-
-    `people` maps an identity to its images. Raises DataError when a fold cannot supply enough distinct pairs.
-    """
-    each, remainder = divmod(num_pairs, 2 * num_folds)
-    if remainder:
-        raise DataError(
-            f"--pairs {num_pairs}: expected a multiple of 2 x {num_folds} folds; choose {each * 2 * num_folds}"
-        )
-    generator = random.Random(seed)
-    names = sorted(people)
-    generator.shuffle(names)
-    pairs = []
-    for fold in range(num_folds):
-        members = names[fold::num_folds]
-        same = _same_pairs(members, people, each, fold, generator)
-        different = _different_pairs(members, people, each, fold, generator)
-        # By position too, any tenth of the set then holds both kinds, however many folds were drawn.
-        pairs += [pair for both in zip(same, different) for pair in both]
-    return pairs
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -86,37 +61,3 @@ def _list_people(folder: Path) -> dict[str, list[str]]:
         for image in images:
             refuse_unlistable(image)
     return people
-
-
-def _same_pairs(
-    members: list[str], people: dict[str, list[str]], wanted: int, fold: int, generator: random.Random
-) -> list[tuple[str, str, bool]]:
-    supply = sum(len(people[name]) * (len(people[name]) - 1) // 2 for name in members)
-    if supply < wanted:
-        raise DataError(
-            f"fold {fold + 1}: its {count(len(members), 'identity')} give {supply} same pairs; expected {wanted}; "
-            "lower --pairs"
-        )
-    able = [name for name in members if len(people[name]) > 1]
-    chosen: dict[tuple[str, str], None] = {}
-    while len(chosen) < wanted:
-        first, second = sorted(generator.sample(people[generator.choice(able)], 2))
-        chosen[first, second] = None
-    return [(a, b, True) for a, b in chosen]
-
-
-def _different_pairs(
-    members: list[str], people: dict[str, list[str]], wanted: int, fold: int, generator: random.Random
-) -> list[tuple[str, str, bool]]:
-    sizes = [len(people[name]) for name in members]
-    supply = (sum(sizes) ** 2 - sum(size * size for size in sizes)) // 2
-    if supply < wanted:
-        raise DataError(
-            f"fold {fold + 1}: its {count(len(members), 'identity')} give {supply} different pairs; expected {wanted}; "
-            "lower --pairs"
-        )
-    chosen: dict[tuple[str, str], None] = {}
-    while len(chosen) < wanted:
-        one, other = sorted(generator.sample(members, 2))
-        chosen[generator.choice(people[one]), generator.choice(people[other])] = None
-    return [(a, b, False) for a, b in chosen]

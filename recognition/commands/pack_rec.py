@@ -3,10 +3,11 @@
     python data_tools/pack_rec.py faces/ packed/train
 
 FOLDER holds one folder of images per person, in which more folders may lie; people are numbered in the order of their
-sorted names, which PREFIX.names keeps. A .lst has lines `index TAB label TAB path` or `1 TAB path TAB label`. Images
-are decoded to prove them, and stored byte for byte as they are unless --size or --quality asks for more; the files come
-out the same for any number of workers. The default layout is the one arcface_torch's MXFaceDataset reads. When PREFIX
-is a folder (or ends in a slash), the set is named train.
+sorted names, which PREFIX.names keeps. A .lst has lines `index TAB label TAB path` or `1 TAB path TAB label`; the names
+of its people are in the .names beside it, if there is one. Images are decoded to prove them, and stored byte for byte
+as they are unless --size or --quality asks for more; the files come out the same for any number of workers. The default
+layout is the one arcface_torch's MXFaceDataset reads. When PREFIX is a folder (or ends in a slash), the set is named
+train.
 """
 
 from __future__ import annotations
@@ -164,7 +165,7 @@ def _check_flags(args: argparse.Namespace) -> None:
 def _write_set(args: argparse.Namespace, images: ImageList, targets: Sequence[Path]) -> Outcome:
     """Write the files to `targets` and say what became of the images; stops at nothing but a mixed size."""
     rec, idx, lst, prop, names, *digests = targets
-    outcome, notes = Outcome(), NameNotes()
+    outcome, notes = Outcome(), NameNotes(images.path if isinstance(images, LstFile) else None)
     with contextlib.ExitStack() as files:
         rec_file = files.enter_context(open(rec, "wb", buffering=2**20))
         idx_file, lst_file, *crc_files = (files.enter_context(open(path, "wb")) for path in (idx, lst, *digests))

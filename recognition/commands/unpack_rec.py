@@ -3,6 +3,7 @@
     python data_tools/unpack_rec.py packed/train.rec faces/
 
 Writes OUT/<class id>/<key>.jpg (or .png) and then OUT/images.lst, from which pack_rec.py packs the same labels again.
+The names of the people, where the set has them, are in OUT/images.names: line 1 is that of class id 0.
 Class ids are padded with zeros, so that they sort as numbers. --keys takes some records only. The same command again
 continues a run that was interrupted; until it has ended, every command calls OUT unfinished.
 """
@@ -23,6 +24,7 @@ import numpy as np
 from recognition.cli import make_parser, run_command
 from recognition.console import Stopwatch, count, duration, progress
 from recognition.errors import DataError
+from recognition.formats.class_names import names_path, read_class_names, write_class_names
 from recognition.formats.image_streams import suffix_of
 from recognition.formats.records import ImageRecord, ImageRecords
 from recognition.formats.set_folder import begin_folder, num_pictures, remove_set
@@ -30,7 +32,7 @@ from recognition.formats.text_lines import read_lines
 from recognition.work.files import write_in_place
 from recognition.work.work_folder import UNPACKING, WorkFolder
 
-LIST_NAME = "images.lst"
+LIST_NAME, NAMES_NAME = "images.lst", "images.names"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,7 +61,7 @@ def unpack(args: argparse.Namespace) -> None:
 
 def _unpack_images(args: argparse.Namespace, records: ImageRecords, chosen: Sequence[int]) -> tuple[int, int]:
     """Write the images and then their list; return how many were there already, and the number of identities."""
-    work = WorkFolder(args.out, UNPACKING, (LIST_NAME,), "an unpacked set")
+    work = WorkFolder(args.out, UNPACKING, (NAMES_NAME, LIST_NAME), "an unpacked set")
     if not args.resume:
         begin_folder(work, overwrite=args.overwrite)
     if args.overwrite:
@@ -71,6 +73,7 @@ def _unpack_images(args: argparse.Namespace, records: ImageRecords, chosen: Sequ
         is_continued = args.resume or work.is_under_way
         work.begin(_settings(records, chosen))
         try:
+            named = _copy_names(records.path, work.path)  # first: what is wrong with them shows before the long work
             with open(work.path / LIST_NAME, "w", encoding="utf-8") as lines:
                 images = (records.read(i) for i in chosen)
                 for image in progress(images, total=len(chosen), unit="img", label="unpacking", quiet=args.quiet):
@@ -82,12 +85,21 @@ def _unpack_images(args: argparse.Namespace, records: ImageRecords, chosen: Sequ
             if found != len(set(chosen)):
                 problem = f"holds {found:,} pictures, but the set has {len(set(chosen)):,}"
                 raise DataError(f"{args.out}: {problem}; expected these alone; pass --overwrite to begin anew")
-            work.publish()
+            work.publish([*named, LIST_NAME])
         except DataError:
             if {entry.name for entry in os.scandir(args.out)} == {UNPACKING}:
                 work.give_up()
             raise
     return num_kept, len(identities)
+
+
+def _copy_names(rec: Path, folder: Path) -> list[str]:
+    """Write the names of the set's people into `folder`; return the names of the files written, one or none."""
+    source = names_path(rec)
+    if not source.is_file():
+        return []
+    names = dict(enumerate(read_class_names(source)))
+    return [NAMES_NAME] if write_class_names(folder / NAMES_NAME, names) else []
 
 
 def _settings(records: ImageRecords, chosen: Sequence[int]) -> dict[str, Any]:

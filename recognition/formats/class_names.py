@@ -1,7 +1,7 @@
-"""The names of a packed set's people, in a file beside it: class ids are numbers of one set, names outlive it.
+"""The names of a set's people, in a file beside it: class ids are numbers of one set, names outlive it.
 
-PREFIX.names is UTF-8 text with a line for each class id from 0 on: the name of that identity, or nothing where it has
-none. No name occurs twice.
+PREFIX.names, beside PREFIX.rec or PREFIX.lst, is UTF-8 text with a line for each class id from 0 on: the name of that
+identity, or nothing where it has none. No name occurs twice.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ _LONGEST = 1024
 _EXPECTED = "lines with the name of an identity each, in the order of class ids"
 
 
-def names_path(rec: Path) -> Path:
-    """Return where the names of the people of a .rec are, if it has any."""
-    return rec.with_suffix(".names")
+def names_path(path: Path) -> Path:
+    """Return where the names of the people of a .rec or .lst are, if it has any."""
+    return path.with_suffix(".names")
 
 
 def read_class_names(path: Path) -> list[str]:
@@ -54,15 +54,30 @@ def write_class_names(path: Path, names: Mapping[int, str]) -> bool:
 
 
 class NameNotes:
-    """Learns the names of classes from the paths of their images: the folder in which the first image of each lies."""
+    """Learns the names of classes from their images: from the names beside the images' list, or where it has none from
+    the folder in which the first image of each lies."""
 
-    def __init__(self) -> None:
+    def __init__(self, lst: Path | None = None) -> None:
         self.names: dict[int, str] = {}
+        self._path = None if lst is None else names_path(lst)
+        self._known = read_class_names(self._path) if self._path is not None and self._path.is_file() else None
 
     def add(self, label: int, path: str) -> None:
-        """Take note of an image, `path` being that below the root of its set."""
-        if label not in self.names:
+        """Take note of an image, `path` being that below the root of its set.
+
+        Raises DataError when the list has names, but none for this class.
+        """
+        if label in self.names:
+            return
+        if self._known is None:
             self.names[label] = path.partition("/")[0] if "/" in path else ""
+        elif label < len(self._known) or not any(self._known):
+            self.names[label] = self._known[label] if label < len(self._known) else ""
+        else:
+            raise DataError(
+                f"{self._path}: has {len(self._known):,} names, but {path} is of class {label}; expected a line for "
+                "each class; remove the file, or write the list again"
+            )
 
 
 def class_of_name(names: Iterable[str]) -> dict[str, int]:

@@ -26,7 +26,7 @@ from tests.helpers.people import people, person_vectors, read_jsonl, write_set
 from tests.helpers.places import ROOT
 
 NAMES = ["plain", "two words", "quo'te\"s", "a..b", "Zoë 文", "\udcff\udcfe", "a, b; c", "<b>&lt;"]
-OUTPUTS = ["clean.lst", "decisions.jsonl", *(["scores.png"] if can_draw() else []), "summary.json"]
+OUTPUTS = ["clean.lst", "clean.names", "decisions.jsonl", *(["scores.png"] if can_draw() else []), "summary.json"]
 
 
 def _vectors() -> dict[str, np.ndarray]:
@@ -95,6 +95,7 @@ def test_the_list_holds_what_is_kept_under_dense_labels(cleaned: Path) -> None:
     names = sorted(set(kept.values()))
     assert [int(label) for _, label, _ in lines] == sorted(names.index(kept[path]) for _, _, path in lines)
     assert all(names[int(label)] == kept[path] for _, label, path in lines)
+    assert (cleaned / "clean.names").read_text(errors="surrogateescape").splitlines() == names
     summary = json.loads((cleaned / "summary.json").read_text())
     assert summary["pictures"] == {"before": len(_vectors()), "after": len(lines), "moved": 5}
     assert summary["identities"] == {"before": 26, "after": len(names)} and len(names) == 24
