@@ -84,6 +84,14 @@ def duration(seconds: float) -> str:
     return f"{whole // 86400}d{whole % 86400 // 3600:02d}h"
 
 
+def rate(number: float, seconds: float) -> str:
+    """Spell how many a second that were: 6,806/s, 3.4/s, 0.04/s."""
+    each = number / max(seconds, 1e-9)
+    # From where whole numbers begin: 9.96 would be spelled 10.0.
+    digits = 0 if each >= 9.95 else 1 if each >= 0.095 else 2
+    return f"{each:,.{digits}f}/s"
+
+
 def count(number: int, noun: str) -> str:
     """Spell a number with its noun: 1 image, 5,179,510 images, 2 identities, 3 classes."""
     if number != 1:

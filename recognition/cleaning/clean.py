@@ -6,7 +6,7 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from recognition.cleaning.against import SetEmbedder
 from recognition.cleaning.calibration import Calibration, calibrate
 from recognition.cleaning.context import Context
 from recognition.cleaning.drawing import can_draw, draw_scores
+from recognition.cleaning.held_back import put_with_others
 from recognition.cleaning.output_folder import DECISIONS, LST, NAMES, SCORES, SUMMARY, review_folder
 from recognition.cleaning.outputs import count_decisions, write_decisions, write_lst
 from recognition.cleaning.pictures import Pictures
@@ -54,6 +55,7 @@ def clean(
             num_tested += len(embed_set(path, number))  # first: what is wrong shows before the long work
     calibration = _calibration(pictures, settings)
     context = _context(pictures, settings, calibration, embed_set, num_tested, machine)
+    held_back = None if calibration is None else put_with_others(context)
     decisions, reports = run_steps(context, settings.steps, work)
     with open(work / DECISIONS, "w", encoding="ascii") as handle:
         write_decisions(handle, context, decisions)
@@ -62,6 +64,7 @@ def clean(
         "model": pictures.model,
         "thresholds": _thresholds(settings, context),
         "calibration": None if calibration is None else calibration.as_json(),
+        "held_back": None if held_back is None else asdict(held_back),
         "steps": reports_as_json(reports),
     }
     names = _finish(work, summary, review)

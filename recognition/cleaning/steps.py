@@ -35,14 +35,15 @@ STEP_FUNCTIONS: Mapping[str, Callable[[Context, Decisions], Changes]] = {
 
 @dataclass(frozen=True)
 class StepReport:
-    """What a step did, and what is left after it; `restored` were dropped before it."""
+    """What a step did, and what is left after it: `pictures` are those before, less `dropped`, and `restored`, which
+    an earlier step had dropped. `moved` of them lie in another identity than the one they came from."""
 
     step: str
     threshold: float | None
     dropped: int
-    moved: int
     restored: int
     pictures: int
+    moved: int
     identities: int
 
 
@@ -59,7 +60,7 @@ def run_steps(context: Context, steps: Sequence[str], work: Path | None) -> tupl
             after = apply_changes(decisions, STEP_FUNCTIONS[step](context, decisions), labels)
             if path is not None:
                 save_decisions(path, after)
-        reports.append(_report(step, context.thresholds.get(step), decisions, after))
+        reports.append(_report(step, context.thresholds.get(step), decisions, after, labels))
         decisions = after
     return decisions, reports
 
@@ -69,14 +70,14 @@ def reports_as_json(reports: Sequence[StepReport]) -> list[dict[str, object]]:
     return [asdict(report) for report in reports]
 
 
-def _report(step: str, threshold: float | None, before: Decisions, after: Decisions) -> StepReport:
+def _report(step: str, threshold: float | None, before: Decisions, after: Decisions, labels: np.ndarray) -> StepReport:
     kept = after.kept
     return StepReport(
         step,
         threshold,
         dropped=int((before.kept & ~kept).sum()),
-        moved=int((before.kept & kept & (before.identity != after.identity)).sum()),
         restored=int((~before.kept & kept).sum()),
         pictures=int(kept.sum()),
+        moved=int((kept & (after.identity != labels)).sum()),
         identities=len(np.unique(after.identity[kept])),
     )

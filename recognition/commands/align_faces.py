@@ -27,7 +27,7 @@ from typing import Any
 import cv2
 
 from recognition.cli import current_choice, make_parser, positive_int, run_command
-from recognition.console import Stopwatch, count, duration, progress
+from recognition.console import Stopwatch, count, duration, progress, rate
 from recognition.detection.alignment import ARCFACE_TEMPLATE
 from recognition.detection.choice import CERTAINTY, POLICIES, Certainty
 from recognition.detection.contact_sheet import draw_sheet
@@ -223,7 +223,7 @@ def _report(args: argparse.Namespace, totals: Counter[str], num_new: int, num_be
     before = f", {num_before:,} from before" if num_before else ""
     print(
         f"aligned {count(totals['crops'], 'face')} of {count(num_new + num_before, 'photo')}, {rest}{before} "
-        f"in {duration(seconds)} ({num_new / max(seconds, 1e-9):,.0f}/s)"
+        f"in {duration(seconds)} ({rate(num_new, seconds)})"
     )
     if troubles := sum(totals[status] for status in STATUSES[1:]):
         print(f"what became of {troubles:,} without a face: {args.output / 'align.jsonl'}")

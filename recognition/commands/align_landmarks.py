@@ -26,7 +26,7 @@ import cv2
 import numpy as np
 
 from recognition.cli import make_parser, positive_int, run_command
-from recognition.console import Stopwatch, count, duration, progress
+from recognition.console import Stopwatch, count, duration, progress, rate
 from recognition.detection.crop_folder import CropFolder
 from recognition.detection.crop_names import crop_names
 from recognition.detection.landmark_aligner import STATUSES, LandmarkAligner, LandmarkedPhoto
@@ -201,7 +201,7 @@ def _report(
     print(
         f"aligned {count(counts['num_images'], 'image')}, {count(counts['num_identities'], 'identity')}, "
         f"{counts['num_not_chosen']:,} not chosen{rest}{before} in {duration(seconds)} "
-        f"({counts['num_images'] / max(seconds, 1e-9):,.0f}/s)"
+        f"({rate(counts['num_images'], seconds)})"
     )
     if troubles:
         print(f"what is wrong with {sum(troubles.values()):,}: {args.output / 'landmarks.jsonl'}")

@@ -15,7 +15,9 @@ summary.json, and scores.png, which shows the scores that the thresholds come fr
   tests       identities that are in a test set are dropped (--against, --against-names)
   small       identities with fewer than --min-pictures are dropped
 
-A run that was killed continues when it is started again. docs/cleaning.md explains the steps and the thresholds.
+Before the steps, pictures of a sample are put with other people, and cleaned: how many of them stay says whether the
+embeddings are good enough to clean with. A run that was killed continues when it is started again. docs/cleaning.md
+explains the steps and the thresholds.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from typing import Any
 
 from recognition.cleaning.clean import Review, clean, review_again
 from recognition.cleaning.exclusion import check_names
+from recognition.cleaning.held_back import held_back_line
 from recognition.cleaning.output_folder import cleaning_folder, review_folder
 from recognition.cleaning.pictures import Pictures, check_faces
 from recognition.cleaning.review import read_review
@@ -160,14 +163,9 @@ def _report(args: argparse.Namespace, summary: dict[str, Any], seconds: float) -
     if args.json:
         print(json.dumps({"output": output, **summary, "seconds": round(seconds, 3)}))
         return
-    print("step        threshold              dropped    moved  restored    pictures  identities")
-    for step in summary["steps"]:
-        chosen = summary["thresholds"].get(step["step"])
-        threshold = "" if chosen is None else f"{chosen['cosine']:.4f} {chosen['from']}"
-        print(
-            f"{step['step']:<11} {threshold:<19} {step['dropped']:>10,} {step['moved']:>8,} {step['restored']:>9,} "
-            f"{step['pictures']:>11,} {step['identities']:>11,}"
-        )
+    print(_table(summary))
+    if (held_back := summary.get("held_back")) is not None:
+        print(held_back_line(**held_back))
     pictures, identities = summary["pictures"], summary["identities"]
     reviewed = f", {summary['reasons']['reviewed']:,} as reviewed" if "reviewed" in summary["reasons"] else ""
     print(
@@ -175,3 +173,22 @@ def _report(args: argparse.Namespace, summary: dict[str, Any], seconds: float) -
         f"{identities['after']:,} of {count(identities['before'], 'identity')}{reviewed} in {duration(seconds)}"
         + ("; nothing was written" if args.dry_run else "")
     )
+
+
+def _table(summary: dict[str, Any]) -> str:
+    """Return a row a step, and one of the review where there is one: each row's pictures follow from the row before."""
+    lines = ["step        threshold              dropped  restored    pictures  of them moved  identities"]
+    steps = list(summary["steps"])
+    if "reviewed" in summary["reasons"]:
+        more = summary["pictures"]["after"] - steps[-1]["pictures"]
+        counts = {"pictures": summary["pictures"]["after"], "moved": summary["pictures"]["moved"]}
+        counts |= {"dropped": max(0, -more), "restored": max(0, more), "identities": summary["identities"]["after"]}
+        steps.append({"step": "review", **counts})
+    for step in steps:
+        chosen = summary["thresholds"].get(step["step"])
+        threshold = "" if chosen is None else f"{chosen['cosine']:.4f} {chosen['from']}"
+        lines.append(
+            f"{step['step']:<11} {threshold:<19} {step['dropped']:>10,} {step['restored']:>9,} {step['pictures']:>11,} "
+            f"{step['moved']:>14,} {step['identities']:>11,}"
+        )
+    return "\n".join(lines)

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from recognition.cli import make_parser, positive_int, run_command
-from recognition.console import Stopwatch, count, duration, progress
+from recognition.console import Stopwatch, count, duration, progress, rate
 from recognition.errors import DataError
 from recognition.formats.class_use import class_warning
 from recognition.formats.image_streams import (
@@ -80,10 +80,9 @@ def convert(args: argparse.Namespace) -> None:
         counts = {"num_images": len(stream), "num_identities": num_identities, "seconds": round(watch.seconds, 3)}
         sys.stdout.write(json.dumps(counts) + "\n")
         return
-    rate = len(stream) / max(watch.seconds, 1e-9)
     sys.stdout.write(
         f"converted {count(len(stream), 'image')}, {count(num_identities, 'identity')} to {args.to} in "
-        f"{duration(watch.seconds)} ({rate:,.0f}/s)\n"
+        f"{duration(watch.seconds)} ({rate(len(stream), watch.seconds)})\n"
     )
 
 

@@ -26,7 +26,7 @@ import cv2
 import numpy as np
 
 from recognition.cli import make_parser, positive_int, run_command
-from recognition.console import Stopwatch, count, duration, progress
+from recognition.console import Stopwatch, count, duration, progress, rate
 from recognition.detection.alignment import align
 from recognition.detection.crop_folder import CropFolder
 from recognition.detection.landmark_fit import file_trouble, landmark_trouble
@@ -286,5 +286,5 @@ def _report(args: argparse.Namespace, totals: Counter[str], num_rows: int, secon
     misfit = "".join(f", {totals[status]:,} {status}" for status in STATUSES[3:] if totals[status])
     print(
         f"cropped {count(totals['ok'], 'face')} of {count(num_rows, 'row')}, {totals['too_small']:,} too small, "
-        f"{totals['unreadable']:,} unreadable{misfit} in {duration(seconds)} ({num_rows / max(seconds, 1e-9):,.0f}/s)"
+        f"{totals['unreadable']:,} unreadable{misfit} in {duration(seconds)} ({rate(num_rows, seconds)})"
     )

@@ -24,7 +24,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from recognition.cli import make_parser, positive_int, run_command
-from recognition.console import Stopwatch, count, duration, progress
+from recognition.console import Stopwatch, count, duration, progress, rate
 from recognition.distributed.collectives import barrier
 from recognition.distributed.world import World, declared_size, join_world, report_to_launcher
 from recognition.embedding.input_scale import add_scale_flags, asked_scale
@@ -212,5 +212,5 @@ def _report(args: argparse.Namespace, about: Mapping[str, Any], counts: _Counts,
         return
     before = f", {counts.num_from_before:,} from before" if counts.num_from_before else ""
     before += f", {counts.num_left_out:,} left out" if counts.num_left_out else ""
-    rate = (counts.num_images - counts.num_from_before) / max(seconds, 1e-9)
-    print(f"embedded {count(counts.num_images, 'image')}{before} in {duration(seconds)} ({rate:,.0f}/s)")
+    each = rate(counts.num_images - counts.num_from_before, seconds)
+    print(f"embedded {count(counts.num_images, 'image')}{before} in {duration(seconds)} ({each})")

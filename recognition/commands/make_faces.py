@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 
 from recognition.cli import make_parser, non_negative_int, positive_int, run_command
-from recognition.console import Stopwatch, count, duration, progress
+from recognition.console import Stopwatch, count, duration, progress, rate
 from recognition.errors import DataError
 from recognition.rendering.face_person import make_person
 from recognition.rendering.face_renderer import render
@@ -90,7 +90,7 @@ def _run(args: argparse.Namespace) -> None:
         return
     print(
         f"rendered {count(len(faces), 'image')}, {count(faces.num_identities, 'identity')} in {duration(seconds)} "
-        f"({len(faces) / seconds:,.0f}/s)"
+        f"({rate(len(faces), seconds)})"
     )
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from recognition.cli import make_parser, run_command
 from recognition.commands.convert_rec import write_set
-from recognition.console import Stopwatch, count, duration, progress
+from recognition.console import Stopwatch, count, duration, progress, rate
 from recognition.feed.identity_map import IdentityMap, offset_identities, read_identity_map, same_identities
 from recognition.formats.image_streams import RecStream, StreamedImage
 from recognition.formats.layouts import LAYOUTS
@@ -57,10 +57,9 @@ def merge(args: argparse.Namespace) -> None:
         counts = {"num_sets": len(sets), "num_images": total, "num_identities": num_identities}
         sys.stdout.write(json.dumps({**counts, "seconds": round(watch.seconds, 3)}) + "\n")
         return
-    rate = total / max(watch.seconds, 1e-9)
     sys.stdout.write(
         f"merged {count(len(sets), 'set')}: {count(total, 'image')}, {count(num_identities, 'identity')} in "
-        f"{duration(watch.seconds)} ({rate:,.0f}/s)\n"
+        f"{duration(watch.seconds)} ({rate(total, watch.seconds)})\n"
     )
 
 

@@ -26,7 +26,7 @@ from pathlib import Path
 import cv2
 
 from recognition.cli import make_parser, non_negative_int, positive_int, run_command
-from recognition.console import Stopwatch, count, duration, progress
+from recognition.console import Stopwatch, count, duration, progress, rate
 from recognition.errors import DataError
 from recognition.formats.class_names import NameNotes, write_class_names
 from recognition.formats.class_use import class_warning
@@ -238,8 +238,7 @@ def _report(args: argparse.Namespace, outcome: Outcome, seconds: float) -> None:
         }
         sys.stdout.write(json.dumps(counts) + "\n")
         return
-    rate = (outcome.num_images + outcome.num_bad) / max(seconds, 1e-9)
     sys.stdout.write(
         f"packed {count(outcome.num_images, 'image')}, {count(outcome.num_identities, 'identity')}, "
-        f"{outcome.num_bad:,} skipped in {duration(seconds)} ({rate:,.0f}/s)\n"
+        f"{outcome.num_bad:,} skipped in {duration(seconds)} ({rate(outcome.num_images + outcome.num_bad, seconds)})\n"
     )

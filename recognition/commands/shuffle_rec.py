@@ -18,7 +18,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from recognition.cli import make_parser, non_negative_int, positive_int, run_command
-from recognition.console import Stopwatch, count, duration
+from recognition.console import Stopwatch, count, duration, rate
 from recognition.formats.external_shuffle import shuffle_images
 from recognition.formats.records import ImageRecords
 from recognition.formats.set_writer import output_paths, staged_image_set
@@ -62,5 +62,7 @@ def shuffle(args: argparse.Namespace) -> None:
         counts = {"num_images": len(records), "seconds": round(watch.seconds, 3)}
         sys.stdout.write(json.dumps(counts) + "\n")
         return
-    rate = len(records) / max(watch.seconds, 1e-9)
-    sys.stdout.write(f"shuffled {count(len(records), 'image')} in {duration(watch.seconds)} ({rate:,.0f}/s)\n")
+    seconds = watch.seconds
+    sys.stdout.write(
+        f"shuffled {count(len(records), 'image')} in {duration(seconds)} ({rate(len(records), seconds)})\n"
+    )

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from recognition.cli import make_parser, run_command
-from recognition.console import Stopwatch, count, duration, progress
+from recognition.console import Stopwatch, count, duration, progress, rate
 from recognition.errors import DataError
 from recognition.formats.class_names import names_path, read_class_names, write_class_names
 from recognition.formats.image_streams import suffix_of
@@ -160,8 +160,7 @@ def _report(args: argparse.Namespace, num_images: int, num_identities: int, num_
         counts = {"num_images": num_images, "num_identities": num_identities, "num_kept": num_kept}
         sys.stdout.write(json.dumps({**counts, "seconds": round(seconds, 3)}) + "\n")
         return
-    rate = num_images / max(seconds, 1e-9)
     sys.stdout.write(
         f"unpacked {count(num_images, 'image')}, {count(num_identities, 'identity')}, {num_kept:,} of them there "
-        f"already, in {duration(seconds)} ({rate:,.0f}/s)\n"
+        f"already, in {duration(seconds)} ({rate(num_images, seconds)})\n"
     )

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from recognition.cli import make_parser, positive_int, run_command
-from recognition.console import Stopwatch, count, duration
+from recognition.console import Stopwatch, count, duration, rate
 from recognition.detection.alignment import template_name
 from recognition.detection.crop_on_the_fly import PhotoReader
 from recognition.detection.detectors import DETECTORS, build_detector
@@ -43,6 +43,7 @@ from recognition.verification.protocols import (
     PairSet,
     VerificationResult,
     chance_warning,
+    distinct_images,
     order_warning,
     size_warning,
     verify_embeddings,
@@ -274,14 +275,13 @@ def _report(
 ) -> None:
     own = [result for result in results if result.method == "model"]
     num_pairs = sum(result.num_pairs for result in own)
-    num_images = 2 * num_pairs * (2 if args.baselines else 1) if models else 0
+    num_images = _num_embedded(args, models, sets)
     by_set = list(zip([each for _ in range(max(1, len(models))) for each in sets], own))
     tables = [group_table(result, pair_set.about) for pair_set, result in by_set]
-    rate = num_images / max(seconds, 1e-9)
     with_what = " and ".join(dict.fromkeys(model.network for model in models)) or "their scores"
     counts = (
-        f"verified {count(num_pairs, 'pair')}, {count(num_images, 'image')} of {count(len(own), 'set')} "
-        f"with {with_what} in {duration(seconds)} ({rate:,.0f}/s)"
+        f"verified {count(num_pairs, 'pair')} of {count(len(own), 'set')} with {with_what}, "
+        f"{count(num_images, 'image')} embedded in {duration(seconds)} ({rate(num_images, seconds)})"
     )
     if not args.json:
         print(result_table(results))
@@ -308,6 +308,14 @@ def _report(
     }
     print(json.dumps(report, indent=2, allow_nan=False))
     logger.info("%s", counts)
+
+
+def _num_embedded(args: argparse.Namespace, models: Sequence[JudgedModel], sets: Sequence[PairSet]) -> int:
+    """Return how many images passed a network: each distinct one once, and once more through an untrained one."""
+    distinct = sum(len(distinct_images(pair_set.images)[0]) for pair_set in sets)
+    networks = [model for model in models if isinstance(model, ReadyModel)]
+    untrained = [model for model in networks if args.baselines and model.architecture is not None]
+    return distinct * (len(networks) + len(untrained))
 
 
 def _spelled(row: Any) -> dict[str, Any]:

@@ -104,6 +104,42 @@ def test_the_list_holds_what_is_kept_under_dense_labels(cleaned: Path) -> None:
     assert sorted(path.name for path in cleaned.iterdir()) == OUTPUTS
 
 
+def test_the_table_adds_up(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    review = _write_review(tmp_path / "decisions.json", {"plain/000.jpg": ("drop", None)})
+    arguments = [argument for argument in _arguments(dataset, tmp_path / "out") if argument != "--quiet"]
+    assert main([*arguments, "--review", review]) == 0
+    header, *lines, held_back, last = capsys.readouterr().out.splitlines()
+    assert " ".join(header.split()) == "step threshold dropped restored pictures of them moved identities"
+    pictures = len(_vectors())
+    for line in lines:
+        dropped, restored, now, moved, identities = (int(number.replace(",", "")) for number in line.split()[-5:])
+        assert now == pictures - dropped + restored, line
+        pictures = now
+    rows = {line.split()[0]: line.split()[-5:] for line in lines}
+    # The picture of somebody else is dropped by `within`, and comes back where it belongs: it is moved.
+    assert rows["within"][:2] == ["3", "0"] and rows["misplaced"][1] == "1"
+    assert (rows["merge"][3], rows["misplaced"][3]) == ("4", "5")
+    assert rows["review"][:2] == ["1", "0"]
+    assert last.startswith(
+        f"kept {pictures} of {len(_vectors())} pictures ({moved} moved), {identities} of 26 identities"
+    )
+    assert held_back.startswith("of 25 pictures put with other people for a trial, within and far keep 0 (0.0 %;")
+
+
+def test_embeddings_that_do_not_part_people_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for noise, verdict in ((0.5, "good enough to clean with"), (2.2, "take a better network")):
+        write_set(tmp_path / str(noise), people({f"p{i:02}": 8 for i in range(40)}, noise=noise))
+        assert main(_arguments(tmp_path / str(noise), tmp_path / "out", "--dry-run")) == 0
+        (told,) = [line for line in capsys.readouterr().out.splitlines() if "for a trial" in line]
+        assert told.startswith("of 40 pictures put") and told.endswith(verdict), told
+
+
+def test_few_people_are_no_trial(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_set(tmp_path, people({f"p{i:02}": 8 for i in range(19)}))
+    assert main(_arguments(tmp_path, tmp_path / "out", "--json")) == 0
+    assert json.loads(capsys.readouterr().out)["held_back"] is None
+
+
 def test_the_list_can_be_packed(tmp_path: Path) -> None:
     vectors = {name: vector for name, vector in _vectors().items() if "\udcff" not in name}
     faces, _ = write_set(tmp_path, vectors)

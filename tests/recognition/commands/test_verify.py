@@ -78,7 +78,7 @@ def test_the_command_prints_a_table_and_ends_with_counts(folder):
     heading, row, *_, counts = done.stdout.splitlines()
     assert heading.split()[:5] == ["set", "pairs", "same", "accuracy", "cosine"]
     assert row.split()[:3] == ["a", "12", "0.500"]
-    assert counts.startswith("verified 12 pairs, 24 images of 1 set with tiny in ")
+    assert counts.startswith("verified 12 pairs of 1 set with tiny, 24 images embedded in ")
 
 
 def test_a_bare_weight_file_gives_what_its_run_gives(folder, capsys):
