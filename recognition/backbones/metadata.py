@@ -54,6 +54,8 @@ class ModelMetadata:
     """Of the run, by dotted key, without local paths."""
     revision: str = "unknown"
     """Of the code that trained it."""
+    teacher: Mapping[str, int | str] = field(default_factory=dict)
+    """Of a student: whose embeddings it learned, and that their mean was subtracted."""
     metrics: Mapping[str, Any] = field(default_factory=dict)
     """Numbers, or mappings of names to numbers: where the run stood and what its validation found."""
 
@@ -72,6 +74,7 @@ class ModelMetadata:
             "dataset": dict(self.dataset),
             "config": dict(self.config),
             "revision": self.revision,
+            "teacher": dict(self.teacher),
             "metrics": dict(self.metrics),
         }
         text = json.dumps(values, sort_keys=True, allow_nan=False)
@@ -103,6 +106,10 @@ class ModelMetadata:
             dataset=found.take("dataset", _all(_is_plain), "names with plain values"),
             config=found.take("config", _is_mapping, "a mapping"),
             revision=found.take("revision", _is_text, "a text"),
+            # Files of before there were teachers have none.
+            teacher=found.take("teacher", _all(_is_plain), "names with plain values")
+            if "teacher" in found.values
+            else {},
             metrics=found.take("metrics", _all(_is_metric), "names with numbers"),
         )
 

@@ -44,7 +44,8 @@ from recognition.distributed.world import (
 )
 from recognition.errors import ConfigError, DataError
 from recognition.feed.build import build_loader
-from recognition.feed.datasets import Dataset, open_dataset
+from recognition.feed.dataset import Dataset
+from recognition.feed.datasets import open_dataset
 from recognition.plan import Plan, find_inputs, make_plan, measure_timing, render_plan, takes_a_moment
 from recognition.plan.inputs import EXPECTED_DATA
 from recognition.training.build import build_parts, margin_of
@@ -63,6 +64,7 @@ from recognition.training.start import (
     prepare_folder,
     resumes,
 )
+from recognition.training.teacher import check_teacher, open_teacher
 from recognition.training.trainer import Trainer
 from recognition.training.wandb_run import require_wandb
 from recognition.verification.validators import build_validators
@@ -124,10 +126,12 @@ def _check(config: Config, folder: Path) -> None:
         every = World(rank=0, size=declared_size(), local_rank=0, device=torch.device("cpu"))
         config = hold_global_batch(config, Checkpoint(latest), every)
     inputs = find_inputs(config)
-    dataset = open_dataset(config.data) if inputs.has_data else None
+    dataset = open_dataset(config.data, needs_identities=config.head.weight > 0) if inputs.has_data else None
     plan = _plan(config, dataset, declared_size(), planned_device(config.device))
     if config.init_from:
         check_weights(Path(config.init_from), Architecture.of(config.backbone, config.data.image_size))
+    if dataset is not None:
+        check_teacher(config, dataset)
     device = choose_device("cpu" if config.device == "cpu" else "auto")  # a plan for GPUs is made anywhere
     ranks_here = declared_local_size()
     timing = measure_timing(plan, dataset, device, ranks_here=ranks_here) if takes_a_moment(plan, device) else None
@@ -164,7 +168,8 @@ def _trainer(
     plan = _plan(config, dataset, world.size, world.device.type)
     logger.info("%s", render_plan(plan, inputs))
     validators = build_validators(config, world, quiet=args.quiet)
-    parts = build_parts(config, dataset.num_classes, world)
+    teacher = open_teacher(config, dataset, world, folder, quiet=args.quiet)
+    parts = build_parts(config, dataset.num_classes, world, teacher)
     if config.head.init == "class_means" and checkpoint is None:
         start_from_class_means(parts, dataset, config, world, folder, quiet=args.quiet)
     loader = build_loader(config, dataset, world, folder)

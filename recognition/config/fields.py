@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from recognition.config.arcface_keys import COUNTERPARTS
 from recognition.config.choice import Choice
 from recognition.config.keys import Key, stated
-from recognition.config.schema import Config
+from recognition.config.schema import SECTION_VOID, Config
 from recognition.config.yaml_nodes import CONTROL, ListValue, MappingValue, ScalarValue, Value
 from recognition.errors import ConfigError
 from recognition.registry import nearest
@@ -48,7 +48,14 @@ def schema_keys() -> Mapping[str, Key]:
     for field in dataclasses.fields(Config):
         section = getattr(Config(), field.name)
         if dataclasses.is_dataclass(section):
-            found |= {f"{field.name}.{inner.name}": stated(inner) for inner in dataclasses.fields(section)}
+            inside = {f"{field.name}.{inner.name}": stated(inner) for inner in dataclasses.fields(section)}
+            if field.name in SECTION_VOID:
+                rule = SECTION_VOID[field.name]
+                inside = {
+                    name: key if name == f"{field.name}.weight" else dataclasses.replace(key, void=(rule, *key.void))
+                    for name, key in inside.items()
+                }
+            found |= inside
         else:
             found[field.name] = stated(field)
     return found

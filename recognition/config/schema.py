@@ -7,12 +7,15 @@ not config: they live in `World` and in the `Plan`.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from recognition.config.choice import Choice
 from recognition.config.keys import BELOW_ONE, SEED, SHARE, Range, Rule, above, at_least, key, within
 from recognition.config.schema_optim import OptimConfig as OptimConfig
+from recognition.config.schema_teacher import TeacherConfig as TeacherConfig
+from recognition.config.schema_teacher import has_teacher as has_teacher
 
 Precision = Literal["bf16", "fp16", "off"]
 
@@ -157,6 +160,13 @@ class HeadConfig:
         "a margin by name, with its settings, in place of margins: {name: adaface, m: 0.4} (docs/library.md)",
     )
     scale: float = key(64.0, "factor s before the softmax", above(0))
+    weight: float = key(
+        1.0,
+        "factor of its loss beside that of a teacher; 0: without a head, and then data.rec may be a folder of photos "
+        "without identities",
+        at_least(0),
+        void=Rule(lambda c: not has_teacher(c.teacher), "without a teacher; set one, or change optim.lr instead"),
+    )
     margin_gradient: Literal["straight_through", "exact"] = key(
         "straight_through",
         "straight_through: what arcface_torch's results come from; or exact",
@@ -351,8 +361,15 @@ class Config:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     log: LogConfig = field(default_factory=LogConfig)
+
+
+SECTION_VOID: Mapping[str, Rule] = {
+    "head": Rule(lambda c: c.head.weight == 0, "with head.weight 0, which trains without a head; remove this key"),
+}
+"""Where all keys of a section would be ignored, but the one that says so."""

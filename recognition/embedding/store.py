@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
+import zlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tokenize import TokenError
@@ -27,6 +29,7 @@ BLOCK = 64
 """Images of a block, the unit of work and of resuming."""
 
 _MAX_LINE_BYTES = 2**16
+_SAMPLE = 8
 _ROWS = 2**14  # of the matrix that are looked at together
 _VECTORS, _KEYS, _ABOUT, _WORK, _DONE = "embeddings.npy", "keys.jsonl", "embeddings.json", ".embed", "done.bin"
 
@@ -126,6 +129,23 @@ def open_images(path: Path, *, logs: bool = False) -> ImageSource:
     if source.kind == "packed":
         return RecImages(source.path)
     return PairImages(source.path) if source.kind == "pairs" else FolderImages(source.path, logs=logs)
+
+
+def pixel_checksums(
+    read: Callable[[int], np.ndarray], images: Iterable[int], key_of: Callable[[int], str]
+) -> dict[str, str]:
+    """Return key -> CRC-32 of the pixels of some images; those that cannot be read are left out."""
+    found = {}
+    for image in images:
+        with contextlib.suppress(DataError):
+            found[key_of(image)] = f"{zlib.crc32(np.ascontiguousarray(read(image)).tobytes()):08x}"
+    return found
+
+
+def sample_checksums(source: ImageSource) -> dict[str, str]:
+    """Return the checksums of a few images, spread over the set: what tells it from others with the same keys."""
+    sample = np.unique(np.linspace(0, len(source) - 1, min(len(source), _SAMPLE)).astype(np.int64)).tolist()
+    return pixel_checksums(source.read, sample, lambda image: source.keyed(image).key)
 
 
 def read_block(source: ImageSource, block: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from torch import Tensor
 from recognition.draws.permutation import IntArray
 from recognition.errors import DataError
 from recognition.feed.bad_records import BadRecord, Replacements
-from recognition.feed.datasets import Dataset
+from recognition.feed.dataset import Dataset
 from recognition.work.system import anonymous_file
 
 
@@ -36,6 +36,7 @@ class Batch(NamedTuple):
     labels: Tensor  # int64 [B]
     indices: Tensor  # int64 [B], the images' positions in the dataset
     labels_on_host: Tensor | None = None  # the same labels, where the others are on a GPU
+    indices_on_host: Tensor | None = None  # likewise
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from recognition.config.schema import Config
 from recognition.distributed.world import World, declared_local_size
 from recognition.feed.bad_records import LIST_NAME, BadRecordList
-from recognition.feed.datasets import Dataset
+from recognition.feed.dataset import Dataset
 from recognition.feed.loader import BatchLoader
 from recognition.feed.loader_size import choose_workers
 from recognition.feed.orders import IdentityOrder, ImageOrder, Order

@@ -9,80 +9,31 @@ import os
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from recognition.config.schema import DataConfig
-from recognition.draws.hashing import derive_key
 from recognition.draws.permutation import IntArray
 from recognition.errors import ConfigError, DataError
 from recognition.feed.bad_records import Origin
+from recognition.feed.dataset import Dataset, Picture
 from recognition.feed.identity_map import IdentityMap, offset_identities, read_identity_map, same_identities
+from recognition.feed.synthetic import SyntheticDataset
 from recognition.formats.image_list import FolderList
+from recognition.formats.image_tree import ImageTree
 from recognition.formats.records import ImageRecords
-from recognition.formats.sources import find_source, named_paths
+from recognition.formats.sources import Kind, find_source, named_paths
 from recognition.images.codec import decode_square, image_size, read_image_file
 
 _SAMPLE = 1024  # labels that ranks compare
 _BLOCK = 1 << 20
 _SIZE_SAMPLE = 16  # pictures whose size is looked at before training
-Picture = npt.NDArray[np.uint8]
 
 
-class Dataset(Protocol):
-    """What training reads: images by number, each with its class id. It is pickled to the loader's processes."""
-
-    num_classes: int
-    num_needed: int
-    """Classes that the labels need: the highest class id plus one."""
-    num_used: int
-    """Classes with an image."""
-    image_size: int
-    """Side S of the images in pixels."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> tuple[Picture, int]:
-        """Return (uint8 [S, S, 3] RGB, class id); DataError unless the image is whole, of this size and in range."""
-        ...
-
-    def place(self, index: int) -> str:
-        """Return the words by which an error names image `index`."""
-        ...
-
-    def origin(self, index: int) -> Origin:
-        """Return the same as file, record and key."""
-        ...
-
-    def picture_size(self, index: int) -> tuple[int, int]:
-        """Return (height, width) of image `index` as its file states them; DataError when it cannot be read."""
-        ...
-
-    def state_classes(self, num_classes: int) -> None:
-        """Take the number of classes that the config states, which covers the labels."""
-        ...
-
-    def labels(self) -> IntArray:
-        """Return all class ids [n]."""
-        ...
-
-    def used_labels(self) -> IntArray:
-        """Return the different class ids, rising."""
-        ...
-
-    def read_ahead(self, spans: list[range]) -> None:
-        """Ask for the images of `spans` in the background, where the storage can do that."""
-        ...
-
-    def fingerprint(self) -> dict[str, int | str]:
-        """Return what ranks compare to see whether they have the same data."""
-        ...
-
-
-def open_dataset(config: DataConfig) -> Dataset:
-    """Open what `data.rec` names.
+def open_dataset(config: DataConfig, *, needs_identities: bool = True) -> Dataset:
+    """Open what `data.rec` names; where no identities are needed, a folder of photos too, as if of one person.
 
     Raises ConfigError when num_image is stated and differs from the data, or num_classes is stated and the labels need
     more; DataError when the data are missing or damaged, or pictures are of another size.
@@ -91,7 +42,7 @@ def open_dataset(config: DataConfig) -> Dataset:
         raise ConfigError("data.rec is not set; name a folder with train.rec, a .rec file or a folder of identities")
     if config.rec == "synthetic":
         return SyntheticDataset(_stated(config, "num_image"), _stated(config, "num_classes"), config.image_size)
-    dataset = _open_paths(config)
+    dataset = _open_paths(config, needs_identities)
     if config.num_image is not None and config.num_image != len(dataset):
         found = f"the config states {config.num_image}, {config.rec} has {len(dataset)}"
         raise ConfigError(f"data.num_image: {found}; correct it or leave it out")
@@ -104,10 +55,10 @@ def open_dataset(config: DataConfig) -> Dataset:
     return dataset
 
 
-def _open_paths(config: DataConfig) -> Dataset:
+def _open_paths(config: DataConfig, needs_identities: bool) -> Dataset:
     assert config.rec is not None
     paths = named_paths([config.rec, *config.more_rec])
-    datasets = [_open_path(path, config.image_size) for path in paths]
+    datasets = [_open_path(path, config.image_size, needs_identities) for path in paths]
     if len(datasets) == 1:
         if config.identities != "offset":
             raise ConfigError(f"data.identities: found {config.identities!r} with a single set; remove this key")
@@ -176,6 +127,9 @@ class RecDataset:
         except DataError as err:
             raise DataError(f"{self.place(index)}{err}") from err
 
+    def sets(self) -> Sequence[Dataset]:
+        return [self]
+
     def place(self, index: int) -> str:
         return self._records.place(index)
 
@@ -210,15 +164,21 @@ class RecDataset:
 
 
 class FolderDataset:
-    """A folder of identity folders, in the order and with the class ids of `FolderList`."""
+    """A folder of identity folders, in the order and with the class ids of `FolderList`; or photos, all of class 0."""
 
-    def __init__(self, root: Path, image_size: int) -> None:
+    def __init__(self, root: Path, image_size: int, *, has_identities: bool = True) -> None:
         self.image_size = image_size
         self._root = root
-        images = FolderList(root)
-        self.num_classes = self.num_needed = self.num_used = len(images.identities)
-        self._names, labels = zip(*((image.name, image.label) for image in images))
-        self._labels = np.array(labels, dtype=np.int64)
+        self._names: Sequence[str]
+        if has_identities:
+            images = FolderList(root)
+            self.num_classes = self.num_needed = self.num_used = len(images.identities)
+            self._names, labels = zip(*((image.name, image.label) for image in images))
+            self._labels = np.array(labels, dtype=np.int64)
+        else:
+            self.num_classes = self.num_needed = self.num_used = 1
+            self._names = ImageTree(root).names()
+            self._labels = np.zeros(len(self._names), dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self._names)
@@ -236,6 +196,9 @@ class FolderDataset:
 
     def used_labels(self) -> IntArray:
         return np.arange(self.num_used)
+
+    def sets(self) -> Sequence[Dataset]:
+        return [self]
 
     def place(self, index: int) -> str:
         return os.path.join(self._root, self._names[index])
@@ -294,6 +257,9 @@ class JoinedDataset:
         used = self.used_labels()
         return (int(used[-1]) + 1 if len(used) else 0), len(used)
 
+    def sets(self) -> Sequence[Dataset]:
+        return self._datasets
+
     def place(self, index: int) -> str:
         number, within = self._find(index)
         return self._datasets[number].place(within)
@@ -323,61 +289,18 @@ class JoinedDataset:
         return number, index - int(self._starts[number])
 
 
-class SyntheticDataset:
-    """Made-up pictures that need no disk: each class is a coarse pattern, each image that pattern under noise."""
-
-    def __init__(self, num_images: int, num_classes: int, image_size: int) -> None:
-        self._num_images = num_images
-        self.image_size = image_size
-        self.num_classes = num_classes
-        self.num_needed = self.num_used = min(num_classes, num_images)
-
-    def __len__(self) -> int:
-        return self._num_images
-
-    def __getitem__(self, index: int) -> tuple[Picture, int]:
-        label = index % self.num_classes
-        shape = (self.image_size, self.image_size, 3)
-        pattern = _stream(0, label).integers(0, 192, (8, 8, 3), dtype=np.uint8)
-        noise = _stream(1, index).integers(0, 64, shape, dtype=np.uint8)
-        cells = np.arange(self.image_size) * 8 // self.image_size
-        return pattern[cells][:, cells] + noise, label
-
-    def picture_size(self, index: int) -> tuple[int, int]:
-        return self.image_size, self.image_size
-
-    def state_classes(self, num_classes: int) -> None:
-        """Do nothing: it was made with the number that the config states."""
-
-    def used_labels(self) -> IntArray:
-        return np.arange(self.num_used)
-
-    def place(self, index: int) -> str:
-        return f"synthetic image {index}"
-
-    def origin(self, index: int) -> Origin:
-        return Origin("synthetic", index, index)
-
-    def fingerprint(self) -> dict[str, int | str]:
-        """Return all that there is to it."""
-        return {"images": self._num_images, "classes": self.num_classes, "image size": self.image_size}
-
-    def labels(self) -> IntArray:
-        return np.arange(self._num_images) % self.num_classes
-
-    def read_ahead(self, spans: list[range]) -> None:
-        """Do nothing: there is no disk."""
-
-
 def _identities(spelled: str, num_classes: list[int]) -> IdentityMap:
     if spelled == "offset":
         return offset_identities(num_classes)
     return same_identities(num_classes) if spelled == "same" else read_identity_map(Path(spelled), num_classes)
 
 
-def _open_path(path: Path, image_size: int) -> Dataset:
-    source = find_source(path, ("packed", "identities"), todo="set data.rec")
-    return (RecDataset if source.kind == "packed" else FolderDataset)(source.path, image_size)
+def _open_path(path: Path, image_size: int, needs_identities: bool) -> Dataset:
+    kinds: tuple[Kind, ...] = ("packed", "identities") if needs_identities else ("packed", "identities", "photos")
+    source = find_source(path, kinds, todo="set data.rec")
+    if source.kind == "packed":
+        return RecDataset(source.path, image_size)
+    return FolderDataset(source.path, image_size, has_identities=source.kind == "identities")
 
 
 def _stated(config: DataConfig, key: str) -> int:
@@ -394,7 +317,3 @@ def _checksum(*arrays: npt.NDArray[Any]) -> str:
         for start in range(0, len(array), _BLOCK):
             crc = zlib.crc32(array[start : start + _BLOCK].tobytes(), crc)
     return f"{crc:08x}"
-
-
-def _stream(*key: int) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(derive_key(*key) & ((1 << 63) - 1)))

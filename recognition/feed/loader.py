@@ -13,7 +13,7 @@ from recognition.distributed.world import World, declared_local_size
 from recognition.draws.permutation import IntArray
 from recognition.feed.bad_records import BadRecordList, BadRecordPolicy, Replacements
 from recognition.feed.batches import Batch, BatchLayout, Request
-from recognition.feed.datasets import Dataset
+from recognition.feed.dataset import Dataset
 from recognition.feed.loader_size import starvation_advice
 from recognition.feed.orders import Order
 from recognition.feed.sampler import GlobalBatchSampler
@@ -179,12 +179,13 @@ class _CopyToCuda:
 
     def _send(self) -> None:
         slot = self._source.receive()
-        labels = self._layout.view(self._source.slots[slot]).labels.clone()  # the slot is soon filled anew
+        filled = self._layout.view(self._source.slots[slot])
+        labels, indices = filled.labels.clone(), filled.indices.clone()  # the slot is soon filled anew
         with torch.cuda.stream(self._stream):
             memory = self._source.slots[slot].to(self._device, non_blocking=True)
             event = torch.cuda.Event()
             event.record(self._stream)
-        batch = self._layout.view(memory)._replace(labels_on_host=labels)
+        batch = self._layout.view(memory)._replace(labels_on_host=labels, indices_on_host=indices)
         self._sent.append((batch, memory, event, slot))
 
     def _release_copied(self, *, wait: bool) -> None:

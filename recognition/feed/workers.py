@@ -19,7 +19,7 @@ import torch
 from recognition.errors import ArcShardError, DataError
 from recognition.feed.bad_records import BadRecord, BadRecordPolicy, Replacements
 from recognition.feed.batches import BatchFiller, BatchLayout, Request, SharedSlots
-from recognition.feed.datasets import Dataset
+from recognition.feed.dataset import Dataset
 from recognition.work.system import clean_process_context
 
 # Long enough for a cold network file system; without a limit a stuck read stops every rank for good.

@@ -201,7 +201,7 @@ def _sampled_classes(config: Config, world_size: int, num_classes: int, owned: i
 
 def _warnings(config: Config, world_size: int, num_classes: int, num_used: int | None, schedule: Schedule) -> list[str]:
     warnings = []
-    if num_used is not None:
+    if num_used is not None and config.head.weight:
         sources = [str(config.data.rec), *config.data.more_rec]
         warning = class_warning(num_classes, num_used, source=" ".join(sources), is_one_set=len(sources) == 1)
         warnings += [] if warning is None else [warning]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-from recognition.config.schema import HeadConfig
+from recognition.config.schema import HeadConfig, has_teacher
 from recognition.console import count, duration, size
 from recognition.heads.products import resolve_products
 from recognition.plan.inputs import Inputs
@@ -23,6 +23,7 @@ def render_plan(plan: Plan, inputs: Inputs | None = None, timing: Timing | None 
         "schedule": _schedule(plan),
         "lr": _lr(plan),
         "backbone": _backbone(plan),
+        **({"teacher": _teacher(plan)} if has_teacher(plan.config.teacher) else {}),
         "classes": _classes(plan),
         "head": _head(plan),
         "memory": _memory(plan),
@@ -96,7 +97,16 @@ def _backbone(plan: Plan) -> str:
     )
 
 
+def _teacher(plan: Plan) -> str:
+    teacher, weight = plan.config.teacher, plan.config.head.weight
+    source = teacher.model or ", ".join(teacher.embeddings)
+    beside = f"beside a head of weight {weight:g}" if weight else "alone"
+    return f"{source}: 1 - cosine of weight {teacher.weight:g}, {beside}"
+
+
 def _classes(plan: Plan) -> str:
+    if plan.config.head.weight == 0:
+        return "not used"
     if plan.world_size == 1:
         owned = f"{plan.first_classes:,} on the only rank"
     elif plan.first_classes == plan.last_classes:
@@ -114,6 +124,8 @@ def _classes(plan: Plan) -> str:
 
 def _head(plan: Plan) -> str:
     head = plan.config.head
+    if head.weight == 0:
+        return "none"
     parts = [
         _margin(head),
         f"scale {head.scale:g}",

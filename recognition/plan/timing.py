@@ -13,7 +13,7 @@ from recognition.backbones.architecture import Architecture
 from recognition.backbones.precision import autocast
 from recognition.backbones.profile import network_cost
 from recognition.errors import DataError
-from recognition.feed.datasets import Dataset
+from recognition.feed.dataset import Dataset
 from recognition.feed.loader_size import choose_workers
 from recognition.optim.groups import make_optimizer
 from recognition.plan.run import Plan

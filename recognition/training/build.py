@@ -18,13 +18,16 @@ from recognition.heads.margins import CombinedMargin, Margin, make_margin
 from recognition.heads.optimizer import HeadOptimizer
 from recognition.heads.sharded_softmax import ShardedSoftmax
 from recognition.optim.groups import make_optimizer
+from recognition.training.distillation import Distillation, Student, named_trained
+from recognition.training.teacher import Teacher
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
 class Parts:
-    """What one rank trains. `replica` is `backbone` under DDP, or `backbone` itself in a world of one."""
+    """What one rank trains. `replica` is `backbone` under DDP, or `backbone` itself in a world of one; with a teacher
+    it is the student, which gives the embeddings and what the teacher's are compared with."""
 
     backbone: nn.Module
     replica: nn.Module
@@ -32,9 +35,15 @@ class Parts:
     num_classes: int
     optimizer: HeadOptimizer
     """Of the backbone and of the centers: a step counts for both or for none."""
+    distillation: Distillation | None = None
+    """With a teacher: its targets, and what is learned beside the backbone."""
+
+    def trained(self) -> list[nn.Parameter]:
+        """Return all that gradient steps move but the centers."""
+        return [parameter for _, parameter in named_trained(self.backbone, self.distillation)]
 
 
-def build_parts(config: Config, num_classes: int, world: World) -> Parts:
+def build_parts(config: Config, num_classes: int, world: World, teacher: Teacher | None = None) -> Parts:
     """Build backbone, head and optimizers on this rank's device; the backbone starts alike on every rank."""
     torch.manual_seed(config.seed)
     architecture = Architecture.of(config.backbone, config.data.image_size)
@@ -50,16 +59,21 @@ def build_parts(config: Config, num_classes: int, world: World) -> Parts:
         )
     if config.backbone.sync_bn:
         backbone = convert_sync_bn(backbone)
-    backbone = backbone.to(world.device)
+    student = None if teacher is None else Student(backbone, config.backbone.embedding_size, teacher.size)
+    (student or backbone).to(world.device)
     if config.train.channels_last:
         backbone = backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     head = build_head(config, num_classes, world)
+    distillation = None
+    if teacher is not None and student is not None:
+        distillation = Distillation(teacher, student, config.teacher.weight)
     return Parts(
         backbone=backbone,
-        replica=replicate(_compiled(backbone, config), world, compression=config.train.gradient_compression),
+        replica=replicate(_compiled(student or backbone, config), world, compression=config.train.gradient_compression),
         head=head,
         num_classes=num_classes,
-        optimizer=_optimizer(config, backbone, head),
+        optimizer=_optimizer(config, [p for _, p in named_trained(backbone, distillation)], head),
+        distillation=distillation,
     )
 
 
@@ -96,13 +110,13 @@ def margin_of(head: HeadConfig) -> Margin:
     return make_margin(chosen.name, chosen.settings, where=lambda key: f"{chosen.where(key)}head.margin: ")
 
 
-def _optimizer(config: Config, backbone: nn.Module, head: ShardedSoftmax) -> HeadOptimizer:
+def _optimizer(config: Config, trained: list[nn.Parameter], head: ShardedSoftmax) -> HeadOptimizer:
     optim = config.optim
     decay_all = optim.optimizer == "sgd"  # the published recipes decay every parameter
     if isinstance(head.centers, nn.Parameter):
         return head.optimizer(
             backbone=make_optimizer(
-                backbone.parameters(),
+                trained,
                 optim,
                 decay_all=decay_all,
                 centers=head.centers,
@@ -113,7 +127,7 @@ def _optimizer(config: Config, backbone: nn.Module, head: ShardedSoftmax) -> Hea
         lr=optim.lr,
         momentum=0.0 if config.head.momentum_format == "none" else optim.momentum,
         weight_decay=optim.weight_decay,
-        backbone=make_optimizer(backbone.parameters(), optim, decay_all=decay_all),
+        backbone=make_optimizer(trained, optim, decay_all=decay_all),
     )
     optimizer.param_groups[0]["lr_factor"] = config.head.lr_factor
     return optimizer

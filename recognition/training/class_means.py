@@ -25,7 +25,7 @@ from recognition.embedding.unit_rows import to_unit_rows_
 from recognition.errors import CheckpointError, DataError
 from recognition.feed.bad_records import BadRecord, BadRecordList
 from recognition.feed.build import bad_record_list
-from recognition.feed.datasets import Dataset, Picture
+from recognition.feed.dataset import Dataset, Picture
 from recognition.training.build import Parts
 from recognition.work.system import usable_cores
 from recognition.work.threads import ordered_map

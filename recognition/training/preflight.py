@@ -22,7 +22,8 @@ from recognition.config.schema import Config
 from recognition.distributed.together import together
 from recognition.distributed.world import World
 from recognition.errors import ConfigError
-from recognition.feed.datasets import Dataset, open_dataset
+from recognition.feed.dataset import Dataset
+from recognition.feed.datasets import open_dataset
 from recognition.work.revision import PACKAGE
 
 logger = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ def preflight(config: Config, world: World) -> Dataset:
     opened: list[Dataset] = []
 
     def look() -> Facts:
-        opened.append(open_dataset(config.data))
+        opened.append(open_dataset(config.data, needs_identities=config.head.weight > 0))
         return find_facts(config, opened[0])
 
     every = together(look, world)

@@ -28,7 +28,17 @@ from recognition.work.revision import find_revision
 logger = logging.getLogger(__name__)
 
 LOCAL_KEYS = frozenset(
-    {"output", "init_from", "data.rec", "data.more_rec", "data.identities", "validation.val_dir", "log.wandb"}
+    {
+        "output",
+        "init_from",
+        "data.rec",
+        "data.more_rec",
+        "data.identities",
+        "teacher.model",
+        "teacher.embeddings",
+        "validation.val_dir",
+        "log.wandb",
+    }
 )
 """Keys whose values mean something on this machine or to its user alone; a model that is given away leaves them."""
 
@@ -82,7 +92,13 @@ class Publisher:
 
     def _write(self, *, is_ended: bool) -> None:
         if self._step != self._state.step:
-            about = describe_model(self._config, self._state, self._loader.dataset_fingerprint())
+            distillation = self._parts.distillation
+            about = describe_model(
+                self._config,
+                self._state,
+                self._loader.dataset_fingerprint(),
+                teacher={} if distillation is None else distillation.teacher.facts,
+            )
             save_model(self._parts.backbone, self._folder, about)
             if self._state.best_step == self._state.step:
                 keep_as_best(self._folder)
@@ -91,13 +107,20 @@ class Publisher:
         write_status(self._folder, RunStatus(is_ended, self._state.step))
 
 
-def describe_model(config: Config, state: TrainState, dataset: Mapping[str, int | str]) -> ModelMetadata:
+def describe_model(
+    config: Config,
+    state: TrainState,
+    dataset: Mapping[str, int | str],
+    *,
+    teacher: Mapping[str, int | str] | None = None,
+) -> ModelMetadata:
     """Return what the model of a run says of itself; `dataset` is the fingerprint of its training set."""
     return ModelMetadata(
         Architecture.of(config.backbone, config.data.image_size),
         dataset=dataset,
         config=portable_config(config),
         revision=_revision(),
+        teacher=teacher or {},
         metrics=_metrics(state),
     )
 

@@ -89,8 +89,9 @@ class Reports:
         if self.log.draws:
             norms = torch.linalg.vector_norm(self._stepper.embeddings, dim=1)
             result = self._stepper.parts.head.result
-            assert result is not None, "a report comes after a step"
-            rows = {"target_cosine": result.target_cosine_N, "hardest_negative": result.hardest_negative_N}
+            rows = {}
+            if result is not None:  # with head.weight 0 there is none
+                rows = {"target_cosine": result.target_cosine_N, "hardest_negative": result.hardest_negative_N}
             self.log.histograms(step, {"embedding_norm": norms, **rows})
 
     def settle(self) -> None:

@@ -14,6 +14,7 @@ from recognition.errors import CheckpointError
 from recognition.heads.guards import check_kind
 from recognition.heads.saving import alike
 from recognition.training.build import Parts
+from recognition.training.distillation import named_trained
 from recognition.training.run_meta import OrderSettings, RunMeta
 from recognition.training.scaler import LossScaler
 from recognition.training.state import TrainState
@@ -30,7 +31,7 @@ def snapshot_run(parts: Parts, meta: RunMeta, *, has_own_buffers: bool) -> Snaps
     shared = {name: tensor for name, tensor in backbone.items() if name not in local}
     return Snapshot(
         step=meta.state.step,
-        replicated={**shared, **_optimizer_tensors(parts), **alike(parts.head)},
+        replicated={**shared, **_of_distillation(parts), **_optimizer_tensors(parts), **alike(parts.head)},
         rows={**parts.head.state_rows(), **_center_rows(parts)},
         local={name: tensor for name, tensor in backbone.items() if name in local},
         classes=parts.head.class_range,
@@ -70,6 +71,7 @@ def load_run(checkpoint: Checkpoint, parts: Parts, scaler: LossScaler, *, order:
     tensors = {**checkpoint.replicated(), **checkpoint.local(parts.head.world)}
     live = {
         **_named(BACKBONE, parts.backbone.state_dict()),
+        **_of_distillation(parts),
         **_optimizer_tensors(parts),
         **alike(parts.head),
     }
@@ -101,7 +103,7 @@ def _named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _optimizer_tensors(parts: Parts) -> dict[str, Tensor]:
     """Return the live state that all ranks hold alike: the optimizer's tensors under their parameters' names, and the
     step count where the centers are a parameter whose optimizer has one."""
-    names: dict[Tensor, str] = {p: name for name, p in parts.backbone.named_parameters()}
+    names: dict[Tensor, str] = {p: name for name, p in named_trained(parts.backbone, parts.distillation)}
     tensors = {
         f"optimizer.{names[parameter]}.{key}": tensor
         for parameter, state in parts.optimizer.state.items()
@@ -109,6 +111,11 @@ def _optimizer_tensors(parts: Parts) -> dict[str, Tensor]:
         for key, tensor in state.items()
     }
     return tensors | {f"head_optimizer.{key}": tensor for key, tensor in _of_centers(parts) if tensor.ndim == 0}
+
+
+def _of_distillation(parts: Parts) -> dict[str, Tensor]:
+    """Return what is learned beside the backbone where there is a teacher."""
+    return {} if parts.distillation is None else dict(parts.distillation.state())
 
 
 def _center_rows(parts: Parts) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from recognition.images.augment import Augmenter, flip_mask, recipe
 from recognition.images.preprocess import to_network
 from recognition.optim.groups import set_lr
 from recognition.training.build import Parts
+from recognition.training.distillation import mean_over_ranks
 from recognition.training.kept_buffers import KeptBuffers
 from recognition.training.scaler import LossScaler
 
@@ -76,9 +77,9 @@ class Stepper:
         refused = optimizer.refused.float()
         self._buffers.restore_(refused)
         self.scaler.update_(refused)
-        assert head.result is not None
-        values = {"loss": torch.stack(losses).mean(), "grad_norm": norm, **head.result.means()}
-        return StepResult(refused, values)
+        parts = {name: torch.stack([loss[name] for loss in losses]).mean() for name in losses[0]}
+        found = {} if head.result is None else head.result.means()
+        return StepResult(refused, {**parts, "grad_norm": norm, **found})
 
     def broken(self) -> list[str]:
         """Return what of state and last step is not finite on this rank, causes first. Copies to the host."""
@@ -87,19 +88,20 @@ class Stepper:
         suspects: dict[str, list[torch.Tensor]] = {
             "the centers": [rows["centers"]],
             "the centers' momentum": [tensor for name, tensor in rows.items() if name != "centers"],
-            "the backbone's weights": list(self.parts.backbone.parameters()),
+            "the backbone's weights": list(self.parts.trained()),
             "the backbone's buffers": self._buffers.all,
             "the optimizer's state": [tensor for state in optimizer_states for tensor in state.values()],
             "the embeddings": [self.embeddings],
             "the loss gradient": [self.scaler.scale],
             "the centers' gradient": [p.grad for p in head.parameters() if p.grad is not None],
-            "the backbone's gradient": [p.grad for p in self.parts.backbone.parameters() if p.grad is not None],
+            "the backbone's gradient": [p.grad for p in self.parts.trained() if p.grad is not None],
         }
         return [name for name, tensors in suspects.items() if not all(map(_is_finite, tensors))]
 
     def _micro_step(
         self, batch: Batch, labels_on_host: torch.Tensor | None, index: int, count: int, *, step: int, epoch: int
-    ) -> torch.Tensor:
+    ) -> dict[str, torch.Tensor]:
+        """Add the gradients of a micro-batch; return its losses by name, "loss" being that which is minimized."""
         flips = flip_mask(self.config.seed, epoch, batch.indices, self.config.data.flip)
         images = to_network(self.augment(batch.images, batch.indices, epoch), flips, memory_format=self._layout)
         # Gradients travel once per optimizer step, with the last micro-batch.
@@ -108,19 +110,41 @@ class Stepper:
         torch.manual_seed(int(mix(torch.tensor(index), self.config.seed, step, self.world.rank)))
         with contextlib.nullcontext() if is_last else holding_back(self.parts.replica):
             with autocast(self.world.device, self.config.train.precision):
-                embeddings = self.parts.replica(images)
+                output = self.parts.replica(images)
+            embeddings, projected = (output, None) if self.parts.distillation is None else output
             self.embeddings = embeddings.detach()
-            loss = self.parts.head(embeddings, batch.labels, labels_on_host=labels_on_host)
+            loss, values = self._loss(embeddings, projected, batch, labels_on_host)
             loss.backward(self.scaler.scale / count)
-        value: torch.Tensor = loss.detach()
-        return value
+        return values
+
+    def _loss(
+        self,
+        embeddings: torch.Tensor,
+        projected: torch.Tensor | None,
+        batch: Batch,
+        labels_on_host: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Return what is minimized, and for reports its value and its parts as means over the ranks."""
+        distillation, weight = self.parts.distillation, self.config.head.weight
+        if distillation is None:
+            loss = self.parts.head(embeddings, batch.labels, labels_on_host=labels_on_host)
+            return loss, {"loss": loss.detach()}
+        assert projected is not None, "a student gives both"
+        images = batch.indices if batch.indices_on_host is None else batch.indices_on_host
+        apart = distillation.loss(projected, images)
+        shared = mean_over_ranks(apart.detach(), self.world)
+        loss, value = distillation.weight * apart, distillation.weight * shared
+        if weight:
+            of_head = self.parts.head(embeddings, batch.labels, labels_on_host=labels_on_host)
+            loss, value = loss + weight * of_head, value + weight * of_head.detach()
+        return loss, {"loss": value, "teacher_cosine": 1.0 - shared}
 
     def _unscale_and_clip_(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Divide all gradients by the loss scale, clip the backbone's norm, and return (norm, overflow flag)."""
         for parameter in (*self.parts.head.parameters(), *self.parts.head.proxies):
             if parameter.grad is not None:
                 parameter.grad.div_(self.scaler.scale)
-        grads = [p.grad for p in self.parts.backbone.parameters() if p.grad is not None]
+        grads = [p.grad for p in self.parts.trained() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(grads, foreach=True) / self.scaler.scale
         factor = 1.0 / self.scaler.scale
         if self.config.optim.clip_norm > 0:

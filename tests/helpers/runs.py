@@ -16,6 +16,7 @@ from recognition.feed.loader import BatchLoader
 from recognition.plan import make_plan
 from recognition.training.build import build_parts
 from recognition.training.start import find_start
+from recognition.training.teacher import open_teacher
 from recognition.training.trainer import Trainer
 
 SMALL = [
@@ -46,8 +47,9 @@ def make_trainer(world: World, folder: str, overrides: list[str], validators: An
     """Build the trainer of a small synthetic run."""
     config = load_config("configs/base.yaml", with_overrides(SMALL, *overrides))
     config, start = find_start(Path(folder), config, world) if config.resume else (config, None)
-    dataset = open_dataset(config.data)
-    parts = build_parts(config, dataset.num_classes, world)
+    dataset = open_dataset(config.data, needs_identities=config.head.weight > 0)
+    teacher = open_teacher(config, dataset, world, Path(folder), quiet=True)
+    parts = build_parts(config, dataset.num_classes, world, teacher)
     loader = BatchLoader(
         dataset,
         seed=config.seed,
