@@ -41,7 +41,7 @@ from recognition.embedding.store import (
     open_images,
     open_vectors,
     read_block,
-    sample_checksums,
+    sample_thumbnails,
 )
 from recognition.embedding.strangers import different_people, pair_cosines, strangers_warning
 from recognition.errors import ArcShardError, CheckpointError, ConfigError, DataError
@@ -110,7 +110,7 @@ def _run(args: argparse.Namespace) -> None:
         barrier(world)
         if world.is_main:
             left_out = _not_finite(args, store, source)
-            store.publish(all_keys(source), {**about, "pixels": sample_checksums(source)}, left_out)
+            store.publish(all_keys(source), {**about, "thumbnails": sample_thumbnails(source)}, left_out)
             if args.quality is not None:
                 write_quality(args.output, _quality(args, source, scorer, left_out))
             _warn_if_alike(args, source, left_out)

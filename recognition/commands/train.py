@@ -48,7 +48,7 @@ from recognition.feed.dataset import Dataset
 from recognition.feed.datasets import open_dataset
 from recognition.plan import Plan, find_inputs, make_plan, measure_timing, render_plan, takes_a_moment
 from recognition.plan.inputs import EXPECTED_DATA
-from recognition.training.build import build_parts, margin_of
+from recognition.training.build import build_parts
 from recognition.training.class_means import start_from_class_means
 from recognition.training.cuda_settings import settle_cuda
 from recognition.training.interrupts import Stopped, ignore_save_requests
@@ -56,6 +56,7 @@ from recognition.training.meters import attach_log_files
 from recognition.training.preflight import preflight
 from recognition.training.run_folder import FolderLock, released
 from recognition.training.shortage import shortages_told
+from recognition.training.stages import check_stages
 from recognition.training.start import (
     find_start,
     hold_folder,
@@ -98,7 +99,7 @@ def _tell_launcher(line: str, err: Exception) -> None:
 def _run(args: argparse.Namespace) -> None:
     config = load_config(args.config, args.overrides)
     require_wandb(config, os.environ)
-    margin_of(config.head)
+    check_stages(config)
     if args.local_rank not in (None, declared_local_rank()):
         raise ConfigError(
             f"--local-rank {args.local_rank}: the environment says LOCAL_RANK={declared_local_rank()}; expected a "

@@ -16,6 +16,7 @@ from recognition.config.arcface_keys import COUNTERPARTS
 from recognition.config.choice import Choice
 from recognition.config.keys import Key, stated
 from recognition.config.schema import SECTION_VOID, Config
+from recognition.config.stages import Stage, read_stage
 from recognition.config.yaml_nodes import CONTROL, ListValue, MappingValue, ScalarValue, Value
 from recognition.errors import ConfigError
 from recognition.registry import nearest
@@ -73,8 +74,15 @@ def _flatten(section: Any, prefix: str) -> dict[str, Any]:
         if dataclasses.is_dataclass(value):
             flat.update(_flatten(value, f"{prefix}{name}."))
         else:
-            flat[prefix + name] = dict(value) if isinstance(value, Choice) else value
+            flat[prefix + name] = _plain(value)
     return flat
+
+
+def _plain(value: Any) -> Any:
+    """Return a value without what the config knows of its places."""
+    if isinstance(value, tuple):
+        return tuple(_plain(item) for item in value)
+    return dict(value) if isinstance(value, (Choice, Stage)) else value
 
 
 def build(cls: type[T], tree: MappingValue, places: dict[str, str], prefix: str = "") -> T:
@@ -133,6 +141,8 @@ def convert(value: Value, kind: Any, place: str) -> Any:
         return _tuple(value, get_args(kind), place)
     if kind is Choice:
         return _choice(value, place)
+    if kind is Stage:
+        return _stage(value, place)
     if not isinstance(value, ScalarValue):
         raise ConfigError(f"{place}: found {_found(value)}, expected {_describe(kind)}")
     if origin is Literal:
@@ -157,6 +167,22 @@ def _choice(value: Value, place: str) -> Choice:
     if not isinstance(values["name"], str):
         raise ConfigError(f"{place}: name: found {values['name']!r}, expected text; correct it")
     return Choice(values, {**value.places, "": value.place})
+
+
+def _stage(value: Value, place: str) -> Stage:
+    if not isinstance(value, MappingValue):
+        raise ConfigError(f"{place}: found {_found(value)}, expected a mapping such as {{until_epoch: 2, scale: 16}}")
+    values = {key: _as_looks(entry, f"{value.places[key]}: stages: {key}") for key, entry in value.entries.items()}
+    return read_stage(values, value.places, value.place)
+
+
+def _as_looks(value: Value, place: str) -> Any:
+    """Return a value of a stage: a number, a list or a mapping of them."""
+    if isinstance(value, ListValue):
+        return [_as_looks(item, place) for item in value.items]
+    if isinstance(value, MappingValue):
+        return {key: _as_looks(entry, f"{place}: {key}") for key, entry in value.entries.items()}
+    return _by_look(value, place)
 
 
 def _by_look(value: Value, place: str) -> float | bool | str:

@@ -16,6 +16,7 @@ from recognition.config.keys import BELOW_ONE, SEED, SHARE, Range, Rule, above, 
 from recognition.config.schema_optim import OptimConfig as OptimConfig
 from recognition.config.schema_teacher import TeacherConfig as TeacherConfig
 from recognition.config.schema_teacher import has_teacher as has_teacher
+from recognition.config.stages import Stage
 
 Precision = Literal["bf16", "fp16", "off"]
 
@@ -204,7 +205,7 @@ class HeadConfig:
         "random",
         "random, or nearest: the classes closest to the batch",
         void=Rule(
-            lambda c: c.head.sample_rate == 1,
+            lambda c: c.head.sample_rate == 1 and all(stage.sample_rate in (None, 1) for stage in c.stages),
             "with head.sample_rate 1, where every class is used; lower the rate or remove this key",
         ),
     )
@@ -356,6 +357,12 @@ class Config:
     resume: bool = key(False, "continue from the newest checkpoint of the run folder")
     init_from: str | None = key(
         None, "weight file under insightface's names, run folder or checkpoint to start the backbone from"
+    )
+    stages: tuple[Stage, ...] = key(
+        (),
+        "one after another, each {until_epoch or until_step, sample_rate, scale, margin, lr_factor}: what holds during "
+        "it in place of head's keys; two numbers are a ramp (docs/recipes.md)",
+        void=Rule(lambda c: c.head.weight == 0, "with head.weight 0, which trains without a head; remove this key"),
     )
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)

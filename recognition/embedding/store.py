@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tokenize import TokenError
 from typing import Any, NamedTuple, Protocol
 
+import cv2
 import numpy as np
 
 from recognition.errors import DataError
@@ -30,6 +30,10 @@ BLOCK = 64
 
 _MAX_LINE_BYTES = 2**16
 _SAMPLE = 8
+_TINY = 8
+_ALIKE = 8.0
+"""Mean difference of gray levels. Of 300 faces of LFW a JPEG of quality 50 or half the size changed none by over 0.5,
+and two of them differed by at least 22."""
 _ROWS = 2**14  # of the matrix that are looked at together
 _VECTORS, _KEYS, _ABOUT, _WORK, _DONE = "embeddings.npy", "keys.jsonl", "embeddings.json", ".embed", "done.bin"
 
@@ -131,21 +135,35 @@ def open_images(path: Path, *, logs: bool = False) -> ImageSource:
     return PairImages(source.path) if source.kind == "pairs" else FolderImages(source.path, logs=logs)
 
 
-def pixel_checksums(
-    read: Callable[[int], np.ndarray], images: Iterable[int], key_of: Callable[[int], str]
-) -> dict[str, str]:
-    """Return key -> CRC-32 of the pixels of some images; those that cannot be read are left out."""
+def sample_thumbnails(source: ImageSource) -> dict[str, str]:
+    """Return key -> `thumbnail` of a few images, spread over the set; those that cannot be read are left out.
+
+    They tell the set from others that have the same keys, also once it was resized or compressed anew.
+    """
     found = {}
-    for image in images:
+    for image in np.unique(np.linspace(0, len(source) - 1, min(len(source), _SAMPLE)).astype(np.int64)).tolist():
         with contextlib.suppress(DataError):
-            found[key_of(image)] = f"{zlib.crc32(np.ascontiguousarray(read(image)).tobytes()):08x}"
+            found[source.keyed(image).key] = thumbnail(source.read(image))
     return found
 
 
-def sample_checksums(source: ImageSource) -> dict[str, str]:
-    """Return the checksums of a few images, spread over the set: what tells it from others with the same keys."""
-    sample = np.unique(np.linspace(0, len(source) - 1, min(len(source), _SAMPLE)).astype(np.int64)).tolist()
-    return pixel_checksums(source.read, sample, lambda image: source.keyed(image).key)
+def thumbnail(image: np.ndarray) -> str:
+    """Return the hexadecimal digits of an image at 8 x 8 gray pixels."""
+    return (
+        cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (_TINY, _TINY), interpolation=cv2.INTER_AREA)
+        .tobytes()
+        .hex()
+    )
+
+
+def is_alike(image: np.ndarray, stored: object) -> bool:
+    """Tell whether `stored` is about the `thumbnail` of an image; False for anything else."""
+    try:
+        other = np.frombuffer(bytes.fromhex(stored), np.uint8) if isinstance(stored, str) else np.empty(0)
+    except ValueError:
+        return False
+    own = np.frombuffer(bytes.fromhex(thumbnail(image)), np.uint8)
+    return len(other) == len(own) and float(np.abs(own.astype(float) - other).mean()) <= _ALIKE
 
 
 def read_block(source: ImageSource, block: int) -> np.ndarray:

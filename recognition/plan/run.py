@@ -14,6 +14,7 @@ from recognition.distributed.shards import class_range
 from recognition.errors import ConfigError
 from recognition.formats.class_use import class_warning
 from recognition.optim.schedule import Schedule
+from recognition.optim.stages import StageSchedule
 from recognition.plan.memory import Memory, backbone_cost, rank_memory
 
 # Below this PartialFC has cost accuracy in published runs; above it, it is the usual choice.
@@ -42,6 +43,7 @@ class Plan:
     """Batches of a rank in one optimizer step."""
     steps_per_epoch: int
     schedule: Schedule
+    stages: StageSchedule
     images_left_out: int
     """Images of an epoch that do not fill a global batch; other ones each epoch."""
     scaled_lr: float | None
@@ -50,7 +52,7 @@ class Plan:
     """Classes of rank 0, which owns the most."""
     last_classes: int
     sampled_classes: int
-    """Classes rank 0 uses in a step."""
+    """Classes rank 0 uses in a step, the most of any stage."""
     memory: Memory
     """Of rank 0."""
     warnings: tuple[str, ...]
@@ -125,8 +127,10 @@ def make_plan(
             f"optim.warmup_epoch: a warm-up of {schedule.warmup_steps:,} steps leaves nothing of a training of "
             f"{schedule.total_steps:,}; lower optim.warmup_epoch"
         )
+    stages = StageSchedule.of(config.stages, steps_per_epoch=steps_per_epoch, total_steps=schedule.total_steps)
     first, last = (len(class_range(num_classes, rank, world_size)) for rank in (0, world_size - 1))
-    sampled = _sampled_classes(config, world_size, num_classes, first)
+    rates = _sample_rates(config, stages, schedule.total_steps)
+    sampled = max(_sampled_classes(config, rate, world_size, num_classes, first) for rate in rates)
     return Plan(
         config=config,
         device=device,
@@ -138,14 +142,21 @@ def make_plan(
         micro_batches=train.gradient_accumulation,
         steps_per_epoch=steps_per_epoch,
         schedule=schedule,
+        stages=stages,
         images_left_out=num_images - steps_per_epoch * global_batch,
         scaled_lr=_scaled_lr(config, global_batch),
         first_classes=first,
         last_classes=last,
         sampled_classes=sampled,
-        memory=rank_memory(config, world_size=world_size, num_classes=num_classes, device=device),
+        memory=rank_memory(
+            _with_rate(config, max(rates)), world_size=world_size, num_classes=num_classes, device=device
+        ),
         warnings=tuple(_warnings(config, world_size, num_classes, num_used, schedule)),
     )
+
+
+def _with_rate(config: Config, rate: float) -> Config:
+    return replace(config, head=replace(config.head, sample_rate=rate))
 
 
 def _enough(share: float) -> str:
@@ -181,9 +192,15 @@ def _scaled_lr(config: Config, global_batch: int) -> float | None:
     return config.optim.lr * global_batch / reference
 
 
-def _sampled_classes(config: Config, world_size: int, num_classes: int, owned: int) -> int:
+def _sample_rates(config: Config, stages: StageSchedule, total_steps: int) -> set[float]:
+    """Return the shares of the classes that steps of the run use: those of stages, and the config's where none is."""
+    own, end = config.head.sample_rate, stages.spans[-1].stop if stages.spans else 0
+    rates = {own if span.stage.sample_rate is None else span.stage.sample_rate for span in stages.spans}
+    return rates if end >= total_steps else rates | {own}
+
+
+def _sampled_classes(config: Config, rate: float, world_size: int, num_classes: int, owned: int) -> int:
     """Return how many classes a rank that owns `owned` uses in a step; raise when its sample is too small."""
-    rate = config.head.sample_rate
     if rate == 1:
         return owned
     rows = config.train.batch_size * world_size

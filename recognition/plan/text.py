@@ -21,6 +21,7 @@ def render_plan(plan: Plan, inputs: Inputs | None = None, timing: Timing | None 
         "data": _data(plan, inputs),
         "batch": _batch(plan),
         "schedule": _schedule(plan),
+        **({"stages": _stages(plan)} if plan.stages.spans else {}),
         "lr": _lr(plan),
         "backbone": _backbone(plan),
         **({"teacher": _teacher(plan)} if has_teacher(plan.config.teacher) else {}),
@@ -69,6 +70,10 @@ def _schedule(plan: Plan) -> str:
     }[optim.schedule]
     warmup = f"warm-up of {plan.warmup_steps:,}" if plan.warmup_steps else "no warm-up"
     return f"{count(plan.config.train.num_epoch, 'epoch')} = {plan.total_steps:,} steps, {warmup}, {shape}"
+
+
+def _stages(plan: Plan) -> str:
+    return "\n".join(f"steps {span.first:,} to {span.stop - 1:,}: {span.stage}" for span in plan.stages.spans)
 
 
 def _lr(plan: Plan) -> str:

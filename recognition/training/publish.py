@@ -133,7 +133,8 @@ def _revision() -> str:
 
 def portable_config(config: Config) -> dict[str, Any]:
     """Return the config by dotted key, as JSON holds it, without what belongs to this machine."""
-    return {key: value for key, value in flatten(config).items() if key not in LOCAL_KEYS}
+    values = {key: value for key, value in flatten(config).items() if key not in LOCAL_KEYS}
+    return {**values, "stages": [str(stage) for stage in config.stages]}  # a reader takes three levels at most
 
 
 def _metrics(state: TrainState) -> dict[str, Any]:

@@ -28,10 +28,10 @@ from recognition.embedding.store import (
     EmbeddingStore,
     Keyed,
     block_range,
+    is_alike,
     is_published,
     iterate_keys,
     open_vectors,
-    pixel_checksums,
 )
 from recognition.embedding.unit_rows import to_unit_rows_
 from recognition.errors import ConfigError, DataError
@@ -199,15 +199,12 @@ def _compare(
                 f"{folder}: gives key {wanted[differing[0]]} class {labels[differing[0]]}, the set "
                 f"{dataset.labels()[differing[0]]}; expected embeddings of these images; {advice}"
             )
-    stored = about.get("pixels")
+    stored = about.get("thumbnails")
     number = {key: image for image, key in enumerate(wanted)}
-    if isinstance(stored, dict):
-        images = [number[key] for key in stored if key in number]
-        found = pixel_checksums(lambda image: dataset[image][0], images, lambda image: wanted[image])
-        changed = [key for key, checksum in found.items() if checksum != stored[key]]
-        if changed:
+    for key, drawn in stored.items() if isinstance(stored, dict) else ():
+        if key in number and not is_alike(dataset[number[key]][0], drawn):
             raise DataError(
-                f"{folder}: was made of other pixels than {dataset.place(number[changed[0]])}; expected embeddings of "
+                f"{folder}: was made of another picture than {dataset.place(number[key])}; expected embeddings of "
                 f"these images; {advice}"
             )
 

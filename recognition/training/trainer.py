@@ -31,6 +31,7 @@ from recognition.training.reports import Reports
 from recognition.training.resume import load_run, order_settings, snapshot_run
 from recognition.training.run_folder import FolderLock
 from recognition.training.run_meta import DRAW, OrderSettings, RunMeta
+from recognition.training.stages import Stages
 from recognition.training.state import TrainState
 from recognition.training.stepper import Stepper, StepResult
 from recognition.training.validating import follow_score, validate
@@ -63,6 +64,7 @@ class Trainer:
         self.validators = validators
         assert loader.steps_per_epoch // plan.micro_batches == plan.steps_per_epoch, "the plan is of other data"
         self.stepper = Stepper(config, parts, world)
+        self.stages = Stages(plan.stages, parts, config)
         self.state = TrainState() if start is None else self._resumed(start)
         self.reports = Reports(
             config,
@@ -113,6 +115,7 @@ class Trainer:
 
     def train_step(self, batches: list[Batch], epoch: int, labels_on_host: list[Tensor] | None = None) -> StepResult:
         """Take one optimizer step and account for it; `labels_on_host` is what `agree` has returned."""
+        self.stages.enter(self.state.step)
         lr = self._lr_at(self.state.step)
         result = self.stepper.step(batches, step=self.state.step, epoch=epoch, lr=lr, labels_on_host=labels_on_host)
         self.state.step += 1
@@ -131,7 +134,7 @@ class Trainer:
         return results
 
     def _lr_at(self, step: int) -> float:
-        return self.plan.schedule.lr_at(step, self.state.plateau_drops)
+        return self.plan.schedule.lr_at(step, self.state.plateau_drops) * self.stages.lr_factor(step)
 
     def save(self) -> None:
         """Begin a checkpoint of this step, unless it has one; all ranks call it. A thread does the rest."""
@@ -158,7 +161,7 @@ class Trainer:
                 f"{start.path}: stands at step {state.step:,}; expected at most the {self.plan.total_steps:,} steps of "
                 f"train.num_epoch={self.plan.num_epoch}; raise it"
             )
-        lr = self.plan.schedule.lr_at(state.step, state.plateau_drops)
+        lr = self.plan.schedule.lr_at(state.step, state.plateau_drops) * self.stages.lr_factor(state.step)
         logger.info("resumed %s at step %s, lr %.6f", start.path, f"{state.step:,}", lr)
         return state
 
@@ -186,6 +189,7 @@ class Trainer:
             waiting = time.perf_counter()
             micro_batches, problem = _fetch(batches, self.plan.micro_batches)
             waited_s = time.perf_counter() - waiting
+            self.stages.enter(self.state.step)  # whether labels are asked for
             labels = self.agree(problem, micro_batches)
             self.train_step(micro_batches, epoch, labels)
             self.reports.throughput.add(self.plan.global_batch, waited_s)

@@ -167,6 +167,17 @@ def test_stored_embeddings_teach_as_the_network_does(teacher: Path, packed: Path
 
 
 @pytest.mark.slow
+def test_a_student_of_smaller_images_learns_from_embeddings_of_the_larger(
+    teacher: Path, packed: Path, tmp_path: Path
+) -> None:
+    stored = str(tmp_path / "stored")
+    assert embed_faces.main([str(packed), stored, "--model", str(teacher), "--device", "cpu", "--quiet"]) == 0
+    assert pack_rec.main([str(tmp_path / "faces"), str(tmp_path / "small" / "train"), "--size", "16", "--quiet"]) == 0
+    settings = [f"data.rec={tmp_path / 'small'}", "data.image_size=16", f"teacher.embeddings=[{stored}]"]
+    assert train(*settings, "train.num_epoch=1", f"output={tmp_path / 'run'}") == 0
+
+
+@pytest.mark.slow
 def test_photos_without_identities_teach(teacher: Path, packed: Path, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     for number, path in enumerate(sorted((tmp_path / "faces").rglob("*.jpg"))):
@@ -178,7 +189,7 @@ def test_photos_without_identities_teach(teacher: Path, packed: Path, tmp_path: 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "wrong", ["other people", "other pixels", "fewer", "another size", "two teachers", "no folder"]
+    "wrong", ["other people", "other pictures", "fewer", "another size", "two teachers", "no folder"]
 )
 def test_a_teacher_that_does_not_fit_is_one_line(
     wrong: str, teacher: Path, packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -190,11 +201,11 @@ def test_a_teacher_that_does_not_fit_is_one_line(
     if wrong == "other people":
         (stored / "keys.jsonl").write_text("\n".join([keys[0].replace(", 0]", ", 7]"), *keys[1:]]) + "\n")
         expected = "gives key 1 class 7, the set 0; expected embeddings of these images"
-    elif wrong == "other pixels":
+    elif wrong == "other pictures":
         about = json.loads((stored / "embeddings.json").read_text())
-        about["pixels"] = dict.fromkeys(about["pixels"], "00000000")
+        about["thumbnails"] = dict.fromkeys(about["thumbnails"], "00" * 64)
         (stored / "embeddings.json").write_text(json.dumps(about))
-        expected = "was made of other pixels than"
+        expected = "was made of another picture than"
     elif wrong == "fewer":
         (stored / "keys.jsonl").write_text("\n".join([*keys[:-1], '["999", 7]']) + "\n")
         expected = "has no embedding of '48' and 0 more of the 48 images"
