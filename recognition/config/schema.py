@@ -214,7 +214,7 @@ class HeadConfig:
         "centers outside a step's sample: frozen (as in MXNet's Partial FC), or coast: they decay and follow their "
         "momentum (as in arcface_torch)",
         void=Rule(
-            lambda c: c.head.sample_rate == 1,
+            lambda c: c.head.sample_rate == 1 and all(stage.sample_rate in (None, 1) for stage in c.stages),
             "with head.sample_rate 1, where every class is used; lower the rate or remove this key",
         ),
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from recognition.heads.guards import check_update
+from dataclasses import replace
+
 from recognition.heads.margins import Margin
 from recognition.heads.sharded_softmax import ShardedSoftmax
 
@@ -10,12 +11,11 @@ from recognition.heads.sharded_softmax import ShardedSoftmax
 def adjust(head: ShardedSoftmax, *, margin: Margin, scale: float, sample_rate: float) -> None:
     """Let these hold from the next forward on; the same on every rank. A margin keeps what it has learned of batches.
 
-    `margin` is of the class that the head was built with. Raises ConfigError where the head's update cannot sample.
+    `margin` is of the class that the head was built with. What `check_update` refuses is its caller's to refuse.
     """
     assert type(margin) is type(head.margin), "another margin would have another state"
     assert not head._pending, "a step is under way"
-    check_update(head.update, sample_rate, "float32")
-    head.sample_rate = sample_rate
+    head.sampling = replace(head.sampling, rate=sample_rate)
     loop = head._loop
     before = (loop.is_bounded, loop.is_plain)
     head.margin = loop.margin = margin

@@ -8,6 +8,8 @@ import logging
 from recognition.config.schema import Config
 from recognition.errors import ConfigError
 from recognition.heads.adjust import adjust
+from recognition.heads.choosing import Sampling
+from recognition.heads.guards import check_update
 from recognition.heads.margins import Margin
 from recognition.optim.stages import Settings, StageSchedule
 from recognition.registry import nearest
@@ -52,7 +54,15 @@ def check_stages(config: Config) -> None:
     """Raise ConfigError, with file and line, for a setting that the margin does not have or cannot take."""
     margin: Margin = margin_of(config.head)
     known = [entry.name for entry in dataclasses.fields(margin) if entry.type in ("float", float)]  # type: ignore[arg-type]
+    head = config.head
     for stage in config.stages:
+        if stage.sample_rate is not None:
+            try:
+                check_update(
+                    head.update, head.centers_format, Sampling(stage.sample_rate, head.negatives, head.unsampled)
+                )
+            except ConfigError as err:
+                raise ConfigError(f"{stage.where}stages: {err}") from err
         for name, ramp in stage.margin.items():
             if name not in known:
                 hint = nearest(name, known) if known else "; it has none"

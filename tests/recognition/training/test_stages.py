@@ -46,7 +46,7 @@ def noted(world: World, folder: str, overrides: list[str]) -> list[tuple[float, 
         margin = head._loop.margin
         assert head.margin is margin
         base = trainer.plan.schedule.lr_at(settings["step"])
-        found.append((head.sample_rate, head._loop.scale, margin.m2, margin.m3, settings["lr"] / base))
+        found.append((head.sampling.rate, head._loop.scale, margin.m2, margin.m3, settings["lr"] / base))
         return step(*args, **settings)
 
     trainer.stepper.step = take_note  # type: ignore[method-assign]
@@ -123,6 +123,7 @@ def test_a_config_with_stages_comes_back_from_its_own_text(tmp_path: Path) -> No
         ("[{sample_rate: 2}]", "sample_rate: found 2, expected a number between 0 and 1"),
         ("[{margin: {m: 0.3}}]", "margin: m: no setting of CombinedMargin that is a number; did you mean"),
         ("[{margin: {m2: [0, 4]}}]", "margin: found m1=1.0, m2=4.0, m3=0.0; expected"),
+        ("[{until_step: 3, sample_rate: 0.9}] head.update=autograd", "found 'frozen' with sample_rate 0.9 and update"),
         ("[3]", "found 3, expected a mapping such as {until_epoch: 2, scale: 16}"),
         ("[{sample_rate: 0.01}]", "0.01 of 11 classes is a sample of 0 per rank"),
     ],
@@ -130,7 +131,8 @@ def test_a_config_with_stages_comes_back_from_its_own_text(tmp_path: Path) -> No
 def test_stages_that_cannot_be_are_one_line(
     stages: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = with_overrides(SMALL, "train.batch_size=12", f"stages={stages}", f"output={tmp_path / 'run'}")
+    spelled = f"stages={stages}".replace("] head", "]|head").split("|")
+    settings = with_overrides(SMALL, "train.batch_size=12", *spelled, f"output={tmp_path / 'run'}")
     assert main(["configs/base.yaml", *settings]) == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("train_v2: error: ") and message in error
