@@ -218,6 +218,19 @@ class HeadConfig:
             "with head.sample_rate 1, where every class is used; lower the rate or remove this key",
         ),
     )
+    sampling_correction: Literal["none", "logq"] = key(
+        "none",
+        "none, or logq: a sampled class that is not of the batch counts 1 / q times, q being its chance to be drawn",
+        void=Rule(
+            lambda c: c.head.sample_rate == 1,
+            "with head.sample_rate 1, where every class is used; lower the rate or remove this key",
+        ),
+        clash=Rule(
+            lambda c: c.head.sampling_correction == "logq" and c.head.negatives == "nearest",
+            "logq cannot go with head.negatives nearest, which draws no class by chance; set head.negatives: random, "
+            "or head.sampling_correction: none",
+        ),
+    )
     lr_factor: float = key(
         1.0,
         "the centers' learning rate as a multiple of optim.lr; without momentum a step is 1 / (1 - optim.momentum) "

@@ -55,6 +55,8 @@ class Part:
     margin_state: State
     member: Tensor | None = None
     """Where the step's classes are more than this forward sampled: which of them it did [active classes] bool."""
+    weight: Tensor | None = None
+    """How often each of the step's classes counts in this forward's sums [active classes]; None: once."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ class BlockLoop:
             r_k = inverse_norms(w_kD)
             self.state.inverse_norm[block.rows] = r_k  # for pass 2
             t_Nk = multiply(xs_ND, w_kD.T, self.buffer("z", len(x_ND), len(w_kD)), self.products)
-            if self.kernels is not None:
+            if self.kernels is not None and active.weight is None:
                 er_Nk = self._fold_by_kernel_(t_Nk, r_k, block, targets, largest_N, total_N)
             else:
                 z_Nn, slope_Nn, winner_Nn = self._negatives(t_Nk, r_k, block, targets, part, offset)
@@ -146,6 +148,8 @@ class BlockLoop:
                     numerator_ND.mul_(rescale_N.unsqueeze(1))
                     z_Nn.sub_(largest_N.unsqueeze(1))
                 e_Nn = z_Nn.exp_()
+                if active.weight is not None:  # exp(z + log(1 / q)): the largest z stays a cosine's
+                    e_Nn.mul_(active.weight[block.start : block.stop])
                 total_N.add_(e_Nn.sum(1))
                 er_Nk = self._per_center(e_Nn, slope_Nn, winner_Nn, r_k) if want_numerator else e_Nn
             if want_numerator:
@@ -157,7 +161,8 @@ class BlockLoop:
         xs_ND = descent.x_ND * self.scale
         weighted_ND = descent.x_ND * descent.weight_N.unsqueeze(1)
         column_weight_N = descent.weight_N / self.scale  # g cos = a E z / s
-        by_kernel = self.kernels is not None and all(part.member is None for part in descent.parts)
+        is_even = all(part.member is None and part.weight is None for part in descent.parts)
+        by_kernel = self.kernels is not None and is_even
         for block in descent.active.blocks(self.classes_per_block(len(xs_ND))):
             buffer = self.buffer("centers", block.num_rows, xs_ND.shape[1])
             if self.state.coast is not None:  # the rule finds the momentum in its buffer
@@ -279,10 +284,12 @@ class BlockLoop:
         return e_Nk
 
     def _put_own(self, e_Nn: Tensor, block: Block, descent: Descent) -> None:
-        """Write E_t at the own classes, and 0 where a forward of the step did not sample a class."""
+        """Write E_t at the own classes, and 0 where a forward of the step did not sample a class; weigh the others."""
         for part in descent.parts:
             if part.member is not None:
                 e_Nn[part.rows].masked_fill_(~part.member[block.start : block.stop], 0.0)
+            if part.weight is not None:
+                e_Nn[part.rows].mul_(part.weight[block.start : block.stop])
         descent.targets.put_(e_Nn, block, descent.target_value_N)
 
     def _fold_by_kernel_(

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from recognition.heads.block_loop import BlockLoop
 from recognition.heads.measure import Rows
-from recognition.heads.sampling import Active, Targets, count_own, random_scores, sample_classes
+from recognition.heads.sampling import Active, Targets, count_own, inverse_probabilities, random_scores, sample_classes
 
 Negatives = Literal["random", "nearest"]
 Unsampled = Literal["frozen", "coast"]
+Correction = Literal["none", "logq"]
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Sampling:
     rate: float
     negatives: Negatives
     unsampled: Unsampled
+    correction: Correction
 
 
 @torch.no_grad()
@@ -50,4 +52,8 @@ def choose(
         scores = random_scores(classes, seed=loop.state.seed, step=step, device=loop.state.centers.device)
     num_own = count_own(rows.label_N if labels_on_host is None else labels_on_host, classes)
     active = replace(everything, sample=sample_classes(scores, rows.local_N, sampling.rate, num_own=num_own))
-    return active, Targets(active.positions(rows.local_N), on_host=on_host)
+    positions = active.positions(rows.local_N)
+    if sampling.correction == "logq":
+        weight = inverse_probabilities(active, positions, num_own=num_own, dtype=rows.x_ND.dtype)
+        active = replace(active, weight=weight)
+    return active, Targets(positions, on_host=on_host)

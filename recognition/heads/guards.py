@@ -22,6 +22,12 @@ def check_update(update: str, centers_format: str, sampling: Sampling) -> None:
             "head.unsampled: found 'coast' with sample_rate 1, where every class is in every step; lower the rate or "
             "leave unsampled at 'frozen'"
         )
+    if sampling.correction == "logq" and (sampling.rate == 1 or sampling.negatives == "nearest"):
+        found = "sample_rate 1" if sampling.rate == 1 else "negatives 'nearest'"
+        raise ConfigError(
+            f"head.sampling_correction: found 'logq' with {found}, where no class is drawn by chance; expected random "
+            "negatives and a rate below 1; leave it at 'none'"
+        )
     if sampling.unsampled == "frozen" and sampling.rate < 1 and update == "autograd":
         raise ConfigError(
             f"head.unsampled: found 'frozen' with sample_rate {sampling.rate:g} and update 'autograd', whose optimizer "

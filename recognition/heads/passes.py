@@ -47,12 +47,17 @@ def join(passes: Sequence[Pass], factor: Tensor, *, on_host: bool) -> Descent:
     active = passes[0].active
     is_mixed = len(passes) > 1 and active.sample is not None
     if is_mixed:
-        active = replace(active, sample=torch.cat([_sample(each) for each in passes]).unique())
+        active = replace(active, weight=None, sample=torch.cat([_sample(each) for each in passes]).unique())
     parts, start = [], 0
     for each in passes:
         rows = slice(start, start + len(each.x_ND))
-        member = torch.isin(active.sample, _sample(each)) if is_mixed and active.sample is not None else None
-        parts.append(replace(each.part, rows=rows, member=member))
+        member, weight = None, each.active.weight
+        if is_mixed and active.sample is not None:
+            member = torch.isin(active.sample, _sample(each))
+            if weight is not None:
+                place = torch.searchsorted(active.sample, _sample(each))
+                weight = torch.ones_like(member, dtype=weight.dtype).index_copy_(0, place, weight)
+        parts.append(replace(each.part, rows=rows, member=member, weight=weight))
         start = rows.stop
     local_N = torch.cat([each.local_N for each in passes])
     shifts = [each.row_shift_N for each in passes if each.row_shift_N is not None]

@@ -35,6 +35,8 @@ class Active:
     num_local: int
     sub_centers: int
     sample: Tensor | None = None
+    weight: Tensor | None = None
+    """How often each of them counts as a negative [active classes]; None: once."""
 
     def __len__(self) -> int:
         return self.num_local if self.sample is None else len(self.sample)
@@ -79,6 +81,19 @@ def sample_classes(scores: Tensor, local_labels: Tensor, rate: float, *, num_own
     highest = torch.inf if scores.is_floating_point() else torch.iinfo(scores.dtype).max
     padded.index_fill_(0, torch.where(is_own, local_labels, num_local), highest)
     return padded[:num_local].topk(min(num_local, max(wanted, num_own)), sorted=False).indices.sort().values
+
+
+def inverse_probabilities(active: Active, positions: Tensor, *, num_own: int, dtype: torch.dtype) -> Tensor | None:
+    """Return 1 / q for the classes of a random sample, with q the chance that a class not of the batch is drawn here.
+
+    The batch's own, which lie at `positions` (-1: on another rank), are drawn for certain: 1. None without others.
+    """
+    num_drawn, num_others = len(active) - num_own, active.num_local - num_own
+    if num_drawn <= 0:
+        return None
+    padded = torch.full((len(active) + 1,), num_others / num_drawn, dtype=dtype, device=positions.device)
+    padded.index_fill_(0, torch.where(positions < 0, len(active), positions), 1.0)
+    return padded[:-1]
 
 
 def count_own(labels: Tensor, classes: range) -> int:

@@ -26,7 +26,7 @@ from recognition.distributed.shards import class_range
 from recognition.distributed.world import World, joined_world
 from recognition.errors import ConfigError
 from recognition.heads.block_loop import BlockLoop, Rule, load_kernels
-from recognition.heads.choosing import Negatives, Sampling, Unsampled, choose
+from recognition.heads.choosing import Correction, Negatives, Sampling, Unsampled, choose
 from recognition.heads.guards import check_kind, check_ranks, check_span, check_unsampled, check_update
 from recognition.heads.loss_function import MeasuredLoss
 from recognition.heads.margins import ArcFace, Margin, State
@@ -71,6 +71,7 @@ class ShardedSoftmax(nn.Module):
         sample_rate: float = 1.0,
         negatives: Negatives = "random",
         unsampled: Unsampled = "frozen",
+        sampling_correction: Correction = "none",
         interclass_filtering_threshold: float = 0.0,
         centers_format: CentersFormat = "float32",
         momentum_format: MomentumFormat = "float32",
@@ -80,7 +81,7 @@ class ShardedSoftmax(nn.Module):
     ) -> None:
         """Take this rank's share of `num_classes`; see the class for the arguments."""
         super().__init__()
-        self.sampling = Sampling(sample_rate, negatives, unsampled)
+        self.sampling = Sampling(sample_rate, negatives, unsampled, sampling_correction)
         check_update(update, centers_format, self.sampling)
         self.world = world = world or joined_world()
         self.margin = ArcFace() if margin is None else margin

@@ -94,6 +94,7 @@ def build_head(config: Config, num_classes: int, world: World) -> ShardedSoftmax
         sample_rate=head.sample_rate,
         negatives=head.negatives,
         unsampled=head.unsampled,
+        sampling_correction=head.sampling_correction,
         interclass_filtering_threshold=head.interclass_filtering_threshold,
         centers_format=head.centers_format,
         momentum_format=head.momentum_format,

@@ -151,6 +151,20 @@ _COMBINED = {
     "none": {"m2": 0.0},
 }
 _FLOAT32 = torch.float32
+_LOGQ = {"sample_rate": 0.3, "sampling_correction": "logq", "block_size": 5}
+_CORRECTED: dict[str, dict[str, Any]] = {
+    "plain": {"changes": _LOGQ},
+    "unbounded": {"changes": {**_LOGQ, "scale": 90.0}},
+    "own-alone": {"changes": {**_LOGQ, "sample_rate": 0.0}},
+    "filtered": {"changes": {**_LOGQ, "interclass_filtering_threshold": 0.2}},
+    "sub-centers": {"changes": {**_LOGQ, "sub_centers": 2}},
+    "curricularface": {"margin": "curricularface", "changes": _LOGQ},
+    "accumulated": {"forwards": (0.5, 0.5), "changes": _LOGQ},
+    "accumulated-unbounded": {"forwards": (0.25, 0.75), "changes": {**_LOGQ, "scale": 90.0}},
+    "autograd": {"changes": {**_LOGQ, "update": "autograd", "unsampled": "coast"}},
+    "coasting": {"num_steps": 4, "changes": {**_LOGQ, "unsampled": "coast"}},
+    "float32": {"dtype": _FLOAT32, "changes": _LOGQ},
+}
 _SOME = {"sample_rate": 0.2, "unsampled": "coast", "block_size": 5}
 _COASTING: dict[str, dict[str, Any]] = {
     "some": {"num_classes": 97, "changes": _SOME},
@@ -194,6 +208,7 @@ CASES = [
     Case("sampled-few", num_classes=29, labels="first_rank", changes={"sample_rate": 0.05}),
     Case("sampled-sub-centers", num_classes=41, changes={"sample_rate": 0.4, "sub_centers": 2, "block_size": 3}),
     Case("float32-sampled", num_classes=97, dtype=_FLOAT32, changes={"sample_rate": 0.3, "scale": 80.0}),
+    *(Case(f"logq-{name}", num_classes=97, **case) for name, case in _CORRECTED.items()),
     *(Case(f"coast-{name}", num_steps=9, **case) for name, case in _COASTING.items()),
     Case("sub-centers-filtered", changes={"sub_centers": 2, "interclass_filtering_threshold": 0.3, "scale": 90.0}),
     Case("accumulated", forwards=(0.5, 0.25, 0.25), changes={"block_size": 7}),

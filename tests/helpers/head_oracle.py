@@ -56,6 +56,8 @@ class Forward:
     labels: Tensor
     allowed: Tensor | None = None
     weight: float = 1.0
+    correction: Tensor | None = None
+    """What is added to the logits of classes as negatives [C]."""
 
 
 def _angle(cosine: Tensor) -> Tensor:
@@ -119,6 +121,7 @@ def row_losses(
     problem: Problem,
     allowed: Tensor | None = None,
     state: State | None = None,
+    correction: Tensor | None = None,
 ) -> tuple[Tensor, State]:
     """Loss per row, and the margin's state with this batch in it, which the losses already follow.
 
@@ -133,6 +136,8 @@ def row_losses(
     state = _seen(problem, problem.first_state() if state is None else state, target, lengths)
     shaped = _shaped(problem, state, target, lengths, labels)
     logits = torch.where(own, shaped.unsqueeze(1), _others(problem, state, cosine, target)) * problem.scale
+    if correction is not None:
+        logits = torch.where(own, logits, logits + correction)
     hidden = torch.zeros_like(own)
     if problem.threshold:
         hidden |= cosine > problem.threshold
@@ -171,7 +176,7 @@ def train(
         total = torch.zeros_like(weights)
         for forward in forwards:
             leaf = forward.embeddings.double().clone().requires_grad_()
-            rows, state = row_losses(leaf, weights, forward.labels, problem, forward.allowed, state)
+            rows, state = row_losses(leaf, weights, forward.labels, problem, forward.allowed, state, forward.correction)
             loss = rows.mean() * forward.weight
             of_rows, of_weights = torch.autograd.grad(loss, [leaf, weights])
             total += of_weights

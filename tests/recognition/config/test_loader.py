@@ -260,6 +260,11 @@ def test_a_value_out_of_range_is_placed(write, override, expected):
         ("head: {update: autograd, centers_format: bf16}", "head.centers_format: would be ignored"),
         ("head: {update: autograd, momentum_format: int8}", "head.momentum_format: would be ignored"),
         ("head: {negatives: nearest}", "head.negatives: would be ignored with head.sample_rate 1"),
+        ("head: {sampling_correction: logq}", "head.sampling_correction: would be ignored with head.sample_rate 1"),
+        (
+            "head: {sample_rate: 0.5, negatives: nearest, sampling_correction: logq}",
+            "head.sampling_correction: logq cannot go with head.negatives nearest, which draws no class by chance",
+        ),
         ("head: {unsampled: coast}", "head.unsampled: would be ignored with head.sample_rate 1"),
         (
             "head: {sample_rate: 0.5, update: autograd}",

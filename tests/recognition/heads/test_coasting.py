@@ -250,6 +250,11 @@ def test_a_dense_gradient_has_zeros_outside_the_sample() -> None:
             {"update": "autograd", "sample_rate": 0.1},
             "head.unsampled: found 'frozen' with sample_rate 0.1 and update 'autograd', whose optimizer moves every",
         ),
+        (
+            {"sample_rate": 0.5, "negatives": "nearest", "sampling_correction": "logq"},
+            "head.sampling_correction: found 'logq' with negatives 'nearest', where no class is drawn by chance",
+        ),
+        ({"sampling_correction": "logq"}, "head.sampling_correction: found 'logq' with sample_rate 1, where no class"),
         ({"update": "autograd", "centers_format": "bf16"}, "head.update: found 'autograd' with bf16 centers, but an"),
     ],
     ids=str,

@@ -39,6 +39,7 @@ CHANGES: list[dict[str, Any]] = [
     {"kind": "adamw", "sample_rate": 0.5, "sub_centers": 2},
     {"kind": "adamw", "centers_format": "bf16", "momentum_format": "int8", "block_size": 16},
     {"sample_rate": 0.3, "unsampled": "coast"},
+    {"sample_rate": 0.3, "sampling_correction": "logq"},
 ]
 
 

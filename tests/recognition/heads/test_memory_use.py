@@ -64,6 +64,7 @@ def watched_step(backwards: int = 1, **changes: Any) -> Watch:
         {"sample_rate": 0.5},
         {"sample_rate": 0.5, "backwards": 2},
         {"sample_rate": 0.5, "unsampled": "coast"},
+        {"sample_rate": 0.5, "sampling_correction": "logq", "backwards": 2},
         {"mode": "device", "centers_format": "bf16"},
         {"sample_rate": 0.5, "negatives": "nearest"},
         {"sub_centers": 3},

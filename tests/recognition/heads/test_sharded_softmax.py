@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -84,10 +85,25 @@ def forwards_of(case: Case, ranks: list[dict[str, Any]]) -> list[list[head_oracl
             if ranks[0]["sampled"]:
                 allowed = torch.zeros(case.num_classes, dtype=torch.bool)
                 allowed[torch.cat([rank["sampled"][number] for rank in ranks])] = True
-            forwards.append(head_oracle.Forward(embeddings, labels, allowed, weight))
+            correction = None
+            if case.changes.get("sampling_correction") == "logq":
+                correction = log_correction(case.num_classes, labels, [rank["sampled"][number] for rank in ranks])
+            forwards.append(head_oracle.Forward(embeddings, labels, allowed, weight, correction))
             number += 1
         steps.append(forwards)
     return steps
+
+
+def log_correction(num_classes: int, labels: Tensor, samples: list[Tensor]) -> Tensor:
+    """Return log(1 / q) of the classes that a rank drew beside those of the batch, 0 of these [C]."""
+    correction, first = torch.zeros(num_classes, dtype=torch.float64), 0
+    for rank, sample in enumerate(samples):
+        owned = num_classes // len(samples) + (rank < num_classes % len(samples))
+        of_batch = set(labels.tolist()) & set(range(first, first + owned))
+        drawn = [c for c in sample.tolist() if c not in of_batch]
+        correction[drawn] = math.log((owned - len(of_batch)) / max(1, len(drawn)))
+        first += owned
+    return correction
 
 
 def assert_close(found: Tensor, expected: Tensor, tolerance: float) -> None:
