@@ -146,6 +146,12 @@ class BackboneConfig:
     )
 
 
+_USES_EVERY_CLASS = Rule(
+    lambda c: c.head.sample_rate == 1 and all(stage.sample_rate in (None, 1) for stage in c.stages),
+    "with head.sample_rate 1, where every class is used; lower the rate or remove this key",
+)
+
+
 @dataclass(frozen=True)
 class HeadConfig:
     """The sharded margin-softmax."""
@@ -204,27 +210,18 @@ class HeadConfig:
     negatives: Literal["random", "nearest"] = key(
         "random",
         "random, or nearest: the classes closest to the batch",
-        void=Rule(
-            lambda c: c.head.sample_rate == 1 and all(stage.sample_rate in (None, 1) for stage in c.stages),
-            "with head.sample_rate 1, where every class is used; lower the rate or remove this key",
-        ),
+        void=_USES_EVERY_CLASS,
     )
     unsampled: Literal["frozen", "coast"] = key(
         "frozen",
         "centers outside a step's sample: frozen (as in MXNet's Partial FC), or coast: they decay and follow their "
         "momentum (as in arcface_torch)",
-        void=Rule(
-            lambda c: c.head.sample_rate == 1 and all(stage.sample_rate in (None, 1) for stage in c.stages),
-            "with head.sample_rate 1, where every class is used; lower the rate or remove this key",
-        ),
+        void=_USES_EVERY_CLASS,
     )
     sampling_correction: Literal["none", "logq"] = key(
         "none",
         "none, or logq: a sampled class that is not of the batch counts 1 / q times, q being its chance to be drawn",
-        void=Rule(
-            lambda c: c.head.sample_rate == 1,
-            "with head.sample_rate 1, where every class is used; lower the rate or remove this key",
-        ),
+        void=_USES_EVERY_CLASS,
         clash=Rule(
             lambda c: c.head.sampling_correction == "logq" and c.head.negatives == "nearest",
             "logq cannot go with head.negatives nearest, which draws no class by chance; set head.negatives: random, "

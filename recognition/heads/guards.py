@@ -17,16 +17,10 @@ def check_update(update: str, centers_format: str, sampling: Sampling) -> None:
             f"head.update: found 'autograd' with {centers_format} centers, but an optimizer moves rows of float32; use "
             "head.update=fused"
         )
-    if sampling.unsampled == "coast" and sampling.rate == 1:
+    if sampling.correction == "logq" and sampling.negatives == "nearest":
         raise ConfigError(
-            "head.unsampled: found 'coast' with sample_rate 1, where every class is in every step; lower the rate or "
-            "leave unsampled at 'frozen'"
-        )
-    if sampling.correction == "logq" and (sampling.rate == 1 or sampling.negatives == "nearest"):
-        found = "sample_rate 1" if sampling.rate == 1 else "negatives 'nearest'"
-        raise ConfigError(
-            f"head.sampling_correction: found 'logq' with {found}, where no class is drawn by chance; expected random "
-            "negatives and a rate below 1; leave it at 'none'"
+            "head.sampling_correction: found 'logq' with negatives 'nearest', where no class is drawn by chance; "
+            "expected random negatives; leave it at 'none'"
         )
     if sampling.unsampled == "frozen" and sampling.rate < 1 and update == "autograd":
         raise ConfigError(

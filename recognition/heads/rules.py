@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
@@ -56,7 +57,8 @@ class Sgd:
     def follow_(self, state: CenterState, active: Active) -> None:
         """Note that this step has moved the rows of `active`, and that others coast through it."""
         rows = active.rows(0, len(active))
-        assert isinstance(rows, Tensor), "without a sample no row coasts"
+        if isinstance(rows, slice):  # all of them
+            rows = torch.arange(rows.start, rows.stop, device=state.centers.device)
         rates = {"lr": self.lr, "momentum": self.momentum, "weight_decay": self.weight_decay}
         state.follow_(rows, **rates, step=self.number, refused=self.refused)
 

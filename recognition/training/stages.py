@@ -58,9 +58,8 @@ def check_stages(config: Config) -> None:
     for stage in config.stages:
         if stage.sample_rate is not None:
             try:
-                check_update(
-                    head.update, head.centers_format, Sampling(stage.sample_rate, head.negatives, head.unsampled)
-                )
+                sampling = Sampling(stage.sample_rate, head.negatives, head.unsampled, head.sampling_correction)
+                check_update(head.update, head.centers_format, sampling)
             except ConfigError as err:
                 raise ConfigError(f"{stage.where}stages: {err}") from err
         for name, ramp in stage.margin.items():

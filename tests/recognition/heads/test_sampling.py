@@ -60,12 +60,12 @@ def test_own_classes_are_taken_beyond_the_rate_and_no_others() -> None:
 
 
 def test_corrected_sums_are_those_of_all_classes_on_the_average() -> None:
-    head = make_head(300, sample_rate=0.2, sampling_correction="logq", scale=8.0, dtype=torch.float64)
+    head = make_head(300, sample_rate=0.2, sampling_correction="logq", scale=4.0, dtype=torch.float64)
     embeddings, labels = batch(head, 20)
     unit = torch.nn.functional.normalize(embeddings.detach())
     cosine_NC = unit @ torch.nn.functional.normalize(head.centers).T
     of_batch = torch.zeros(300, dtype=torch.bool).index_fill(0, labels, True)
-    expected_N = (8.0 * cosine_NC).exp()[:, ~of_batch].sum(1)
+    expected_N = (4.0 * cosine_NC).exp()[:, ~of_batch].sum(1)
     found = []
     for step in range(300):
         chosen = choose(
@@ -81,9 +81,10 @@ def test_corrected_sums_are_those_of_all_classes_on_the_average() -> None:
         assert active.sample is not None and active.weight is not None
         assert (active.weight[of_batch[active.sample]] == 1).all()
         others = ~of_batch[active.sample]
-        found.append((8.0 * cosine_NC[:, active.sample[others]]).exp() @ active.weight[others])
-    # A draw strays by about a fifth, and the mean of 300 by a hundredth.
-    assert torch.allclose(torch.stack(found).mean(0), expected_N, rtol=0.06)
+        found.append((4.0 * cosine_NC[:, active.sample[others]]).exp() @ active.weight[others])
+    # A draw strays by about a sixth, and the mean of 300 by a hundredth.
+    assert (torch.stack(found).std(0) / expected_N).mean() < 0.2
+    assert torch.allclose(torch.stack(found).mean(0), expected_N, rtol=0.04)
 
 
 PINNED = [-1200459890340051914, 5931023618873247212]
