@@ -20,6 +20,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from recognition.backbones.architecture import Architecture
@@ -48,7 +49,7 @@ from recognition.feed.dataset import Dataset
 from recognition.feed.datasets import open_dataset
 from recognition.plan import Plan, find_inputs, make_plan, measure_timing, render_plan, takes_a_moment
 from recognition.plan.inputs import EXPECTED_DATA
-from recognition.training.build import build_parts
+from recognition.training.build import build_parts, wants_class_sizes
 from recognition.training.class_means import start_from_class_means
 from recognition.training.cuda_settings import settle_cuda
 from recognition.training.interrupts import Stopped, ignore_save_requests
@@ -170,7 +171,10 @@ def _trainer(
     logger.info("%s", render_plan(plan, inputs))
     validators = build_validators(config, world, quiet=args.quiet)
     teacher = open_teacher(config, dataset, world, folder, quiet=args.quiet)
-    parts = build_parts(config, dataset.num_classes, world, teacher)
+    sizes = None
+    if wants_class_sizes(config.head):
+        sizes = torch.from_numpy(np.bincount(dataset.labels(), minlength=dataset.num_classes))
+    parts = build_parts(config, dataset.num_classes, world, teacher, sizes)
     if config.head.init == "class_means" and checkpoint is None:
         start_from_class_means(parts, dataset, config, world, folder, quiet=args.quiet)
     loader = build_loader(config, dataset, world, folder)

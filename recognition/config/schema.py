@@ -164,7 +164,7 @@ class HeadConfig:
     )
     margin: Choice | None = key(
         None,
-        "a margin by name, with its settings, in place of margins: {name: adaface, m: 0.4} (docs/library.md)",
+        "a loss by name, with its settings, in place of margins: {name: adaface, m: 0.4} (docs/losses.md)",
     )
     scale: float = key(64.0, "factor s before the softmax", above(0))
     weight: float = key(
@@ -269,6 +269,16 @@ class HeadConfig:
     )
     interclass_filtering_threshold: float = key(
         0.0, "negatives with a cosine above this are left out; 0 keeps all", SHARE
+    )
+    label_smoothing: float = key(
+        0.0,
+        "share of the target that all classes get alike; with losses that have a softmax",
+        BELOW_ONE,
+    )
+    class_balance: float = key(
+        0.0,
+        "beta of the effective number of images, by which classes with fewer of them weigh more; 0: all alike",
+        BELOW_ONE,
     )
 
 

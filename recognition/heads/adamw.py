@@ -13,6 +13,7 @@ a gradient. With the run's count instead, a row's first steps would be up to 6 t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -58,3 +59,13 @@ class AdamW:
         w_kD.mul_(1 - self.lr * self.weight_decay).addcdiv_(m_kD, divisor_kD, value=-self.lr)
         state.write(block.rows, w_kD, m_kD, step=self.number, refused=self.refused)
         state.write_second(block.rows, v_kD, updates_k, step=self.number, refused=self.refused)
+
+    def moved(self, kept: Mapping[str, Tensor], gradient: Tensor) -> dict[str, Tensor]:
+        """Return the number "b" with its moments and count after the step; see `block_loop.Rule`."""
+        beta1, beta2 = self.betas
+        steps = kept["b_steps"] + 1
+        first = beta1 * kept["b_momentum"] + (1 - beta1) * gradient
+        second = beta2 * kept["b_square"] + (1 - beta2) * gradient**2
+        step = first / (1 - beta1**steps) / ((second / (1 - beta2**steps)).sqrt() + self.eps)
+        b = kept["b"] * (1 - self.lr * self.weight_decay) - self.lr * step
+        return {**kept, "b": b, "b_momentum": first, "b_square": second, "b_steps": steps}

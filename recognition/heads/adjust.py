@@ -16,9 +16,10 @@ def adjust(head: ShardedSoftmax, *, margin: Margin, scale: float, sample_rate: f
     assert type(margin) is type(head.margin), "another margin would have another state"
     assert not head._pending, "a step is under way"
     head.sampling = replace(head.sampling, rate=sample_rate)
+    head.facts = replace(head.facts, scale=scale, sample_rate=head.sampling.counted)
     loop = head._loop
-    before = (loop.is_bounded, loop.is_plain)
-    head.margin = loop.margin = margin
-    loop.scale = scale
-    if (loop.is_bounded, loop.is_plain) != before:
+    before = loop.fits_kernels
+    head.margin = loop.margin = margin.bind(head.facts)
+    loop.scale = head.margin.fixed_scale(scale)
+    if loop.fits_kernels != before:
         head._settle()  # whether kernels apply

@@ -14,27 +14,28 @@ d/dw = r (d/dw_hat - w_hat (w_hat . d/dw_hat)) and w_hat . d/dw_hat is the colum
 Only a and E_t depend on the other ranks, so dx is complete after pass 1 and one exchange. Pass 2 needs nothing until
 the optimizer steps. Of a block's gradient only the tile E [N, n] is ever formed.
 
+A margin may ask for another kind of tile (margins/protocol.py): one that bends the negatives, z = s h(c), has E h'; a
+sum of softplus has E = sigmoid(z) and an a that no sum decides; with embeddings of raw length s is 1, and where the
+centers are raw too, r is 1 and nothing is projected: of the second term of dw only the own class's part is left.
+
 Shape suffixes: N rows of the global batch, D embedding size, n classes of a block, K centers a class, k = n K centers.
 """
 
 from __future__ import annotations
 
-import functools
-import importlib.util
-import logging
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from recognition.heads.margins import Margin, OwnRows, State
+from recognition.heads.margins import Margin
 from recognition.heads.products import Kind, accumulate_, multiply
 from recognition.heads.sampling import Active, Block, Targets
 from recognition.heads.state import CenterState, inverse_norms
-
-logger = logging.getLogger(__name__)
+from recognition.heads.tallies import NO_COSINE, Descent, Even, Part, Sums, Tally
 
 # exp(z - 16) and its sum over 1e10 classes fit float32 without a running maximum up to this |z|, and both E and the
 # rows' weights stay far from the smallest normal number.
@@ -46,53 +47,17 @@ SHIFT = 16.0
 _CACHE_BYTES = {"cpu": 12 << 20, "cuda": 200 << 20}
 
 
-@dataclass(frozen=True)
-class Part:
-    """The rows of one forward among those of a step, and what its margin saw."""
-
-    rows: slice
-    own: OwnRows
-    margin_state: State
-    member: Tensor | None = None
-    """Where the step's classes are more than this forward sampled: which of them it did [active classes] bool."""
-    weight: Tensor | None = None
-    """How often each of the step's classes counts in this forward's sums [active classes]; None: once."""
-
-
-@dataclass(frozen=True)
-class Sums:
-    """What pass 1 returns, per row of the batch over this rank's negatives."""
-
-    largest_N: Tensor
-    """The largest z, float64; without negatives a floor below any."""
-    total_N: Tensor
-    """The sum of exp(z - reference), float64. The reference is SHIFT, or the row's largest z where that is kept."""
-    numerator_ND: Tensor | None
-    """The sum of exp(z - reference) dz/dcos r w, where it was asked for."""
-
-
-@dataclass(frozen=True)
-class Descent:
-    """What pass 2 needs of a step: the rows of all its forwards, one after another."""
-
-    x_ND: Tensor
-    weight_N: Tensor
-    """a, times what backward was given."""
-    target_value_N: Tensor
-    """E_t; times r_t where a tile's column is one center and no margin bends it."""
-    row_shift_N: Tensor | None
-    """What z is shifted by, or None: SHIFT."""
-    active: Active
-    targets: Targets
-    parts: list[Part]
-
-
 class Rule(Protocol):
     """What is done with a block's gradient (E r).T @ (a x) - r^2 colsum(g cos) w, which it forms itself."""
 
     def apply_(
         self, loop: BlockLoop, block: Block, w_kD: Tensor, e_Nk: Tensor, dot_k: Tensor, weighted_ND: Tensor
     ) -> None: ...
+
+    def moved(self, kept: Mapping[str, Tensor], gradient: Tensor) -> dict[str, Tensor]:
+        """Return `kept` after the step: the number "b" that all ranks hold alike, its moments "b_momentum" and
+        "b_square", and how often it was moved, "b_steps"; all 0-dim float64."""
+        ...
 
 
 @dataclass
@@ -112,6 +77,9 @@ class BlockLoop:
     """The module fused_triton where a block's elementwise part is one kernel."""
     _buffers: dict[str, Tensor] = field(default_factory=dict)
 
+    smooths: bool = False
+    """Whether pass 1 also sums what label smoothing needs."""
+
     @property
     def is_bounded(self) -> bool:
         """Whether exp(z - SHIFT) needs no running maximum."""
@@ -119,48 +87,63 @@ class BlockLoop:
 
     @property
     def is_plain(self) -> bool:
-        """Whether a tile's column is one center and its logit s cos: then dz/dcos r is r."""
+        """Whether a tile's column is one center and its z is s cos: then dz/dcos r is r."""
         return self.sub_centers == 1 and not self.margin.bends_negatives
 
-    def first_pass(
-        self, x_ND: Tensor, active: Active, targets: Targets, part: Part | None, *, want_numerator: bool
-    ) -> Sums:
+    @property
+    def fits_kernels(self) -> bool:
+        """Whether a step is softmax over bounded z = s cos of unit rows, one center a class, s fixed: nothing else."""
+        margin = self.margin
+        is_unit_softmax = margin.sums == "softmax" and margin.rows == "unit" and not margin.moves_scale
+        return self.is_plain and self.is_bounded and is_unit_softmax and not self.smooths
+
+    def first_pass(self, x_ND: Tensor, active: Active, targets: Targets, part: Part, *, want_numerator: bool) -> Sums:
         """Pass 1: total += rowsum(E) and numerator += (E r) @ w over the negatives of this rank's active classes."""
-        xs_ND = x_ND * self.scale
-        offset = SHIFT if self.is_bounded else 0.0  # z is kept less this; where it is 0, less its running maximum
-        largest_N = x_ND.new_full((len(x_ND),), -2 * self.scale * self.margin.largest - offset)
-        total_N = torch.zeros(len(x_ND), dtype=torch.float64, device=x_ND.device)
-        numerator_ND = torch.zeros_like(x_ND)
+        is_softmax = self.margin.sums == "softmax"
+        xs_ND = x_ND * self._tile_scale(part.scale)
+        offset = SHIFT if is_softmax and self.is_bounded else 0.0  # z is kept less this; else less its running maximum
+        tally = Tally.empty(
+            x_ND,
+            floor=self._floor - offset,
+            keeps_maximum=is_softmax and not self.is_bounded,
+            is_softmax=is_softmax,
+            has_nearest=self.margin.bends_negatives,
+        )
+        even = Even.empty(x_ND, has_own=self.is_plain and not self.threshold) if self.smooths else None
         for block in active.blocks(self.classes_per_block(len(x_ND))):
             w_kD = self.state.read_centers(block.rows, self.buffer("centers", block.num_rows, x_ND.shape[1]))
-            r_k = inverse_norms(w_kD)
+            r_k = self._inverse_lengths(w_kD)
             self.state.inverse_norm[block.rows] = r_k  # for pass 2
             t_Nk = multiply(xs_ND, w_kD.T, self.buffer("z", len(x_ND), len(w_kD)), self.products)
-            if self.kernels is not None and active.weight is None:
-                er_Nk = self._fold_by_kernel_(t_Nk, r_k, block, targets, largest_N, total_N)
+            weight_n = None if active.weight is None else active.weight[block.start : block.stop]
+            if self.kernels is not None and weight_n is None:
+                er_Nk = self._fold_by_kernel_(t_Nk, r_k, block, targets, tally.largest_N, tally.total_N)
             else:
-                z_Nn, slope_Nn, winner_Nn = self._negatives(t_Nk, r_k, block, targets, part, offset)
-                before_N = largest_N
-                largest_N = torch.maximum(before_N, z_Nn.amax(1))
-                if not self.is_bounded:
-                    rescale_N = (before_N - largest_N).exp_()
-                    total_N.mul_(rescale_N)
-                    numerator_ND.mul_(rescale_N.unsqueeze(1))
-                    z_Nn.sub_(largest_N.unsqueeze(1))
-                e_Nn = z_Nn.exp_()
-                if active.weight is not None:  # exp(z + log(1 / q)): the largest z stays a cosine's
-                    e_Nn.mul_(active.weight[block.start : block.stop])
-                total_N.add_(e_Nn.sum(1))
+                z_Nn, slope_Nn, winner_Nn = self._negatives(t_Nk, r_k, block, targets, part, offset, tally.nearest_N)
+                if even is not None:
+                    self._add_even_(even, z_Nn, slope_Nn, winner_Nn, r_k, w_kD, offset, weight_n)
+                e_Nn = tally.add_(z_Nn, weight_n)
                 er_Nk = self._per_center(e_Nn, slope_Nn, winner_Nn, r_k) if want_numerator else e_Nn
             if want_numerator:
-                accumulate_(numerator_ND, er_Nk, w_kD, self.products)
-        return Sums(largest_N.double() + offset, total_N, numerator_ND if want_numerator else None)
+                accumulate_(tally.numerator_ND, er_Nk, w_kD, self.products)
+        if even is not None and even.has_own:
+            even.z_N.add_((xs_ND.double() @ even.numerator_ND.double().T).squeeze(1))
+            even.count_N.add_(len(active) if active.weight is None else active.weight.sum())
+        return Sums(
+            tally.largest_N.double() + offset,
+            tally.total_N,
+            tally.numerator_ND if want_numerator else None,
+            None if tally.nearest_N is None else tally.nearest_N.double(),
+            tally.sigmoid_N,
+            even,
+        )
 
     def second_pass(self, descent: Descent, rule: Rule) -> None:
         """Pass 2: recompute E r of every block, now with the own classes in it, and let `rule` move the block."""
-        xs_ND = descent.x_ND * self.scale
+        scale = self._tile_scale(descent.scale)
+        xs_ND = descent.x_ND * (scale.unsqueeze(1) if isinstance(scale, Tensor) else scale)
         weighted_ND = descent.x_ND * descent.weight_N.unsqueeze(1)
-        column_weight_N = descent.weight_N / self.scale  # g cos = a E z / s
+        column_weight_N = descent.weight_N / scale  # g cos = a E z / s
         is_even = all(part.member is None and part.weight is None for part in descent.parts)
         by_kernel = self.kernels is not None and is_even
         for block in descent.active.blocks(self.classes_per_block(len(xs_ND))):
@@ -175,19 +158,22 @@ class BlockLoop:
                 er_Nk, dot_k = self._exponentials_by_kernel(t_Nk, r_k, block, descent, column_weight_N)
             else:
                 er_Nk = self._exponentials(t_Nk, r_k, block, descent)
-                dot_k = torch.mv(t_Nk.mul_(er_Nk).T, column_weight_N)
+                if self.margin.rows == "raw":
+                    dot_k = self._own_radial(block, descent)
+                else:
+                    dot_k = torch.mv(t_Nk.mul_(er_Nk).T, column_weight_N)
             rule.apply_(self, block, w_kD, er_Nk, dot_k, weighted_ND)
 
     def nearest(self, x_ND: Tensor, active: Active, targets: Targets) -> Tensor:
         """Return the largest negative logit of each class over the batch [C_r]: a product over all of them."""
-        xs_ND = x_ND * self.scale
+        xs_ND = x_ND * self._tile_scale(self.scale)
         scores = x_ND.new_empty(len(active))
         for block in active.blocks(self.classes_per_block(len(x_ND))):
             w_kD = self.state.read_centers(block.rows, self.buffer("centers", block.num_rows, x_ND.shape[1]))
             t_Nk = multiply(xs_ND, w_kD.T, self.buffer("z", len(x_ND), len(w_kD)), self.products)
-            z_Nn, _ = self._nearest_center(t_Nk.mul_(inverse_norms(w_kD)))
+            z_Nn, _ = self._nearest_center(t_Nk.mul_(self._inverse_lengths(w_kD)))
             if self.threshold:
-                z_Nn.masked_fill_(z_Nn > self._limit, -torch.inf)
+                z_Nn.masked_fill_(z_Nn > self._limit(self.scale), -torch.inf)
             targets.put_(z_Nn, block, -torch.inf)
             torch.amax(z_Nn, 0, out=scores[block.start : block.stop])
         return scores
@@ -212,25 +198,73 @@ class BlockLoop:
         return held[: rows * columns].view(rows, columns)
 
     @property
-    def _limit(self) -> float:
-        return self.scale * self.threshold if self.threshold else math.inf
+    def _floor(self) -> float:
+        """A value below any z."""
+        largest = self.scale * self.margin.largest
+        return -2 * largest if math.isfinite(largest) else -1e30
+
+    def _tile_scale(self, scale: float | Tensor) -> float | Tensor:
+        """Return what a tile's products are scaled by: where negatives are bent, a tile holds cosines."""
+        return 1.0 if self.margin.bends_negatives else scale
+
+    def _limit(self, scale: float | Tensor) -> Any:
+        """Return the value in a tile above which a negative is left out: a number, or one per row [N, 1]."""
+        scale = self._tile_scale(scale)
+        if not self.threshold:
+            return math.inf
+        return self.threshold * (scale.unsqueeze(-1) if isinstance(scale, Tensor) and scale.ndim else scale)
+
+    def _inverse_lengths(self, w_kD: Tensor) -> Tensor:
+        return torch.ones_like(w_kD[:, 0]) if self.margin.rows == "raw" else inverse_norms(w_kD)
+
+    def _add_even_(
+        self,
+        even: Even,
+        z_Nn: Tensor,
+        slope_Nn: Tensor | None,
+        winner_Nn: Tensor | None,
+        r_k: Tensor,
+        w_kD: Tensor,
+        offset: float,
+        weight_n: Tensor | None,
+    ) -> None:
+        """Add a block to `even`; where rows leave classes out, or their columns differ, for a product more."""
+        if even.has_own:
+            even.numerator_ND.addmm_((r_k if weight_n is None else r_k * weight_n).unsqueeze(0), w_kD)
+            return
+        counts_Nn = (z_Nn != -torch.inf).to(z_Nn.dtype)
+        if weight_n is not None:
+            counts_Nn.mul_(weight_n)
+        even.z_N.add_(torch.where(counts_Nn > 0, (z_Nn + offset) * counts_Nn, 0.0).sum(1))
+        even.count_N.add_(counts_Nn.sum(1))
+        accumulate_(even.numerator_ND, self._per_center(counts_Nn, slope_Nn, winner_Nn, r_k), w_kD, self.products)
 
     def _negatives(
-        self, t_Nk: Tensor, r_k: Tensor, block: Block, targets: Targets, part: Part | None, offset: float
+        self,
+        t_Nk: Tensor,
+        r_k: Tensor,
+        block: Block,
+        targets: Targets,
+        part: Part,
+        offset: float,
+        nearest_N: Tensor | None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Return z - offset [N, n] from t = s * (x @ w.T), which is destroyed; dz/dcos; and which center won.
 
-        Own and filtered classes are at -inf. Both passes decide about filtering, and about what a margin bends, by the
-        same arithmetic on the same t.
+        Own and filtered classes are at -inf; the largest cosine goes to `nearest_N` where that is kept. Both passes
+        decide about filtering, and about what a margin bends, by the same arithmetic on the same t.
         """
         slope_Nn = winner_Nn = None
         if self.is_plain and not self.threshold:
             z_Nn = torch.addcmul(r_k.new_full((len(r_k),), -offset), t_Nk, r_k, out=t_Nk)
         else:
             z_Nn, winner_Nn = self._nearest_center(t_Nk.mul_(r_k))
-            is_filtered = z_Nn > self._limit if self.threshold else None
-            if self.margin.bends_negatives:
-                assert part is not None, "a margin that bends negatives knows the own cosines by now"
+            is_filtered = z_Nn > self._limit(part.scale) if self.threshold else None
+            if nearest_N is not None:
+                if is_filtered is not None:
+                    z_Nn.masked_fill_(is_filtered, NO_COSINE)
+                targets.put_(z_Nn, block, NO_COSINE)
+                torch.maximum(nearest_N, z_Nn.amax(1), out=nearest_N)
                 z_Nn, slope_Nn = self._bent(z_Nn, [part])
             z_Nn.sub_(offset)
             if is_filtered is not None:
@@ -244,11 +278,17 @@ class BlockLoop:
         z_Nn, winner_Nn = z_Nk.view(len(z_Nk), -1, self.sub_centers).max(2)
         return z_Nn, winner_Nn
 
-    def _bent(self, z_Nn: Tensor, parts: list[Part]) -> tuple[Tensor, Tensor]:
-        cos_of = [z_Nn[part.rows] / self.scale for part in parts]
-        pieces = [self.margin.negative(part.margin_state, part.own, cos) for part, cos in zip(parts, cos_of)]
-        bent_Nn, slope_Nn = (torch.cat(each) if len(each) > 1 else each[0] for each in zip(*pieces, strict=True))
-        return bent_Nn * self.scale, slope_Nn
+    def _bent(self, cos_Nn: Tensor, parts: list[Part]) -> tuple[Tensor, Tensor | None]:
+        """Return s h(cos) and h' of a tile, which is destroyed."""
+        bents, slopes = [], []
+        for part in parts:
+            bent_Nn, slope_Nn = self.margin.negative(part.margin_state, part.own, cos_Nn[part.rows])
+            bents.append(bent_Nn.mul_(part.scale))
+            slopes.append(slope_Nn)
+        if len(parts) == 1:
+            return bents[0], slopes[0]
+        whole = [slope for slope in slopes if slope is not None]
+        return torch.cat(bents), torch.cat(whole) if whole else None
 
     def _per_center(self, e_Nn: Tensor, slope_Nn: Tensor | None, winner_Nn: Tensor | None, r_k: Tensor) -> Tensor:
         """Return E dz/dcos r [N, k] of a tile E [N, n], which is destroyed; only a class's nearest center counts."""
@@ -269,19 +309,33 @@ class BlockLoop:
         if self.is_plain and self.threshold == 0:  # one walk less: exp(z + log r) is E r
             torch.addcmul(r_k.log().sub_(SHIFT if descent.row_shift_N is None else 0.0), t_Nk, r_k, out=z_Nk)
             e_Nk = (z_Nk if descent.row_shift_N is None else z_Nk.sub_(shift)).exp_()
+            if descent.even_N is not None:
+                e_Nk.addr_(descent.even_N, r_k, alpha=-1)
         else:
             z_Nn, winner_Nn = self._nearest_center(torch.mul(t_Nk, r_k, out=z_Nk))
-            is_filtered = z_Nn > self._limit if self.threshold else None
+            is_filtered = z_Nn > self._limit(descent.scale) if self.threshold else None
             z_Nn, slope_Nn = self._bent(z_Nn, descent.parts) if self.margin.bends_negatives else (z_Nn, None)
+            e_Nn = z_Nn.sigmoid_() if self.margin.sums == "softplus" else z_Nn.sub_(shift).exp_()
+            if descent.even_N is not None:
+                e_Nn.sub_(descent.even_N.unsqueeze(1))
             if is_filtered is not None:
-                z_Nn.masked_fill_(is_filtered, -torch.inf)
-            e_Nn = z_Nn.sub_(shift).exp_()
+                e_Nn.masked_fill_(is_filtered, 0.0)
             if not self.is_plain:
                 self._put_own(e_Nn if slope_Nn is None else e_Nn.mul_(slope_Nn), block, descent)
                 return self._per_center(e_Nn, None, winner_Nn, r_k)
             e_Nk = e_Nn.mul_(r_k)
         self._put_own(e_Nk, block, descent)
         return e_Nk
+
+    def _own_radial(self, block: Block, descent: Descent) -> Tensor:
+        """Return what stands in for colsum(g cos) with raw centers [k]: minus the own classes' gradients along w."""
+        sums = descent.weight_N.new_zeros(block.num_rows + 1)
+        if descent.radial_N is not None:
+            columns_N = descent.targets.positions - block.start
+            is_here_N = (columns_N >= 0) & (columns_N < block.num_rows)
+            columns_N = torch.where(is_here_N, columns_N, block.num_rows)
+            sums.index_add_(0, columns_N, descent.radial_N * descent.weight_N, alpha=-1)
+        return sums[:-1]
 
     def _put_own(self, e_Nn: Tensor, block: Block, descent: Descent) -> None:
         """Write E_t at the own classes, and 0 where a forward of the step did not sample a class; weigh the others."""
@@ -303,7 +357,7 @@ class BlockLoop:
             largest_N,
             total_N,
             start=block.start,
-            limit=self._limit,
+            limit=self._limit(self.scale),
             shift=SHIFT,
             out=out,
         )
@@ -320,7 +374,7 @@ class BlockLoop:
             descent.target_value_N,
             column_weight_N,
             start=block.start,
-            limit=self._limit,
+            limit=self._limit(self.scale),
             shift=SHIFT,
             out=out,
         )
@@ -329,40 +383,6 @@ class BlockLoop:
     def _tile_for_products(self, t_Nk: Tensor) -> Tensor:
         rows, columns = t_Nk.shape
         return self.buffer("e", rows, columns, dtype=torch.bfloat16 if self.products == "bf16" else None)
-
-
-def load_kernels(*, is_bounded: bool, is_plain: bool, dtype: torch.dtype, device: torch.device) -> Any:
-    """Return the module of fused kernels where they apply and Triton can build them, else None.
-
-    Triton is in every CUDA build of torch, and needs a C compiler and Python's headers when a kernel first runs.
-    """
-    if not (is_bounded and is_plain and dtype == torch.float32 and _has_triton()):
-        return None
-    return _tried_kernels(device)
-
-
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
-
-
-@functools.cache
-def _tried_kernels(device: torch.device) -> Any:
-    """Return the kernels if each of them runs on a tile of a few elements; warn once and return None if not."""
-    try:
-        from recognition.heads import fused_triton  # it cannot be imported without Triton
-
-        fused_triton.try_all(device)
-    except Exception as err:  # a compiler's, a driver's, Triton's own: none of them may stop a run
-        found = str(err).strip().partition("\n")[0][:200]
-        logger.warning(
-            "head: Triton cannot run its kernels on %s (%s: %s); expected a C compiler and Python.h; plain operations "
-            "take their place; install gcc and python3-dev, or set head.kernels=false to try no more",
-            device,
-            type(err).__name__,
-            found,
-        )
-        return None
-    return fused_triton
 
 
 def rows_per_block(batch: int, embedding_size: int, sub_centers: int, device: str) -> int:

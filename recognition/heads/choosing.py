@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from recognition.heads.block_loop import BlockLoop
-from recognition.heads.measure import Rows
+from recognition.heads.rows import Rows
 from recognition.heads.sampling import Active, Targets, count_own, inverse_probabilities, random_scores, sample_classes
 
 Negatives = Literal["random", "nearest"]
@@ -25,6 +25,11 @@ class Sampling:
     negatives: Negatives
     unsampled: Unsampled
     correction: Correction
+
+    @property
+    def counted(self) -> float:
+        """The share of the other classes that sums count: corrected, they stand for all."""
+        return 1.0 if self.correction == "logq" else self.rate
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from recognition.distributed.collectives import gather_numbers, hosts_can_meet
 from recognition.distributed.world import World
 from recognition.errors import CheckpointError, ConfigError
 from recognition.heads.choosing import Sampling
+from recognition.heads.margins import Margin
 
 
 def check_update(update: str, centers_format: str, sampling: Sampling) -> None:
@@ -26,6 +27,35 @@ def check_update(update: str, centers_format: str, sampling: Sampling) -> None:
         raise ConfigError(
             f"head.unsampled: found 'frozen' with sample_rate {sampling.rate:g} and update 'autograd', whose optimizer "
             "moves every row by its momentum and decay; set head.unsampled=coast, or head.update=fused"
+        )
+
+
+def check_margin(margin: Margin, sub_centers: int, threshold: float, label_smoothing: float, update: str) -> None:
+    """Raise ConfigError where a head of this kind cannot do what is asked for."""
+    name = type(margin).__name__
+    if margin.rows == "raw" and sub_centers > 1:
+        raise ConfigError(
+            f"head.sub_centers: found {sub_centers} with {name}, whose centers are of any length, so that none of them "
+            "is the nearest; use head.sub_centers=1"
+        )
+    if margin.rows != "unit" and threshold:
+        raise ConfigError(
+            f"head.interclass_filtering_threshold: found {threshold:g} with {name}, whose negatives are no cosines; "
+            "expected 0; remove the key"
+        )
+    if not 0 <= label_smoothing < 1:
+        raise ConfigError(
+            f"head.label_smoothing: found {label_smoothing:g}; expected at least 0 and below 1; correct it"
+        )
+    if label_smoothing and margin.sums != "softmax":
+        raise ConfigError(
+            f"head.label_smoothing: found {label_smoothing:g} with {name}, which has no softmax to smooth; expected 0; "
+            "remove the key"
+        )
+    if margin.sums == "softplus" and update == "autograd":
+        raise ConfigError(
+            f"head.update: found 'autograd' with {name}, whose b moves in the step of the head's own optimizer; use "
+            "head.update=fused"
         )
 
 

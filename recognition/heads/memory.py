@@ -15,6 +15,7 @@ def head_bytes(
     batch: int,
     embedding_size: int,
     *,
+    has_bias: bool = False,
     update: str = "fused",
     sub_centers: int = 1,
     sample_rate: float = 1.0,
@@ -34,6 +35,7 @@ def head_bytes(
     whose optimizer keeps its own momentum.
     """
     rows = len(class_range(num_classes, 0, ranks)) * sub_centers
+    embedding_size += has_bias
     total_batch = batch * ranks * (1 if update == "autograd" else forwards)
     block = rows_per_block(total_batch, embedding_size, sub_centers, device)
     if block_size is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -62,6 +63,11 @@ class Sgd:
         rates = {"lr": self.lr, "momentum": self.momentum, "weight_decay": self.weight_decay}
         state.follow_(rows, **rates, step=self.number, refused=self.refused)
 
+    def moved(self, kept: Mapping[str, Tensor], gradient: Tensor) -> dict[str, Tensor]:
+        """Return the number "b" and its momentum after the step; see `block_loop.Rule`."""
+        momentum = self.momentum * kept["b_momentum"] + gradient + self.weight_decay * kept["b"]
+        return {**kept, "b": kept["b"] - self.lr * momentum, "b_momentum": momentum, "b_steps": kept["b_steps"] + 1}
+
 
 @dataclass(frozen=True)
 class DenseGradient:
@@ -80,3 +86,7 @@ class DenseGradient:
         rows_kD.addcmul_(w_kD, radial_k.unsqueeze(1))
         if isinstance(block.rows, Tensor):  # the rows outside the sample keep their zeros
             self.gradient_CD.index_copy_(0, block.rows, rows_kD)
+
+    def moved(self, kept: Mapping[str, Tensor], gradient: Tensor) -> dict[str, Tensor]:
+        """Raise: heads that have a number to move are not built for an optimizer of one's own."""
+        raise NotImplementedError

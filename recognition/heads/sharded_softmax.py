@@ -25,18 +25,27 @@ from recognition.distributed.collectives import gather_rows, gather_stack, hosts
 from recognition.distributed.shards import class_range
 from recognition.distributed.world import World, joined_world
 from recognition.errors import ConfigError
-from recognition.heads.block_loop import BlockLoop, Rule, load_kernels
+from recognition.heads.block_loop import BlockLoop, Rule
+from recognition.heads.by_class import ByClass
 from recognition.heads.choosing import Correction, Negatives, Sampling, Unsampled, choose
-from recognition.heads.guards import check_kind, check_ranks, check_span, check_unsampled, check_update
+from recognition.heads.guards import (
+    check_kind,
+    check_margin,
+    check_ranks,
+    check_span,
+    check_unsampled,
+    check_update,
+)
+from recognition.heads.kernel_choice import load_kernels
 from recognition.heads.loss_function import MeasuredLoss
-from recognition.heads.margins import ArcFace, Margin, State
-from recognition.heads.measure import HeadResult, Rows, measure
+from recognition.heads.margins import ArcFace, Facts, Margin, State
+from recognition.heads.measure import HeadResult, measure
 from recognition.heads.optimizer import HeadOptimizer, center_settings
 from recognition.heads.passes import Pass, join
 from recognition.heads.products import Asked, Kind, check_products, product_precision, resolve_products
+from recognition.heads.rows import Rows, prepared
 from recognition.heads.rules import DenseGradient, Sgd
 from recognition.heads.state import CentersFormat, CenterState, MomentumFormat, OptimizerKind
-from recognition.heads.unit import unit_and_length
 
 Mode = Literal["auto", "host", "device", "kernels"]
 
@@ -50,11 +59,20 @@ class ShardedSoftmax(nn.Module):
     leaves a gradient of their size in `centers.grad`, for any optimizer. `sample_rate` of the classes take part in a
     training step, `negatives` says which, `unsampled` what the others do. `mode`: where it is decided what is refused
     and where targets lie: on the "host" (the choice on a CPU), or on the "device" without a word to the host, or there
-    with fused "kernels" where Triton has them (the choice on CUDA). The other arguments are keys of docs/configs.md.
+    with fused "kernels" where Triton has them (the choice on CUDA). `by_class`: images and weight of each class. The
+    other arguments are keys of docs/configs.md.
     """
 
     classes: Tensor
     """This rank's range and the number of all classes. Kept as a buffer because it shows what a copy came from."""
+    steps = 0
+    """Steps that its optimizer was asked for, refused ones included; samples and rounding are drawn by it."""
+    proxies: list[nn.Parameter]
+    """What an optimizer sees of the centers that pass 2 moves: a number, whose gradient is that of the loss."""
+    result: HeadResult | None = None
+    """Of the last forward."""
+    given: Tensor | None = None
+    """The sum of what the backwards since the last step were given (0-dim)."""
 
     def __init__(
         self,
@@ -73,6 +91,8 @@ class ShardedSoftmax(nn.Module):
         unsampled: Unsampled = "frozen",
         sampling_correction: Correction = "none",
         interclass_filtering_threshold: float = 0.0,
+        label_smoothing: float = 0.0,
+        by_class: ByClass | None = None,
         centers_format: CentersFormat = "float32",
         momentum_format: MomentumFormat = "float32",
         block_size: int | None = None,
@@ -83,17 +103,18 @@ class ShardedSoftmax(nn.Module):
         super().__init__()
         self.sampling = Sampling(sample_rate, negatives, unsampled, sampling_correction)
         check_update(update, centers_format, self.sampling)
+        margin, self.by_class = margin or ArcFace(), by_class or ByClass()
+        check_margin(margin, sub_centers, interclass_filtering_threshold, label_smoothing, update)
         self.world = world = world or joined_world()
-        self.margin = ArcFace() if margin is None else margin
-        self.num_classes = num_classes
+        self.facts = Facts(num_classes, scale, self.sampling.counted, seed, self.by_class.sizes)
+        self.margin = margin.bind(self.facts)
+        self.num_classes, self.label_smoothing = num_classes, label_smoothing
         self.class_range = class_range(num_classes, world.rank, world.size)
         self.update, self.products, self.mode = update, products, mode
-        self.steps = 0
-        """Steps that its optimizer was asked for, refused ones included; samples and rounding are drawn by it."""
-        self.result: HeadResult | None = None  # of the last forward
         self.state = CenterState(
             self.class_range,
             embedding_size,
+            has_bias=self.margin.has_bias,
             sub_centers=sub_centers,
             centers_format=centers_format,
             momentum_format=momentum_format,
@@ -106,13 +127,10 @@ class ShardedSoftmax(nn.Module):
         self._span = [self.class_range.start, self.class_range.stop, num_classes]
         self.register_buffer("classes", torch.tensor(self._span, device=world.device))
         self.statistics = _buffers(self.margin.first(), world.device)
-        self._loop = BlockLoop(
-            self.state, self.margin, scale, sub_centers, interclass_filtering_threshold, block_size=block_size
-        )
+        scale, threshold = self.margin.fixed_scale(scale), interclass_filtering_threshold
+        self._loop = BlockLoop(self.state, self.margin, scale, sub_centers, threshold, block_size=block_size)
+        self._loop.smooths = label_smoothing > 0
         self.proxies = [] if update == "autograd" else [nn.Parameter(torch.zeros((), dtype=dtype, device=world.device))]
-        """What an optimizer sees of the centers that pass 2 moves: a number, whose gradient is that of the loss."""
-        self.given: Tensor | None = None
-        """The sum of what the backwards since the last step were given (0-dim)."""
         self._pending: list[Pass] = []
         self._decides_later, self._has_met = update == "fused", False
         self._settle()
@@ -179,11 +197,10 @@ class ShardedSoftmax(nn.Module):
         """
         self._meet(len(embeddings))
         with self._precision():
-            x, length = unit_and_length(embeddings.to(self.state.dtype))
-            if self.margin.wants_lengths:
-                x = torch.cat([x, length.unsqueeze(1)], 1)
-            gathered = gather_rows(x, self.world)
-            rows = self._rows(gathered.detach(), gather_stack(labels, self.world).flatten())
+            gathered = gather_rows(prepared(self.margin, embeddings.to(self.state.dtype)), self.world)
+            label_N = gather_stack(labels, self.world).flatten()
+            weights = self.by_class.weights
+            rows = Rows.of(self.margin, gathered.detach(), label_N, first_class=self.class_range.start, weights=weights)
             learns = self.training and torch.is_grad_enabled()
             active, targets = choose(
                 self._loop,
@@ -199,9 +216,10 @@ class ShardedSoftmax(nn.Module):
                 rows,
                 active,
                 targets,
-                margin_state=self._pending[-1].part.margin_state if self._pending else self.margin_state(),
+                margin_state=self._pending[-1].part.learned if self._pending else self._learned(),
                 learns=learns,
                 wants_dx=torch.is_grad_enabled() and gathered.requires_grad,
+                smoothing=self.label_smoothing,
                 world=self.world,
             )
         anchor = (self.centers if self.update == "autograd" else self.proxies[0]) if learns else None
@@ -264,10 +282,11 @@ class ShardedSoftmax(nn.Module):
         if any(passed.version != self.centers._version for passed in passes):
             raise RuntimeError("step after the centers have moved since its forward: load states before it")
         if passes:
-            self._keep(passes[-1].part.margin_state, refused)
+            self._keep(passes[-1].part.learned, refused)
         if passes and self.update == "fused":
             with self._precision():
                 rule = make_rule(number, None if self._on_host else refused)
+                self._move_scalar(passes, factor, rule, refused)
                 descent = join(passes, factor, on_host=self._on_host)
                 self._loop.second_pass(descent, rule)
                 if self.state.coast is not None:
@@ -287,7 +306,7 @@ class ShardedSoftmax(nn.Module):
             return None
         is_bad = passed.is_broken | ~gradient.isfinite()
         if not self._decides_later:
-            self._keep(passed.part.margin_state, is_bad)
+            self._keep(passed.part.learned, is_bad)
             self.steps += 1  # what an optimizer does with the gradient is not seen
         weights_CD = torch.zeros_like(self.centers)
         if self._on_host and is_bad.item():
@@ -312,16 +331,21 @@ class ShardedSoftmax(nn.Module):
         ):
             yield
 
-    def _rows(self, gathered: Tensor, label_N: Tensor) -> Rows:
-        x_ND, length_N = gathered, None
-        if self.margin.wants_lengths:
-            x_ND, length_N = gathered[:, :-1].contiguous(), gathered[:, -1].double()
-        return Rows(x_ND, length_N, label_N, label_N - self.class_range.start)
+    def _learned(self) -> State:
+        # Copies: pass 2 needs what this forward used, after the step has taken over what it has learned.
+        return {name: value.clone() for name, value in self.margin_state().items()}
 
     def _keep(self, state: State, refused: Tensor) -> None:
         """Take over what the margin has learned of an accepted step."""
         for name, kept in self.statistics.named_buffers():
             kept.copy_(torch.where(refused, kept, state[name]))
+
+    def _move_scalar(self, passes: list[Pass], factor: Tensor, rule: Rule, refused: Tensor) -> None:
+        """Move the number b that all classes share, where the margin has one, as `rule` moves the centers."""
+        gradients = [each.scalar_gradient * each.given * factor for each in passes if each.scalar_gradient is not None]
+        if not gradients:
+            return
+        self._keep(rule.moved(self.margin_state(), torch.stack(gradients).sum().double()), refused)
 
     def _meet(self, batch: int) -> None:
         """See that the ranks agree. Where their hosts cannot talk (NCCL alone), at the first forward only."""
@@ -344,7 +368,10 @@ class ShardedSoftmax(nn.Module):
         self._loop.kernels = None
         if mode == "kernels" and self.state.coast is None:
             self._loop.kernels = load_kernels(
-                is_bounded=self._loop.is_bounded, is_plain=self._loop.is_plain, dtype=self.state.dtype, device=device
+                is_bounded=self._loop.is_bounded,
+                is_plain=self._loop.fits_kernels,
+                dtype=self.state.dtype,
+                device=device,
             )
         for proxy in self.proxies:
             if proxy.device != device or proxy.dtype != self.state.dtype:

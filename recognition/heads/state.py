@@ -34,8 +34,9 @@ _OF_ADAMW = ("second_moment", "second_moment_scale", "updates")
 class CenterState(nn.Module):
     """What this rank keeps between steps, and the centers' inverse norms of the last pass 1.
 
-    `trainable`: the centers are a parameter, for an optimizer that keeps a momentum of its own. `coasts`: rows that a
-    step leaves out move on (coasting.py), so what is stored may be behind, and what is read never is.
+    `trainable`: the centers are a parameter, for an optimizer that keeps a momentum of its own. `has_bias`: a row has
+    one number more, the bias of its class, which starts at 0. `coasts`: rows that a step leaves out move on
+    (coasting.py), so what is stored may be behind, and what is read never is.
     """
 
     centers: Tensor
@@ -53,6 +54,7 @@ class CenterState(nn.Module):
         classes: range,
         embedding_size: int,
         *,
+        has_bias: bool = False,
         sub_centers: int = 1,
         centers_format: CentersFormat = "float32",
         momentum_format: MomentumFormat = "float32",
@@ -65,10 +67,13 @@ class CenterState(nn.Module):
         super().__init__()
         self.rows = range(classes.start * sub_centers, classes.stop * sub_centers)
         self.seed = seed
-        shape = (len(self.rows), embedding_size)
+        shape = (len(self.rows), embedding_size + has_bias)
         centers = torch.empty(shape, dtype=torch.bfloat16 if centers_format == "bf16" else dtype, device=device)
+        if has_bias:
+            centers[:, embedding_size] = 0.0
         for rows, values in initial_rows(self.rows, embedding_size, seed):
-            centers[rows.start - self.rows.start : rows.stop - self.rows.start] = values.to(device)
+            own = slice(rows.start - self.rows.start, rows.stop - self.rows.start)
+            centers[own, :embedding_size] = values.to(device)
         if trainable:
             self.centers = nn.Parameter(centers)
             momentum_format = "none"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from recognition.backbones.architecture import Architecture, training_options
 from recognition.backbones.profile import NetworkCost, network_cost
 from recognition.config.schema import BackboneConfig, Config
+from recognition.heads.margins import make_margin
 from recognition.heads.memory import head_bytes
 
 
@@ -87,6 +88,7 @@ def _head_bytes(
         world_size,
         config.train.batch_size,
         config.backbone.embedding_size,
+        has_bias=head.margin is not None and make_margin(head.margin.name, head.margin.settings).has_bias,
         update=head.update,
         sub_centers=head.sub_centers,
         sample_rate=head.sample_rate,

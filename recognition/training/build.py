@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from recognition.backbones.architecture import Architecture, training_options
 from recognition.backbones.weights import load_weights
 from recognition.config.schema import Config, HeadConfig
 from recognition.distributed.replicate import convert_sync_bn, replicate
 from recognition.distributed.world import World
+from recognition.errors import ConfigError
+from recognition.heads.by_class import ByClass
 from recognition.heads.margins import CombinedMargin, Margin, make_margin
 from recognition.heads.optimizer import HeadOptimizer
 from recognition.heads.sharded_softmax import ShardedSoftmax
@@ -43,8 +45,17 @@ class Parts:
         return [parameter for _, parameter in named_trained(self.backbone, self.distillation)]
 
 
-def build_parts(config: Config, num_classes: int, world: World, teacher: Teacher | None = None) -> Parts:
-    """Build backbone, head and optimizers on this rank's device; the backbone starts alike on every rank."""
+def build_parts(
+    config: Config,
+    num_classes: int,
+    world: World,
+    teacher: Teacher | None = None,
+    class_sizes: Tensor | None = None,
+) -> Parts:
+    """Build backbone, head and optimizers on this rank's device; the backbone starts alike on every rank.
+
+    `class_sizes` [num_classes]: see `wants_class_sizes`.
+    """
     torch.manual_seed(config.seed)
     architecture = Architecture.of(config.backbone, config.data.image_size)
     backbone = architecture.build(**training_options(config.backbone))
@@ -63,7 +74,7 @@ def build_parts(config: Config, num_classes: int, world: World, teacher: Teacher
     (student or backbone).to(world.device)
     if config.train.channels_last:
         backbone = backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    head = build_head(config, num_classes, world)
+    head = build_head(config, num_classes, world, class_sizes)
     distillation = None
     if teacher is not None and student is not None:
         distillation = Distillation(teacher, student, config.teacher.weight)
@@ -77,13 +88,17 @@ def build_parts(config: Config, num_classes: int, world: World, teacher: Teacher
     )
 
 
-def build_head(config: Config, num_classes: int, world: World) -> ShardedSoftmax:
+def build_head(config: Config, num_classes: int, world: World, class_sizes: Tensor | None = None) -> ShardedSoftmax:
     """Return this rank's share of the head that `config` describes."""
     head = config.head
+    by_class = ByClass(class_sizes)
+    if class_sizes is not None and head.class_balance:
+        by_class = ByClass.balanced(class_sizes, head.class_balance)
     return ShardedSoftmax(
         num_classes,
         config.backbone.embedding_size,
         margin=margin_of(head),
+        by_class=by_class,
         scale=head.scale,
         seed=config.seed,
         world=world,
@@ -96,6 +111,7 @@ def build_head(config: Config, num_classes: int, world: World) -> ShardedSoftmax
         unsampled=head.unsampled,
         sampling_correction=head.sampling_correction,
         interclass_filtering_threshold=head.interclass_filtering_threshold,
+        label_smoothing=head.label_smoothing,
         centers_format=head.centers_format,
         momentum_format=head.momentum_format,
         block_size=head.block_size,
@@ -108,7 +124,23 @@ def margin_of(head: HeadConfig) -> Margin:
     if chosen is None:
         m1, m2, m3 = head.margins
         return CombinedMargin(m1, m2, m3, head.margin_gradient)
-    return make_margin(chosen.name, chosen.settings, where=lambda key: f"{chosen.where(key)}head.margin: ")
+    margin = make_margin(chosen.name, chosen.settings, where=lambda key: f"{chosen.where(key)}head.margin: ")
+    if head.scale != HeadConfig.scale and not margin.uses_scale:
+        raise ConfigError(
+            f"{chosen.where()}head.scale: would be ignored with head.margin {chosen.name!r}, which has its own "
+            "scale or none; remove this key"
+        )
+    if head.init == "class_means" and margin.has_bias:
+        raise ConfigError(
+            f"{chosen.where()}head.init: found 'class_means' with head.margin {chosen.name!r}, whose centers are no "
+            "means of embeddings; use head.init: random"
+        )
+    return margin
+
+
+def wants_class_sizes(head: HeadConfig) -> bool:
+    """Return whether the head that the config describes needs to know the images of each class."""
+    return head.class_balance > 0 or margin_of(head).wants_class_sizes
 
 
 def _optimizer(config: Config, trained: list[nn.Parameter], head: ShardedSoftmax) -> HeadOptimizer:

@@ -53,7 +53,7 @@ class Stages:
 def check_stages(config: Config) -> None:
     """Raise ConfigError, with file and line, for a setting that the margin does not have or cannot take."""
     margin: Margin = margin_of(config.head)
-    known = [entry.name for entry in dataclasses.fields(margin) if entry.type in ("float", float)]  # type: ignore[arg-type]
+    known = [entry.name for entry in dataclasses.fields(margin) if entry.init and entry.type in ("float", float)]  # type: ignore[arg-type]
     head = config.head
     for stage in config.stages:
         if stage.sample_rate is not None:

@@ -25,7 +25,8 @@ def make_head(
 def batch(head: ShardedSoftmax, size: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Return `size` embeddings that want a gradient, and their labels; each rank's own."""
     generator = torch.Generator().manual_seed(100 * seed + head.world.rank)
-    embeddings = torch.randn(size, head.centers.shape[1], generator=generator, dtype=head.state.dtype)
+    dim = head.centers.shape[1] - head.margin.has_bias
+    embeddings = torch.randn(size, dim, generator=generator, dtype=head.state.dtype)
     return embeddings.requires_grad_(), torch.randint(0, head.num_classes, (size,), generator=generator)
 
 

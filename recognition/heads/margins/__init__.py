@@ -8,40 +8,78 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from recognition.errors import ConfigError
+from recognition.heads.margins.adacos import AdaCos
 from recognition.heads.margins.adaface import AdaFace
 from recognition.heads.margins.arcface import ArcFace
+from recognition.heads.margins.asoftmax import ASoftmax
+from recognition.heads.margins.circle import CircleLoss
 from recognition.heads.margins.combined import CombinedMargin
 from recognition.heads.margins.cosface import CosFace
 from recognition.heads.margins.curricularface import CurricularFace
+from recognition.heads.margins.elasticface import ElasticFace
+from recognition.heads.margins.ldam import Ldam
+from recognition.heads.margins.lsoftmax import LSoftmax
+from recognition.heads.margins.magface import MagFace
+from recognition.heads.margins.mvsoftmax import MVSoftmax
 from recognition.heads.margins.none import NoMargin
-from recognition.heads.margins.protocol import Margin, OwnRows, Shaped, State
+from recognition.heads.margins.protocol import Margin
+from recognition.heads.margins.rows import Facts, OwnRows, Shaped, State
+from recognition.heads.margins.softmax import Softmax
 from recognition.heads.margins.sphereface import SphereFace
+from recognition.heads.margins.sphereface2 import SphereFace2
+from recognition.heads.margins.spherefacer import SphereFaceR
+from recognition.heads.margins.uniface import UniFace
 from recognition.registry import Registry, nearest
 
 __all__ = [
     "MARGINS",
+    "ASoftmax",
+    "AdaCos",
     "AdaFace",
     "ArcFace",
+    "CircleLoss",
     "CombinedMargin",
     "CosFace",
     "CurricularFace",
+    "ElasticFace",
+    "Facts",
+    "LSoftmax",
+    "Ldam",
+    "MVSoftmax",
+    "MagFace",
     "Margin",
     "NoMargin",
     "OwnRows",
     "Shaped",
+    "Softmax",
     "SphereFace",
+    "SphereFace2",
+    "SphereFaceR",
     "State",
+    "UniFace",
     "make_margin",
 ]
 
 MARGINS: Registry[type[Margin]] = Registry("margin")
+MARGINS.register("adacos")(AdaCos)
 MARGINS.register("adaface")(AdaFace)
 MARGINS.register("arcface")(ArcFace)
+MARGINS.register("asoftmax")(ASoftmax)
+MARGINS.register("circle")(CircleLoss)
 MARGINS.register("combined")(CombinedMargin)
 MARGINS.register("cosface")(CosFace)
 MARGINS.register("curricularface")(CurricularFace)
+MARGINS.register("elasticface")(ElasticFace)
+MARGINS.register("ldam")(Ldam)
+MARGINS.register("lsoftmax")(LSoftmax)
+MARGINS.register("magface")(MagFace)
+MARGINS.register("mvsoftmax")(MVSoftmax)
 MARGINS.register("none")(NoMargin)
+MARGINS.register("softmax")(Softmax)
 MARGINS.register("sphereface")(SphereFace)
+MARGINS.register("sphereface2")(SphereFace2)
+MARGINS.register("spherefacer")(SphereFaceR)
+MARGINS.register("uniface")(UniFace)
 
 
 def make_margin(name: str, settings: Mapping[str, Any], *, where: Callable[[str], str] = lambda _: "") -> Margin:
@@ -52,7 +90,7 @@ def make_margin(name: str, settings: Mapping[str, Any], *, where: Callable[[str]
     if name not in MARGINS:
         raise ConfigError(f"{where('name')}name: found {name!r}, expected a margin{nearest(name, MARGINS)}")
     kind = MARGINS[name]
-    known = inspect.signature(kind).parameters
+    known = inspect.signature(kind).parameters  # without what `bind` fills in
     hints = typing.get_type_hints(kind.__init__)
     for key, value in settings.items():
         if key not in known:

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from recognition.errors import ConfigError
-from recognition.heads.margins.protocol import SMALLEST_SINE, Margin, OwnRows, Shaped, State, angle_of
+from recognition.heads.margins.angles import SMALLEST_SINE, angle_of
+from recognition.heads.margins.protocol import Margin
+from recognition.heads.margins.rows import OwnRows, Shaped, State
 
 _EPS = 1e-3  # of the authors' code: around the spread, and around the ends of the angle
 _SHORTEST, _LONGEST = 1e-3, 100.0  # lengths beyond these count as these, there too

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from recognition.errors import ConfigError
-from recognition.heads.margins.protocol import SMALLEST_SINE, Gradient, Margin, OwnRows, Shaped, State, angle_of
+from recognition.heads.margins.angles import SMALLEST_SINE, Gradient, angle_of
+from recognition.heads.margins.protocol import Margin
+from recognition.heads.margins.rows import OwnRows, Shaped, State
 
 
 @dataclass(frozen=True)
@@ -21,15 +23,22 @@ class CombinedMargin(Margin):
     ArcFace's first implementation; for other m1, d joins the two parts without a step.
 
     `gradient` is "straight_through" (f' = 1 whatever the margin: what arcface_torch trains with, and where the
-    published results of ArcFace come from) or "exact", the derivative of the printed formula.
+    published results of ArcFace come from) or "exact", the derivative of the printed formula. `easy_margin`: only where
+    the cosine is above 0, as in ArcFace's first implementation; elsewhere cos(theta) - m3.
     """
 
     m1: float = 1.0
     m2: float = 0.5
     m3: float = 0.0
     gradient: Gradient = "straight_through"
+    easy_margin: bool = False
 
     def __post_init__(self) -> None:
+        if self.easy_margin and self.m1 * math.pi / 2 + self.m2 > math.pi:
+            raise ConfigError(
+                f"margin: found easy_margin with m1={self.m1}, m2={self.m2}; expected m1 pi / 2 + m2 <= pi, so that "
+                "the logit falls with the angle; correct it"
+            )
         if not (self.m1 > 0 and 0 <= self.m2 < math.pi and 0 <= self.m3 <= 2):
             raise ConfigError(
                 f"margin: found m1={self.m1}, m2={self.m2}, m3={self.m3}; expected m1 > 0, 0 <= m2 < pi (in radians) "
@@ -46,8 +55,9 @@ class CombinedMargin(Margin):
             return cosine - self.m3, torch.ones_like(cosine)
         theta = angle_of(cosine)
         angle = self.m1 * theta + self.m2
-        beyond = angle > math.pi
-        logit = torch.where(beyond, cosine - self._drop(), torch.cos(angle)) - self.m3
+        beyond = cosine <= 0 if self.easy_margin else angle > math.pi
+        drop = 0.0 if self.easy_margin else self._drop()
+        logit = torch.where(beyond, cosine - drop, torch.cos(angle)) - self.m3
         if self.gradient == "straight_through":
             return logit, torch.ones_like(cosine)
         ratio = self.m1 * torch.sin(angle) / torch.sin(theta).clamp_min(SMALLEST_SINE)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from recognition.errors import ConfigError
-from recognition.heads.margins.combined import CombinedMargin
-from recognition.heads.margins.protocol import Margin, OwnRows, Shaped, State, angle_of
+from recognition.heads.margins.angles import add_to_angle, angle_of
+from recognition.heads.margins.protocol import Margin
+from recognition.heads.margins.rows import OwnRows, Shaped, State
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,11 @@ class CurricularFace(Margin):
     m: float = 0.5
     alpha: float = 0.01
 
-    bends_negatives = True
-    largest = 2.0  # c (t + c) at c = t = 1
+    compares_negatives = True
+
+    @property
+    def largest(self) -> float:
+        return 2.0  # c (t + c) at c = t = 1
 
     def __post_init__(self) -> None:
         if not (0 <= self.m < math.pi and 0 < self.alpha <= 1):
@@ -41,9 +45,10 @@ class CurricularFace(Margin):
         return {"t": state["t"] + self.alpha * (own.cosine_N.mean() - state["t"])}
 
     def target(self, state: State, own: OwnRows) -> Shaped:
-        return Shaped(*CombinedMargin(1.0, self.m, 0.0, "exact").shape(own.cosine_N))
+        return Shaped(*add_to_angle(own.cosine_N, self.m))
 
-    def negative(self, state: State, own: OwnRows, cosine_Nn: Tensor) -> tuple[Tensor, Tensor]:
+    def negative(self, state: State, own: OwnRows | None, cosine_Nn: Tensor) -> tuple[Tensor, Tensor | None]:
+        assert own is not None, "the head hands the own rows to a margin that compares"
         threshold = torch.cos(angle_of(own.cosine_N) + self.m).to(cosine_Nn.dtype)
         is_hard = cosine_Nn > threshold.unsqueeze(1)
         bent = cosine_Nn * (cosine_Nn + state["t"])

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from recognition.heads import block_loop, products
+from recognition.heads import kernel_choice, products
 from recognition.heads.unit import unit_and_length
 from tests.helpers.heads import batch, make_head, optimizer_of, take_step
 
@@ -37,13 +37,13 @@ def triton(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return how to put a stand-in for the kernels in place."""
 
     def put(module: types.ModuleType) -> None:
-        block_loop._tried_kernels.cache_clear()
-        monkeypatch.setattr(block_loop, "_has_triton", lambda: True)
+        kernel_choice._tried_kernels.cache_clear()
+        monkeypatch.setattr(kernel_choice, "_has_triton", lambda: True)
         monkeypatch.setitem(sys.modules, "recognition.heads.fused_triton", module)
         monkeypatch.setattr(sys.modules["recognition.heads"], "fused_triton", module, raising=False)
 
     yield put
-    block_loop._tried_kernels.cache_clear()
+    kernel_choice._tried_kernels.cache_clear()
 
 
 def test_without_a_compiler_plain_operations_take_the_kernels_place(

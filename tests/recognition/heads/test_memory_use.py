@@ -10,9 +10,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from recognition.heads.margins import AdaFace, CombinedMargin, CurricularFace
+from recognition.heads.by_class import ByClass
+from recognition.heads.margins import MARGINS, AdaFace, CombinedMargin, CurricularFace, Softmax
 from recognition.heads.memory import head_bytes
 from tests.helpers.heads import make_trained
+from tests.helpers.loss_cases import VARIANTS
 
 NUM_CLASSES, DIM, BATCH, BLOCK = 2048, 32, 16, 64
 LARGEST = min(BATCH, DIM) * NUM_CLASSES
@@ -83,6 +85,17 @@ def test_nothing_of_the_size_of_logits_or_weight_gradient(changes: dict[str, Any
     assert watch.found == []
 
 
+@pytest.mark.parametrize("number", range(len(VARIANTS)), ids=lambda number: f"{VARIANTS[number][:2]}")
+def test_no_loss_of_the_registry_makes_anything_of_that_size(number: int) -> None:
+    name, settings, scale = VARIANTS[number]
+    smoothing = 0.1 if MARGINS[name].sums == "softmax" else 0.0
+    sizes = torch.arange(NUM_CLASSES) % 5 + 1
+    margin = MARGINS[name](**settings)
+    watch = watched_step(margin=margin, scale=scale, by_class=ByClass(sizes), label_smoothing=smoothing)
+    assert watch.num_operations > NUM_CLASSES // BLOCK
+    assert watch.found == []
+
+
 def test_the_watch_sees_what_it_should() -> None:
     assert any("mm" in line for line in watched_step(update="autograd").found)
 
@@ -90,11 +103,17 @@ def test_the_watch_sees_what_it_should() -> None:
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"centers_format": "bf16", "momentum_format": "int8"}, {"momentum_format": "bf16", "sub_centers": 2}],
+    [
+        {},
+        {"centers_format": "bf16", "momentum_format": "int8"},
+        {"momentum_format": "bf16", "sub_centers": 2},
+        {"has_bias": True},
+    ],
     ids=str,
 )
 def test_the_state_is_as_large_as_computed(changes: dict[str, Any], kind: Any) -> None:
-    head, _ = make_trained(1001, DIM, kind=kind, **changes)
+    made = {"margin": Softmax()} if changes.get("has_bias") else changes
+    head, _ = make_trained(1001, DIM, kind=kind, **made)
     rows = head.state_rows()
     found = head_bytes(1001, 1, BATCH, DIM, optimizer=kind, **changes)
     assert found["centers"] == rows["centers"].nbytes

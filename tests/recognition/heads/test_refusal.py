@@ -9,7 +9,22 @@ import pytest
 import torch
 
 from recognition.distributed.world import World
-from recognition.heads.margins import AdaFace, ArcFace, CombinedMargin, CosFace, CurricularFace, Margin, SphereFace
+from recognition.heads.margins import (
+    AdaCos,
+    AdaFace,
+    ArcFace,
+    ASoftmax,
+    CombinedMargin,
+    CosFace,
+    CurricularFace,
+    ElasticFace,
+    LSoftmax,
+    Margin,
+    Softmax,
+    SphereFace,
+    SphereFace2,
+    UniFace,
+)
 from recognition.heads.sharded_softmax import ShardedSoftmax
 from recognition.heads.unit import unit_and_length
 from tests.helpers.heads import ALONE, batch, make_head, make_trained, optimizer_of, same_bits, snapshot, take_step
@@ -28,6 +43,15 @@ FORMATS: list[dict[str, Any]] = [
     {"kind": "adamw", "momentum_format": "bf16", "sample_rate": 0.5},
     {"update": "autograd"},
     {"update": "autograd", "margin": CurricularFace()},
+    {"margin": AdaCos("last_step")},
+    {"margin": AdaCos("this_step"), "sample_rate": 0.5},
+    {"margin": ElasticFace()},
+    {"margin": LSoftmax()},
+    {"margin": ASoftmax(), "momentum_format": "int8"},
+    {"margin": Softmax()},
+    {"margin": SphereFace2()},
+    {"margin": UniFace(), "sample_rate": 0.5},
+    {"label_smoothing": 0.1},
 ]
 PLACES = ("embedding", "center", "factor", "none")
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from recognition.heads.choosing import choose
+from recognition.heads.rows import Rows
 from recognition.heads.sampling import count_own, random_scores, sample_classes
 from tests.helpers.heads import batch, make_head
 
@@ -70,7 +71,7 @@ def test_corrected_sums_are_those_of_all_classes_on_the_average() -> None:
     for step in range(300):
         chosen = choose(
             head._loop,
-            head._rows(unit, labels),
+            Rows.of(head.margin, unit, labels, first_class=0, weights=None),
             head.class_range,
             head.sampling,
             step=step,

@@ -11,6 +11,7 @@ from recognition.distributed.world import World
 from recognition.draws.hashing import mix
 from recognition.draws.rounding import stochastic_bf16_bits
 from recognition.heads.choosing import choose
+from recognition.heads.rows import Rows
 from recognition.heads.sharded_softmax import ShardedSoftmax
 from tests.helpers.heads import SGD, batch, bits, make_head, optimizer_of, snapshot, take_step
 
@@ -166,7 +167,7 @@ def test_samples_of_the_ranks_differ() -> None:
     samples = []
     for head in heads:
         x_ND = torch.nn.functional.normalize(torch.randn(2, 16))
-        rows = head._rows(x_ND, torch.tensor([0, 399]))
+        rows = Rows.of(head.margin, x_ND, torch.tensor([0, 399]), first_class=head.class_range.start, weights=None)
         chosen = choose(
             head._loop, rows, head.class_range, head.sampling, step=0, labels_on_host=None, on_host=True
         )  # fmt: skip
