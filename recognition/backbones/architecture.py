@@ -59,6 +59,18 @@ def training_options(section: BackboneConfig) -> dict[str, Option]:
     return {"dropout": section.dropout, **own}
 
 
+def layers_of(backbone: nn.Module, network: str) -> list[list[nn.Parameter]]:
+    """Return the parameters of each layer, the first one's first; ConfigError for a network that does not say them."""
+    layers = getattr(backbone, "layers", None)
+    if not callable(layers):
+        raise ConfigError(
+            f"optim.layer_decay: would be ignored by network {network!r}, which has no layers of its own to tell "
+            "apart; expected a ViT; remove this key"
+        )
+    found: list[list[nn.Parameter]] = layers()
+    return found
+
+
 def _own_options(section: BackboneConfig) -> dict[str, Option]:
     """Return the options of this network alone that the section states, after a check that it has all of them."""
     known = network_options(section.network)

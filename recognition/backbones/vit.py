@@ -166,6 +166,12 @@ class VisionTransformer(nn.Module):
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         nn.init.normal_(self.mask_token, std=0.02)
 
+    def layers(self) -> list[list[nn.Parameter]]:
+        """Return all parameters from the first layer to the last: patches and positions, each block, what follows."""
+        first = [*self.patch_embed.parameters(), self.pos_embed, self.mask_token]
+        blocks = [list(block.parameters()) for block in self.blocks]
+        return [first, *blocks, [*self.norm.parameters(), *self.feature.parameters()]]
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         x = self.patch_embed(images) + self.pos_embed  # [B, L, width]
         if self.training and self.mask_ratio > 0:

@@ -217,6 +217,10 @@ class HeadConfig:
         "centers outside a step's sample: frozen (as in MXNet's Partial FC), or coast: they decay and follow their "
         "momentum (as in arcface_torch)",
         void=_USES_EVERY_CLASS,
+        clash=Rule(
+            lambda c: c.head.unsampled == "coast" and c.centers_optimizer == "adamw" and c.head.update != "autograd",
+            "coast is a rule of SGD, and AdamW moves the centers; set head.unsampled: frozen, or head.update: autograd",
+        ),
     )
     sampling_correction: Literal["none", "logq"] = key(
         "none",
@@ -228,10 +232,18 @@ class HeadConfig:
             "or head.sampling_correction: none",
         ),
     )
+    optimizer: Literal["auto", "sgd", "adamw"] = key(
+        "auto",
+        "what moves the centers: sgd or adamw, with the settings of optim; auto: as optim.optimizer",
+        void=Rule(
+            lambda c: c.head.update == "autograd",
+            "with head.update autograd, whose centers are moved by the backbone's optimizer; remove this key",
+        ),
+    )
     lr_factor: float = key(
         1.0,
-        "the centers' learning rate as a multiple of optim.lr; without momentum a step is 1 / (1 - optim.momentum) "
-        "times shorter in the long run, which is made up for here",
+        "the centers' learning rate as a multiple of optim.lr; with SGD without momentum a step is "
+        "1 / (1 - optim.momentum) times shorter in the long run, which is made up for here",
         above(0),
     )
     centers_format: Literal["float32", "bf16"] = key(
@@ -244,7 +256,11 @@ class HeadConfig:
     )
     momentum_format: Literal["float32", "bf16", "int8", "none"] = key(
         "float32",
-        "float32, bf16, int8 or none",
+        "of the centers' momentum, or of AdamW's two moments: float32, bf16, int8 or none (SGD alone)",
+        clash=Rule(
+            lambda c: c.head.momentum_format == "none" and c.centers_optimizer == "adamw",
+            "none keeps no moments, and AdamW needs two; choose another format or head.optimizer: sgd",
+        ),
         void=Rule(
             lambda c: c.head.update == "autograd",
             "with head.update autograd, whose state is float32; set head.update: fused or remove this key",
@@ -394,6 +410,12 @@ class Config:
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     log: LogConfig = field(default_factory=LogConfig)
+
+    @property
+    def centers_optimizer(self) -> Literal["sgd", "adamw"]:
+        """What moves the centers, whichever key says so."""
+        follows = self.head.optimizer == "auto" or self.head.update == "autograd"
+        return self.optim.optimizer if follows else self.head.optimizer  # type: ignore[return-value]
 
 
 SECTION_VOID: Mapping[str, Rule] = {

@@ -16,7 +16,9 @@ def _rising(values: tuple[float, ...]) -> bool:
 class OptimConfig:
     """The optimizer of backbone and centers, and its schedule."""
 
-    optimizer: Literal["sgd", "adamw"] = key("sgd", "sgd or adamw")
+    optimizer: Literal["sgd", "adamw"] = key(
+        "sgd", "sgd or adamw; of the centers too, unless head.optimizer says other"
+    )
     lr: float = key(0.1, "used as it is, whatever the global batch", above(0))
     reference_batch: int | None = key(
         None,
@@ -28,11 +30,22 @@ class OptimConfig:
         "SGD's, of backbone and centers",
         BELOW_ONE,
         void=Rule(
-            lambda c: c.optim.optimizer == "adamw" and c.head.update == "autograd",
-            "with optim.optimizer adamw and head.update autograd: nothing runs SGD; remove this key",
+            lambda c: c.optim.optimizer == c.centers_optimizer == "adamw",
+            "with optim.optimizer adamw, for the centers too: nothing runs SGD; remove this key",
         ),
     )
     weight_decay: float = key(0.0005, "of backbone and centers", at_least(0))
+    decay_vectors: bool | None = key(
+        None,
+        "whether it acts on the backbone's vectors too (biases, norms, PReLU); null: with sgd, as published recipes "
+        "have it, and not with adamw",
+    )
+    layer_decay: float = key(
+        1.0,
+        "a block's learning rate as a multiple of that of the next one (ViT): 0.75 gives the patches of 12 blocks 0.02 "
+        "of the last layers' rate",
+        Range(lambda value: 0 < value <= 1, "above 0 and at most 1"),
+    )
     schedule: Literal["poly", "cosine", "multistep", "plateau"] = key(
         "poly",
         "after a linear warm-up: poly or cosine to 0; multistep: a drop at each milestone; plateau: a drop when the "
@@ -103,7 +116,7 @@ class OptimConfig:
         "AdamW's",
         each(BELOW_ONE, "two numbers, each at least 0 and below 1"),
         void=Rule(
-            lambda c: c.optim.optimizer == "sgd",
+            lambda c: c.optim.optimizer == c.centers_optimizer == "sgd",
             "with optim.optimizer sgd; set optim.optimizer: adamw or remove this key",
         ),
     )

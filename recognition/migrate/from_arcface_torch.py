@@ -109,18 +109,8 @@ def _adapt_validation(values: Values, notes: list[str], name: str) -> None:
 
 def _adapt_optimizer(values: Values, notes: list[str], name: str) -> None:
     optimizer, momentum = values.get("optim.optimizer"), values.get("optim.momentum")
-    if optimizer and optimizer.value == "adamw":
-        if _sampled(values):
-            notes.append(
-                "optimizer = 'adamw': it also drives the centers there; sampled centers move by SGD here, with this lr "
-                "times head.lr_factor; for AdamW set head.sample_rate: 1 and head.update: autograd"
-            )
-        else:
-            notes.append("optimizer = 'adamw': it also drives the centers there, so head.update is autograd here")
-            values["head.update"] = Setting("autograd", optimizer.place)
-        notes.append(
-            "optimizer = 'adamw': weight decay also acts on vectors (norms, biases) there, on matrices alone here"
-        )
+    if optimizer and _uses_adamw(values):
+        values["optim.decay_vectors"] = Setting(True, optimizer.place)  # all parameters are one group there
         if momentum:
             notes.append(f"momentum = {momentum.value!r}: left out: AdamW has none")
             del values["optim.momentum"]
@@ -131,10 +121,20 @@ def _adapt_optimizer(values: Values, notes: list[str], name: str) -> None:
 def _adapt_accumulation(values: Values, notes: list[str], name: str) -> None:
     setting = values.get("train.gradient_accumulation")
     if setting and isinstance(setting.value, int) and setting.value > 1:
-        notes.append(
-            f"gradient_acc = {setting.value}: gradients are averaged here and summed there: with SGD the same step "
-            f"needs {setting.value} times the lr; the schedule counts optimizer steps"
+        same = (
+            "AdamW's step is the same for both"
+            if _uses_adamw(values)
+            else (f"with SGD the same step needs {setting.value} times the lr")
         )
+        notes.append(
+            f"gradient_acc = {setting.value}: gradients are averaged here and summed there: {same}; the schedule "
+            "counts optimizer steps"
+        )
+
+
+def _uses_adamw(values: Values) -> bool:
+    optimizer = values.get("optim.optimizer")
+    return optimizer is not None and optimizer.value == "adamw"
 
 
 def _sampled(values: Values) -> bool:
@@ -145,8 +145,8 @@ def _sampled(values: Values) -> bool:
 def _adapt_sampling(values: Values, notes: list[str], name: str) -> None:
     if not _sampled(values):
         return
-    rate, optimizer = values["head.sample_rate"], values.get("optim.optimizer")
-    if optimizer and optimizer.value == "adamw":
+    rate = values["head.sample_rate"]
+    if _uses_adamw(values):
         notes.append(
             f"sample_rate = {rate.value!r}: a class outside a step's sample rests here (head.unsampled: frozen); there "
             "it decays and follows its moments in every step"

@@ -108,24 +108,42 @@ def _rows(shard: ArcfaceShard, classes: range, config: Config, step: int) -> dic
         dtype=torch.float32,
         seed=config.seed,
     )
-    held = shard.centers_state or {}
-    momentum = held.get("momentum_buffer")
+    held, uses_adamw = shard.centers_state or {}, config.centers_optimizer == "adamw"
+    if uses_adamw and config.head.update != "autograd":
+        state.serve("adamw")
+    momentum, second = held.get("exp_avg" if uses_adamw else "momentum_buffer"), held.get("exp_avg_sq")
+    updates = _steps_of(shard)  # there every row moves in every step, sampled or not
     for start in range(0, len(classes), _BLOCK):
         rows = slice(start, min(start + _BLOCK, len(classes)))
         centers = shard.centers[rows].float()
-        moved = torch.zeros_like(centers) if momentum is None else momentum[rows].to(torch.float32, copy=True)
-        if not (centers.isfinite().all() and moved.isfinite().all()):
+        moved, squared = (_rows_of(moment, rows, centers) for moment in (momentum, second))
+        if not all(values.isfinite().all() for values in (centers, moved, squared)) or (squared < 0).any():
             raise CheckpointError(
                 f"{shard.path}: a center or its momentum is not finite among classes {classes[rows]}; "
                 "the run had diverged; start from an older model.pt with init_from"
             )
         state.write(rows, centers, moved, step=step, refused=None)
+        if state.kind == "adamw":
+            counts = torch.full((len(centers),), updates, dtype=torch.int32)
+            state.write_second(rows, squared, counts, step=step, refused=None)
     tensors = state.stored()
     if config.head.update == "autograd":
         kinds = ("exp_avg", "exp_avg_sq") if config.optim.optimizer == "adamw" else ("momentum_buffer",)
         for kind in kinds:
             tensors[f"optimizer.{kind}"] = held[kind].float() if kind in held else torch.zeros_like(tensors["centers"])
     return tensors
+
+
+def _steps_of(shard: ArcfaceShard) -> int:
+    step = (shard.centers_state or {}).get("step", torch.zeros(()))
+    if step.numel() != 1 or not 0 <= float(step) < 2**31:
+        raise CheckpointError(f"{shard.path}: AdamW's step of the centers is {step.tolist()!r:.40}; expected a count")
+    return int(step)
+
+
+def _rows_of(moment: Tensor | None, rows: slice, like: Tensor) -> Tensor:
+    """Return a copy of the rows of a moment, or zeros where the file has none."""
+    return torch.zeros_like(like) if moment is None else moment[rows].to(torch.float32, copy=True)
 
 
 def _notes(shards: Sequence[ArcfaceShard], config: Config) -> list[str]:
@@ -139,8 +157,11 @@ def _notes(shards: Sequence[ArcfaceShard], config: Config) -> list[str]:
     ]
     if any(shard.centers_state is None for shard in shards):
         notes.append("momentum: the files hold none for all centers (sampling of an older version), theirs starts at 0")
-    elif config.head.update != "autograd" and config.optim.optimizer == "adamw":
-        notes.append(f"momentum: AdamW drove the centers there; with head.update {config.head.update} it starts at 0")
+    elif config.centers_optimizer != config.optim.optimizer:
+        notes.append(
+            f"momentum: {config.optim.optimizer} drove the centers there; with head.optimizer {config.head.optimizer} "
+            "it starts at 0"
+        )
     if config.head.update != "autograd" and config.head.momentum_format == "none":
         notes.append("momentum: head.momentum_format none keeps none for the centers")
     return notes

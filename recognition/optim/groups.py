@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +17,7 @@ def make_optimizer(
     optim: OptimConfig,
     *,
     decay_all: bool,
+    layers: Sequence[Sequence[nn.Parameter]] = (),
     centers: nn.Parameter | None = None,
     lr_factor: float = 1.0,
 ) -> torch.optim.Optimizer:
@@ -24,10 +25,17 @@ def make_optimizer(
 
     The fused kernels are used on CPU and CUDA alike, because they take a refusal (`refuse`) as a tensor: no value
     travels to the host. `decay_all` applies weight decay to every parameter, as the published SGD recipes do;
-    otherwise vectors (norms, biases, PReLU slopes) are left out. `centers`, where they are a parameter, come last and
-    get from `set_lr` the run's rate times `lr_factor`.
+    otherwise vectors (norms, biases, PReLU slopes) are left out. `layers` hold parameters from the first layer to the
+    last: the rate of each is `optim.layer_decay` of the next one's, and what is in none has the last one's. `centers`,
+    where they are a parameter, come last and get from `set_lr` the run's rate times `lr_factor`.
     """
-    groups = _decay_groups([p for p in parameters if p.requires_grad], optim.weight_decay, decay_all)
+    known = {parameter for layer in layers for parameter in layer}
+    rest = [parameter for parameter in parameters if parameter not in known]
+    groups = []
+    for index, layer in enumerate([*layers, rest]):
+        factor = optim.layer_decay ** max(0, len(layers) - 1 - index)
+        for group in _decay_groups([p for p in layer if p.requires_grad], optim.weight_decay, decay_all):
+            groups.append(group if factor == 1.0 else {**group, "lr_factor": factor})
     if centers is not None:
         groups.append({"params": [centers], "weight_decay": optim.weight_decay, "lr_factor": lr_factor})
     optimizer: torch.optim.Optimizer
@@ -70,7 +78,7 @@ def step_unless(
 
 def _decay_groups(parameters: list[nn.Parameter], weight_decay: float, decay_all: bool) -> list[dict[str, Any]]:
     if decay_all:
-        return [{"params": parameters, "weight_decay": weight_decay}]
+        return [{"params": parameters, "weight_decay": weight_decay}] if parameters else []
     matrices = [p for p in parameters if p.ndim > 1]
     vectors = [p for p in parameters if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]

@@ -129,8 +129,10 @@ def _head_traffic(config: Config, owned: int, used: float) -> float:
         # Two reads and a gradient per micro-batch; then the optimizer reads it and turns over weights and states.
         return used * (8.0 + 4.0) * config.train.gradient_accumulation + owned * (4.0 + 8.0 + 8.0 * states)
     center = 2.0 if head.centers_format == "bf16" else 4.0
-    # What coasts is read together with its momentum, in both passes.
-    turns = 3 if head.unsampled == "coast" else 2
+    if config.centers_optimizer == "adamw":
+        turns = 4
+    else:  # what coasts is read together with its momentum, in both passes
+        turns = 3 if head.unsampled == "coast" else 2
     return used * (3 * center + turns * _MOMENTUM_BYTES[head.momentum_format])
 
 

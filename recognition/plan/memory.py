@@ -20,7 +20,7 @@ class Memory:
     """Of the backbone, in elements."""
     centers: int
     centers_optimizer: int
-    """Momentum of the centers, or whatever state their optimizer keeps."""
+    """Momentum of the centers, AdamW's moments, or whatever state their optimizer keeps."""
     head_buffers: int
     """Transient: the block loop's tiles, the gathered embeddings, and with update autograd the dense gradient."""
     backbone_weights: int
@@ -95,6 +95,7 @@ def _head_bytes(
         coasts=head.unsampled == "coast",
         centers_format=head.centers_format,
         momentum_format=head.momentum_format,
+        optimizer=config.centers_optimizer,
         block_size=head.block_size,
         forwards=config.train.gradient_accumulation,
         device=device,

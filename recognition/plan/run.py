@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from recognition.backbones.architecture import Architecture, layers_of
+from recognition.backbones.matching import build_empty
 from recognition.config.checks import check_config
 from recognition.config.schema import Config
 from recognition.distributed.shards import class_range
@@ -113,6 +115,8 @@ def make_plan(
     classes too small for the batch's own, or BatchNorm over a single image.
     """
     train = config.train
+    if config.optim.layer_decay != 1:
+        layers_of(build_empty(Architecture.of(config.backbone, config.data.image_size)), config.backbone.network)
     _refuse_single_image(config, world_size)
     global_batch = global_batch_of(config, world_size)
     steps_per_epoch = num_images // global_batch

@@ -137,7 +137,7 @@ def _head(plan: Plan) -> str:
         f"update {'autograd' if head.update == 'autograd' else 'fused'}",
         f"products {_products(plan)}",
         f"centers {head.centers_format}",
-        f"momentum {head.momentum_format}",
+        f"{_moments(plan)} {head.momentum_format}",
     ]
     if head.margin_gradient == "exact":
         parts.append("exact margin gradient")
@@ -146,6 +146,10 @@ def _head(plan: Plan) -> str:
     if head.interclass_filtering_threshold:
         parts.append(f"negatives above a cosine of {head.interclass_filtering_threshold:g} left out")
     return ", ".join(parts)
+
+
+def _moments(plan: Plan) -> str:
+    return "AdamW, moments" if plan.config.centers_optimizer == "adamw" else "SGD, momentum"
 
 
 def _products(plan: Plan) -> str:

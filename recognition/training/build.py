@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from recognition.backbones.architecture import Architecture, training_options
+from recognition.backbones.architecture import Architecture, layers_of, training_options
 from recognition.backbones.weights import load_weights
 from recognition.config.schema import Config, HeadConfig
 from recognition.distributed.replicate import convert_sync_bn, replicate
@@ -83,7 +83,7 @@ def build_parts(
         replica=replicate(_compiled(student or backbone, config), world, compression=config.train.gradient_compression),
         head=head,
         num_classes=num_classes,
-        optimizer=_optimizer(config, [p for _, p in named_trained(backbone, distillation)], head),
+        optimizer=_optimizer(config, backbone, [p for _, p in named_trained(backbone, distillation)], head),
         distillation=distillation,
     )
 
@@ -143,24 +143,26 @@ def wants_class_sizes(head: HeadConfig) -> bool:
     return head.class_balance > 0 or margin_of(head).wants_class_sizes
 
 
-def _optimizer(config: Config, trained: list[nn.Parameter], head: ShardedSoftmax) -> HeadOptimizer:
-    optim = config.optim
-    decay_all = optim.optimizer == "sgd"  # the published recipes decay every parameter
-    if isinstance(head.centers, nn.Parameter):
-        return head.optimizer(
-            backbone=make_optimizer(
-                trained,
-                optim,
-                decay_all=decay_all,
-                centers=head.centers,
-                lr_factor=config.head.lr_factor,
-            )
-        )
+def _optimizer(config: Config, backbone: nn.Module, trained: list[nn.Parameter], head: ShardedSoftmax) -> HeadOptimizer:
+    optim, centers = config.optim, head.centers if isinstance(head.centers, nn.Parameter) else None
+    of_backbone = make_optimizer(
+        trained,
+        optim,
+        decay_all=optim.optimizer == "sgd" if optim.decay_vectors is None else optim.decay_vectors,
+        layers=layers_of(backbone, config.backbone.network) if optim.layer_decay != 1 else (),
+        centers=centers,
+        lr_factor=config.head.lr_factor,
+    )
+    if centers is not None:
+        return head.optimizer(backbone=of_backbone)
+    kind = config.centers_optimizer
     optimizer = head.optimizer(
+        kind=kind,
         lr=optim.lr,
-        momentum=0.0 if config.head.momentum_format == "none" else optim.momentum,
+        momentum=0.0 if kind == "adamw" or config.head.momentum_format == "none" else optim.momentum,
         weight_decay=optim.weight_decay,
-        backbone=make_optimizer(trained, optim, decay_all=decay_all),
+        betas=optim.betas if kind == "adamw" else None,
+        backbone=of_backbone,
     )
     optimizer.param_groups[0]["lr_factor"] = config.head.lr_factor
     return optimizer

@@ -66,8 +66,6 @@ def load_run(checkpoint: Checkpoint, parts: Parts, scaler: LossScaler, *, order:
         )
     if meta.state.step != checkpoint.step:
         raise CheckpointError(f"{path}: its state is of step {meta.state.step}; expected that of its folder")
-    if parts.head.update == "fused":
-        check_kind("second_moment" in checkpoint.row_names(), parts.head.state.kind, str(path))
     tensors = {**checkpoint.replicated(), **checkpoint.local(parts.head.world)}
     live = {
         **_named(BACKBONE, parts.backbone.state_dict()),
@@ -76,6 +74,8 @@ def load_run(checkpoint: Checkpoint, parts: Parts, scaler: LossScaler, *, order:
         **alike(parts.head),
     }
     _refuse_strangers(checkpoint, tensors, live)
+    if parts.head.update == "fused":
+        check_kind("second_moment" in checkpoint.row_names(), parts.head.state.kind, str(path))
     classes = parts.head.class_range
     with torch.no_grad():
         for name, tensor in live.items():

@@ -37,6 +37,13 @@ CASES: dict[str, dict[str, Any]] = {
     "accumulation, rank 0 of 8": {"size": 8, "overrides": ["train.gradient_accumulation=2"]},
     "fp16": {"overrides": ["train.precision=fp16"]},
     "adamw": {"overrides": ["optim.optimizer=adamw"]},
+    "adamw, sampled": {"overrides": ["optim.optimizer=adamw", "head.sample_rate=0.1"]},
+    "adamw, bf16 and int8": {"overrides": ["optim.optimizer=adamw", *SMALL_STATE]},
+    "adamw, bf16 moments, rank 0 of 8": {
+        "size": 8,
+        "overrides": ["optim.optimizer=adamw", "head.momentum_format=bf16", "train.precision=fp16"],
+    },
+    "adamw of the centers alone": {"overrides": ["head.optimizer=adamw", "train.gradient_accumulation=2"]},
     "bf16 products": {"overrides": ["head.products=bf16"]},
     "compressed, rank 0 of 8": {"size": 8, "overrides": ["train.gradient_compression=fp16"]},
     "sync_bn, rank 0 of 8": {"size": 8, "overrides": ["backbone.sync_bn=true"]},

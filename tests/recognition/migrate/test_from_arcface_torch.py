@@ -96,7 +96,8 @@ def test_an_absent_fp16_means_what_it_meant(converted):
 
 def test_adamw_drives_the_centers_too(converted):
     config, out, _ = converted(START + 'config.optimizer = "adamw"\nconfig.momentum = 0.9\nconfig.lr = 0.001\n')
-    assert (config.optim.optimizer, config.head.update) == ("adamw", "autograd")
+    assert (config.optim.optimizer, config.centers_optimizer, config.head.update) == ("adamw", "adamw", "fused")
+    assert config.optim.decay_vectors is True
     assert "momentum = 0.9: left out: AdamW has none" in out
 
 
@@ -116,8 +117,7 @@ def test_accumulation_says_that_it_averages(converted):
         ("config.interclass_filtering_threshold = 0.4", "there it stays with a cosine of 0"),
         ("config.network = 'r2060'", "network = 'r2060': not known here, so a run of this config stops at its start"),
         ("config.network = 'vit_b_dp005_mask_005'", "so backbone.mask_ratio is 0.1; the name stands for 0.05"),
-        ("config.optimizer = 'adamw'\nconfig.sample_rate = 0.3", "sampled centers move by SGD here"),
-        ("config.optimizer = 'adamw'", "weight decay also acts on vectors (norms, biases) there"),
+        ("config.optimizer = 'adamw'\nconfig.gradient_acc = 12", "AdamW's step is the same for both"),
         (
             "config.optimizer = 'adamw'\nconfig.sample_rate = 0.3",
             "sample_rate = 0.3: a class outside a step's sample rests here (head.unsampled: frozen)",

@@ -8,8 +8,13 @@ import pytest
 import torch
 from torch import nn
 
+from recognition.backbones import BACKBONES, build_backbone
+from recognition.backbones.architecture import layers_of
+from recognition.config.loader import load_config
 from recognition.config.schema import OptimConfig
+from recognition.errors import ConfigError
 from recognition.optim.groups import make_optimizer, set_lr, step_unless
+from recognition.plan import make_plan
 
 YES, NO = torch.tensor(1.0), torch.tensor(0.0)
 
@@ -106,3 +111,34 @@ def test_an_optimizer_that_cannot_decide_is_asked_only_if_the_step_counts() -> N
         for found, expected in zip(model.parameters(), other.parameters(), strict=True):
             torch.testing.assert_close(found, expected)
         assert not hasattr(optimizer, "grad_scale"), "GradScaler would take it for its own"
+
+
+def test_each_layer_of_a_vit_gets_its_share_of_the_rate() -> None:
+    module = build_backbone("vit_xs", embedding_size=16, image_size=28)
+    layers = layers_of(module, "vit_xs")
+    config = OptimConfig(optimizer="adamw", weight_decay=0.1, layer_decay=0.5)
+    optimizer = make_optimizer(module.parameters(), config, decay_all=False, layers=layers)
+    set_lr(optimizer, 0.8)
+    rates = {p: group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    expected = {"patch_embed.proj.weight": 0.025, "pos_embed": 0.025, "blocks.0.mlp.fc1.bias": 0.05}
+    expected |= {"blocks.3.norm1.weight": 0.4, "norm.weight": 0.8, "feature.0.weight": 0.8}
+    named = dict(module.named_parameters())
+    assert {name: rates[named[name]] for name in expected} == pytest.approx(expected)
+    assert rates.keys() == {p for p in named.values() if p.requires_grad}
+    decayed = {p for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
+    assert decayed == {p for p in rates if p.ndim > 1}
+
+
+@pytest.mark.parametrize("name", [name for name in BACKBONES if name.startswith("vit_")])
+def test_the_layers_of_a_vit_are_all_of_it(name: str) -> None:
+    with torch.device("meta"):
+        module = build_backbone(name)
+    layers = layers_of(module, name)
+    assert len(layers) == len(module.blocks) + 2  # type: ignore[arg-type]
+    assert sorted(id(p) for layer in layers for p in layer) == sorted(id(p) for p in module.parameters())
+
+
+def test_a_network_without_layers_is_refused_in_one_line() -> None:
+    message = r"optim.layer_decay: would be ignored by network 'tiny', which has no layers"
+    with pytest.raises(ConfigError, match=message):
+        make_plan(load_config("configs/demo", ["optim.layer_decay=0.7"]), world_size=1, num_images=999, num_classes=9)

@@ -69,3 +69,29 @@ def test_a_wrong_margin_is_told_with_its_line(tmp_path: Path, line: str, message
 @pytest.mark.parametrize("word", ["fused", "deferred"])
 def test_both_words_for_the_one_mode_load(word: str) -> None:
     assert build_head(load_config("configs/base", [f"head.update={word}"]), 10, ALONE).update == "fused"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "kind", "spared"),
+    [
+        ([], "sgd", False),
+        (["optim.optimizer=adamw"], "adamw", True),
+        (["optim.optimizer=adamw", "optim.decay_vectors=true"], "adamw", False),
+        (["optim.optimizer=adamw", "head.optimizer=sgd", "optim.momentum=0.8"], "sgd", True),
+        (["head.optimizer=adamw", "optim.betas=[0.8, 0.95]", "head.lr_factor=0.01"], "adamw", False),
+    ],
+    ids=str,
+)
+def test_the_centers_follow_the_optimizer_unless_set_apart(
+    tmp_path: Path, overrides: list[str], kind: str, spared: bool
+) -> None:
+    trainer = make_trainer(ALONE, str(tmp_path), overrides)
+    optimizer = trainer.parts.optimizer
+    of_head, *of_backbone = optimizer.param_groups
+    assert (trainer.parts.head.state.kind, optimizer.kind) == (kind, kind)
+    assert any(group["weight_decay"] == 0 for group in of_backbone) == spared
+    optim = trainer.config.optim
+    assert of_head.get("betas") == (optim.betas if kind == "adamw" else None)
+    assert of_head.get("momentum") == (None if kind == "adamw" else optim.momentum)
+    backbone = optimizer.backbone
+    assert isinstance(backbone, torch.optim.AdamW) == (optim.optimizer == "adamw")

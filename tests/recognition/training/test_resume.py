@@ -27,7 +27,8 @@ CASES: dict[str, list[str]] = {
     "sync_bn": ["backbone.sync_bn=true"],
     "deferred": ["head.update=deferred", "train.precision=fp16"],
     "adaface": ["head.margin={name: adaface, alpha: 0.5}"],
-    "adamw": ["head.update=autograd", "optim.optimizer=adamw", "optim.lr=0.001"],
+    "adamw": ["optim.optimizer=adamw", "optim.lr=0.001", "head.momentum_format=int8", "head.sample_rate=0.7"],
+    "adamw, autograd": ["head.update=autograd", "optim.optimizer=adamw", "optim.lr=0.001"],
     "accumulated": ACCUMULATED,
     "small formats": ["head.centers_format=bf16", "head.momentum_format=int8", "train.precision=bf16"],
     "vit": [
@@ -225,6 +226,7 @@ def test_a_finished_run_that_is_resumed_ends_at_once_as_it_was(tmp_path: Path) -
             "optim.optimizer=adamw",
             "momentum_buffer' and 56 more tensors that this run has no place for; resume with the",
         ),
+        ("head.optimizer=adamw", "the centers were moved by sgd; expected adamw, which keeps other moments of them"),
         ("head.momentum_format=bf16", "'momentum' is torch.float32 [11, 16]; expected torch.bfloat16 [11, 16]"),
         ("head.momentum_format=int8", "'momentum' is torch.float32 [11, 16]; expected torch.int8 [11, 16]"),
         ("head.sub_centers=2", "'centers' has 11 rows for 11 classes; expected 22"),
