@@ -2,10 +2,11 @@
 
     python benchmarks/head.py                                            # a few minutes; prints the table with ratios
     python benchmarks/head.py --identities 200e3 1e6 --heads fused materialized --products float32 bf16 --json
+    python benchmarks/head.py --identities 500e3 --heads fused materialized --products float32 --optimizers sgd adamw
 
 The materialized head has the shape of every published trainer: F.normalize of all centers, full logits, the margin on
-them, autograd, torch.optim.SGD. --arcface-torch INSIGHTFACE/recognition/arcface_torch puts their own code beside it.
-Time: all heads of a size alternate in the same processes, and the median step counts; "CPU s" is what one process
+them, autograd, torch.optim.SGD or AdamW. --arcface-torch INSIGHTFACE/recognition/arcface_torch puts their own code
+beside it. Time: all heads of a size alternate in the same processes, and the median step counts; "CPU s" is what one process
 computed, which other work on the machine stretches less. Memory: each head alone, in fresh processes, its peak above
 the state (centers and momentum), summed over ranks. On a CPU a head that makes large tensors anew in every step also
 pays for their pages, which the system gives and clears one by one when they are first written; that is part of its time
@@ -45,6 +46,7 @@ from recognition.heads.sharded_softmax import ShardedSoftmax
 
 SCALE = 64.0
 SGD: dict[str, Any] = {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4}
+ADAMW: dict[str, Any] = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.05}
 PEERS = ("materialized", "arcface_torch")
 
 
@@ -60,6 +62,7 @@ class Spec:
     centers: str = "float32"
     momentum: str = "float32"
     sample_rate: float = 1.0
+    optimizer: str = "sgd"
     margins: tuple[float, float, float] = (1.0, 0.5, 0.0)
     block_size: int | None = None
     checkout: Path | None = None  # where arcface_torch's own code lies
@@ -73,6 +76,8 @@ class Spec:
             parts.append(f"{self.centers}+{self.momentum}")
         if self.sample_rate < 1:
             parts.append(f"r={self.sample_rate:g}")
+        if self.optimizer != "sgd":
+            parts.append(self.optimizer)
         return " ".join(parts)
 
 
@@ -99,7 +104,10 @@ class Runner:
         self.optimizer: torch.optim.Optimizer | None = None
         size = (spec.identities, spec.embedding_size)
         if spec.kind == "materialized":
-            self.head = MaterializedHead(*size, world=world, margins=spec.margins, scale=SCALE, sgd=SGD)
+            settings = ADAMW if spec.optimizer == "adamw" else SGD
+            self.head = MaterializedHead(
+                *size, world=world, margins=spec.margins, scale=SCALE, settings=settings, kind=spec.optimizer
+            )
             return
         if spec.checkout is not None:
             self.head = ArcfaceTorchHead(
@@ -120,18 +128,22 @@ class Runner:
             momentum_format=spec.momentum,  # type: ignore[arg-type]
         )
         if spec.kind == "autograd":
-            self.optimizer = torch.optim.SGD(self.head.parameters(), **SGD)
+            kind, settings = (torch.optim.AdamW, ADAMW) if spec.optimizer == "adamw" else (torch.optim.SGD, SGD)
+            self.optimizer = kind(self.head.parameters(), **settings)
+        elif spec.optimizer == "adamw":
+            self.optimizer = self.head.optimizer(kind="adamw", **ADAMW)
         else:
             momentum = 0.0 if spec.momentum == "none" else SGD["momentum"]
             self.optimizer = self.head.optimizer(lr=SGD["lr"], momentum=momentum, weight_decay=SGD["weight_decay"])
 
     @property
     def state_bytes(self) -> int:
-        """Centers and momentum of this rank, whoever holds the momentum."""
+        """Centers and momentum (both moments under AdamW) of this rank, whoever holds them."""
+        copies = 3 if self.spec.optimizer == "adamw" else 2
         if not isinstance(self.head, ShardedSoftmax):
-            return 2 * self.head.weight.nbytes
+            return copies * self.head.weight.nbytes
         rows = self.head.state_rows()
-        return sum(tensor.nbytes for tensor in rows.values()) * (2 if self.spec.kind == "autograd" else 1)
+        return sum(tensor.nbytes for tensor in rows.values()) * (copies if self.spec.kind == "autograd" else 1)
 
     def step(self) -> tuple[float, float, float, float]:
         """Take one step; return its seconds, those of its forward, those this process computed, and the loss."""
@@ -225,7 +237,7 @@ def measure(specs: list[Spec], *, ranks: int, device: str, steps: int, with_memo
 
 
 def table(results: list[Result]) -> str:
-    """Return the results as Markdown, with ratios to the materialized head of the same size."""
+    """Return the results as Markdown, with ratios to the materialized head of the same size and optimizer."""
     lines = [
         "| identities | head | step s | of materialized | forward s | CPU s | of materialized "
         "| state GB | above it MB | of materialized |",
@@ -233,7 +245,8 @@ def table(results: list[Result]) -> str:
     ]
     for result in results:
         size = result.spec.identities
-        peers = [r for r in results if r.spec.kind == "materialized" and r.spec.identities == size]
+        kin = [r for r in results if r.spec.identities == size and r.spec.optimizer == result.spec.optimizer]
+        peers = [r for r in kin if r.spec.kind == "materialized"]
         time_ratio = f"{result.step_s / peers[0].step_s:.3f}x" if peers else ""
         cpu_ratio = f"{result.cpu_s / peers[0].cpu_s:.3f}x" if peers else ""
         memory_ratio = (
@@ -258,6 +271,12 @@ def remarks(results: list[Result]) -> list[str]:
             lines.append(
                 f"{result.spec.identities:,} {result.spec.name}: {result.step_s / full[0].step_s:.3f}x the full head's "
                 f"time, {result.cpu_s / full[0].cpu_s:.3f}x its CPU time"
+            )
+        sgd = [r for r in results if r.spec == replace(result.spec, optimizer="sgd") and r is not result]
+        if sgd:
+            lines.append(
+                f"{result.spec.identities:,} {result.spec.name}: {result.step_s / sgd[0].step_s:.3f}x the time with "
+                f"SGD, {result.cpu_s / sgd[0].cpu_s:.3f}x its CPU time"
             )
     for name in dict.fromkeys(result.spec.name for result in results):
         sizes = [float(r.spec.identities) for r in results if r.spec.name == name]
@@ -290,8 +309,12 @@ def plot(results: list[Result], path: Path) -> None:
 
 def make_specs(args: argparse.Namespace, identities: int) -> list[Spec]:
     """Return the heads to compare at one size."""
+    if len(args.optimizers) > 1:
+        each = [argparse.Namespace(**{**vars(args), "optimizers": [optimizer]}) for optimizer in args.optimizers]
+        return [spec for one in each for spec in make_specs(one, identities)]
     common = {
         "identities": identities,
+        "optimizer": args.optimizers[0],
         "batch": args.batch_size,
         "embedding_size": args.embedding_size,
         "margins": tuple(args.margins),
@@ -309,7 +332,7 @@ def make_specs(args: argparse.Namespace, identities: int) -> list[Spec]:
                     Spec(kind, **common, products=products, centers=centers, momentum=momentum, sample_rate=rate)
                 )
     if args.arcface_torch is not None:
-        specs.append(Spec("arcface_torch", **common, checkout=args.arcface_torch))
+        specs.append(Spec("arcface_torch", **{**common, "optimizer": "sgd"}, checkout=args.arcface_torch))
     return specs
 
 
@@ -326,6 +349,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--products", nargs="+", choices=("float32", "bf16"), default=["float32", "bf16"])
     parser.add_argument("--sample-rate", type=float, nargs="+", default=[1.0])
+    parser.add_argument("--optimizers", nargs="+", choices=("sgd", "adamw"), default=["sgd"], help="of the centers")
     parser.add_argument("--centers", choices=("float32", "bf16"), default="float32")
     parser.add_argument("--momentum", choices=("float32", "bf16", "int8", "none"), default="float32")
     parser.add_argument("--margins", type=float, nargs=3, default=(1.0, 0.5, 0.0), metavar=("M1", "M2", "M3"))

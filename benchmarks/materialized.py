@@ -1,4 +1,4 @@
-"""The head every published trainer has: normalized copies of all centers, full logits, autograd, torch.optim.SGD.
+"""The head every published trainer has: normalized copies of all centers, full logits, autograd, torch's optimizer.
 
 Written from its equations, as what the sharded head is measured against.
 """
@@ -27,14 +27,16 @@ class MaterializedHead(nn.Module):
         world: World,
         margins: tuple[float, float, float],
         scale: float,
-        sgd: dict[str, Any],
+        settings: dict[str, Any],
+        kind: str = "sgd",
     ) -> None:
         super().__init__()
         self.world, self.margins, self.scale = world, margins, scale
         self.range = class_range(num_classes, world.rank, world.size)
         self.weight = nn.Parameter(torch.empty(len(self.range), embedding_size, device=world.device))
         nn.init.normal_(self.weight, std=0.01)
-        self.optimizer = torch.optim.SGD([self.weight], **sgd)
+        self.optimizer: torch.optim.Optimizer
+        self.optimizer = (torch.optim.AdamW if kind == "adamw" else torch.optim.SGD)([self.weight], **settings)
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Return the mean loss over the global batch."""

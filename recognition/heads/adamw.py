@@ -48,6 +48,15 @@ class AdamW:
         m_kD = state.read_momentum(block.rows, loop.buffer("momentum", *shape))
         v_kD, updates_k = state.read_second(block.rows, loop.buffer("second", *shape))
         updates_k = updates_k + 1
+        if self.refused is None and updates_k.min() == updates_k.max():  # on the host, where a look costs nothing
+            self._move_alike_(w_kD, g_kD, m_kD, v_kD, updates_k[0])
+        else:
+            self._move_(w_kD, g_kD, m_kD, v_kD, updates_k)
+        state.write(block.rows, w_kD, m_kD, step=self.number, refused=self.refused)
+        state.write_second(block.rows, v_kD, updates_k, step=self.number, refused=self.refused)
+
+    def _move_(self, w_kD: Tensor, g_kD: Tensor, m_kD: Tensor, v_kD: Tensor, updates_k: Tensor) -> None:
+        """Take the step on rows, each with its own count; `g_kD` is destroyed."""
         beta1, beta2 = self.betas
         m_kD.lerp_(g_kD, 1 - beta1)
         v_kD.mul_(beta2).addcmul_(g_kD, g_kD, value=1 - beta2)
@@ -57,8 +66,24 @@ class AdamW:
         least_k = (of_first_k * self.eps).to(v_kD.dtype)
         divisor_kD = torch.addcmul(least_k, torch.sqrt(v_kD, out=g_kD), factor_k, out=g_kD)
         w_kD.mul_(1 - self.lr * self.weight_decay).addcdiv_(m_kD, divisor_kD, value=-self.lr)
-        state.write(block.rows, w_kD, m_kD, step=self.number, refused=self.refused)
-        state.write_second(block.rows, v_kD, updates_k, step=self.number, refused=self.refused)
+
+    def _move_alike_(self, w_kD: Tensor, g_kD: Tensor, m_kD: Tensor, v_kD: Tensor, count: Tensor) -> None:
+        """Take the step on rows with one `count`, as those of a head without sampling, in one walk instead of eight."""
+        torch._fused_adamw_(
+            [w_kD],
+            [g_kD],
+            [m_kD],
+            [v_kD],
+            [],
+            [count.float()],
+            lr=self.lr,
+            beta1=self.betas[0],
+            beta2=self.betas[1],
+            weight_decay=self.weight_decay,
+            eps=self.eps,
+            amsgrad=False,
+            maximize=False,
+        )
 
     def moved(self, kept: Mapping[str, Tensor], gradient: Tensor) -> dict[str, Tensor]:
         """Return the number "b" with its moments and count after the step; see `block_loop.Rule`."""
