@@ -6,11 +6,11 @@
 
 The materialized head has the shape of every published trainer: F.normalize of all centers, full logits, the margin on
 them, autograd, torch.optim.SGD or AdamW. --arcface-torch INSIGHTFACE/recognition/arcface_torch puts their own code
-beside it. Time: all heads of a size alternate in the same processes, and the median step counts; "CPU s" is what one process
-computed, which other work on the machine stretches less. Memory: each head alone, in fresh processes, its peak above
-the state (centers and momentum), summed over ranks. On a CPU a head that makes large tensors anew in every step also
-pays for their pages, which the system gives and clears one by one when they are first written; that is part of its time
-here, and hardly any on a GPU, whose allocator keeps them.
+beside it. Time: all heads of a size alternate in the same processes, and the median step counts; "CPU s" is what one
+process computed, which other work on the machine stretches less. Memory: each head alone, in fresh processes, its peak
+above the state (centers and momentum), summed over ranks. On a CPU a head that makes large tensors anew in every step
+also pays for their pages, which the system gives and clears one by one when they are first written; that is part of its
+time here, and hardly any on a GPU, whose allocator keeps them.
 """
 
 from __future__ import annotations

