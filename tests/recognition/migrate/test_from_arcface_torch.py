@@ -85,7 +85,7 @@ def test_every_key_arrives(converted):
     assert (config.data.num_classes, config.data.num_image) == (300_000, 1_000_000)
     assert "# dali = False: left out: there is no DALI reader here" in text
     assert "note: dali = False: left out" in out
-    assert out.endswith("20 settings converted, 1 without counterpart, 5 notes\n")
+    assert out.endswith("20 settings converted, 1 without counterpart, 4 notes\n")
 
 
 def test_an_absent_fp16_means_what_it_meant(converted):
