@@ -21,6 +21,23 @@ class Survey:
     kinds: Counter[str] = field(default_factory=Counter)
     links: dict[str, Counter[str]] = field(default_factory=dict)
     """identity -> the identities that pictures move to from it, or come from, with their number."""
+    risk: float | None = None
+    """The errors that are to be expected among all decisions; None where no decision says its risk."""
+    dropped: list[Decision] = field(default_factory=list)
+    """Pictures dropped with less doubt than is shown, as many as the page has room for."""
+    num_dropped: int = 0
+    """How many such pictures there are."""
+
+    @property
+    def shown(self) -> list[Decision]:
+        """All that the page shows: the borderline decisions, then what was dropped without doubt."""
+        return [*self.rows, *self.dropped]
+
+    def expected_errors(self, num_reviewed: int) -> float | None:
+        """Return how many errors are to be expected outside of the first `num_reviewed` borderline decisions."""
+        if self.risk is None:
+            return None
+        return max(0.0, self.risk - sum(row.risk or 0 for row in self.rows[:num_reviewed]))
 
 
 def survey(path: Path, *, limit: int, min_doubt: float) -> Survey:
@@ -44,6 +61,11 @@ def survey(path: Path, *, limit: int, min_doubt: float) -> Survey:
     return found
 
 
+def undoubted_drops(path: Path, *, min_doubt: float) -> Iterator[Decision]:
+    """Yield the pictures of a decisions.jsonl that are dropped with a doubt below `min_doubt`, in its order."""
+    return (line for line in read_decisions(path) if line.decision == "drop" and line.doubt < min_doubt)
+
+
 def center_faces(path: Path, identities: Set[str]) -> dict[str, tuple[str, ...]]:
     """Return the faces at the center of those of `identities` that occur in some line of decisions.jsonl."""
     faces: dict[str, tuple[str, ...]] = {}
@@ -56,6 +78,8 @@ def center_faces(path: Path, identities: Set[str]) -> dict[str, tuple[str, ...]]
 def _counted(path: Path, found: Survey) -> Iterator[Decision]:
     for decision in read_decisions(path):
         found.kinds[decision.decision] += 1
+        if decision.risk is not None:
+            found.risk = (found.risk or 0.0) + decision.risk
         found.identities.add(decision.identity)
         if decision.to is not None:
             found.identities.add(decision.to)

@@ -123,7 +123,7 @@ def _context(
     thresholds = {**found, **settings.given}
     # Without histograms nothing says how far is far; half the way to a cosine of one is a guess.
     spread = calibration.spread() if calibration else max(1e-3, (1 - min([*thresholds.values(), 0.9])) / 2)
-    return Context(pictures, thresholds, spread, settings, machine, embed_set)
+    return Context(pictures, thresholds, spread, settings, machine, embed_set, calibration)
 
 
 def _thresholds(settings: CleanSettings, context: Context) -> dict[str, dict[str, Any]]:

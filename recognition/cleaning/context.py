@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from recognition.cleaning.calibration import Calibration
 from recognition.cleaning.pictures import Pictures
 from recognition.cleaning.settings import CleanSettings, Machine
 
@@ -28,3 +29,5 @@ class Context:
     settings: CleanSettings = field(default_factory=CleanSettings)
     machine: Machine = field(default_factory=Machine)
     embed_set: EmbedSet | None = field(default=None, repr=False)
+    calibration: Calibration | None = field(default=None, repr=False)
+    """Where the thresholds come from; None where all were given and the set is too small."""

@@ -29,6 +29,7 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
     "step": str,
     "beside": list,
 }
+_OPTIONAL = ("quality", "risk", "twin")
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,10 @@ class Decision:
     beside: tuple[str, ...]
     quality: float | None = None
     """Of the face, where quality.npy lies beside the embeddings."""
+    risk: float | None = None
+    """The probability that the decision is wrong, 0 to 1, where the set's scores say it."""
+    twin: str | None = None
+    """The picture that stays in place of a near-duplicate."""
 
     @property
     def target(self) -> str:
@@ -68,8 +73,7 @@ _MAX_LINE = 1 << 20  # characters
 def render_decision(decision: Decision) -> str:
     """Return a decision as its line of decisions.jsonl, which is ASCII; DataError when no reader would take it."""
     content = {name: getattr(decision, name) for name in _FIELDS} | {"beside": list(decision.beside)}
-    if decision.quality is not None:
-        content["quality"] = decision.quality
+    content |= {name: value for name in _OPTIONAL if (value := getattr(decision, name)) is not None}
     if (problem := _problem(content)) is not None:
         raise DataError(f"picture {decision.picture!r}: {problem}; embed a folder whose pictures have such names")
     return json.dumps(content) + "\n"
@@ -103,7 +107,8 @@ def parse_decision(place: str, line: str | bytes) -> Decision:
         raise DataError(f"{place}: {problem}; fix the line")
     values = {name: content[name] for name in _FIELDS}
     values |= {name: current_word(values[name]) for name in ("reason", "step")}
-    return Decision(**{**values, "beside": tuple(values["beside"])}, quality=content.get("quality"))
+    values |= {name: content.get(name) for name in _OPTIONAL}
+    return Decision(**{**values, "beside": tuple(values["beside"])})
 
 
 def _problem(content: dict[str, Any]) -> str | None:
@@ -120,14 +125,24 @@ def _problem(content: dict[str, Any]) -> str | None:
         return f"doubt is {content['doubt']}; expected 0 to 1"
     if score is not None and not math.isfinite(score):
         return f"score is {score}; expected a finite number or null"
-    quality = content.get("quality")
-    if quality is not None and (type(quality) not in (int, float) or not math.isfinite(quality)):
-        return f"quality is {quality!r:.40}; expected a finite number or none"
+    if (problem := _optional_problem(content)) is not None:
+        return problem
     if len(beside) > MAX_BESIDE or not all(isinstance(name, str) for name in beside):
         return f"beside is not a list of at most {MAX_BESIDE} pictures"
-    for name in (content["picture"], *beside):
+    for name in (content["picture"], *beside, *((content["twin"],) if content.get("twin") is not None else ())):
         if not name or name.startswith("/") or ".." in name.split("/") or "\0" in name:
             return f"{name!r} leaves the folder of faces; expected a path below it"
+    return None
+
+
+def _optional_problem(content: dict[str, Any]) -> str | None:
+    """Return what is wrong with the values that a line may leave out."""
+    for name, least, most in (("quality", -math.inf, math.inf), ("risk", 0, 1)):
+        value = content.get(name)
+        if value is not None and not (type(value) in (int, float) and math.isfinite(value) and least <= value <= most):
+            return f"{name} is {value!r:.40}; expected a finite number{' from 0 to 1' if most == 1 else ''} or none"
+    if not isinstance(content.get("twin"), (str, type(None))):
+        return f"twin is {content['twin']!r:.40}; expected text or null"
     return None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 from array import array
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -23,6 +24,7 @@ from recognition.cleaning.decision_file import (
 from recognition.cleaning.decisions import MOVE, REASONS, STEP_OF, Decisions, doubt_of
 from recognition.cleaning.output_folder import LST
 from recognition.cleaning.pictures import group_rows
+from recognition.cleaning.risk import decision_risks
 from recognition.console import progress
 from recognition.errors import DataError
 
@@ -36,10 +38,22 @@ def write_decisions(handle: TextIO, context: Context, decisions: Decisions) -> N
     doubt = decisions.doubt
     if threshold is not None:
         doubt = np.where(kept, doubt_of(scores, threshold, context.spread), doubt)
+    risk = decision_risks(context.calibration, decisions, score)
+    twins = _twins(context, decisions)
     rows = progress(range(len(kept)), total=len(kept), unit="picture", label="write", quiet=context.machine.quiet)
     for row in rows:
-        numbers = (None if np.isnan(score[row]) else round(float(score[row]), 4), round(float(doubt[row]), 3))
-        handle.write(render_decision(_line(context, decisions, row, numbers, beside[decisions.identity[row]])))
+        line = _line(context, decisions, row, beside[decisions.identity[row]])
+        handle.write(
+            render_decision(
+                replace(
+                    line,
+                    score=None if np.isnan(score[row]) else round(float(score[row]), 4),
+                    doubt=round(float(doubt[row]), 3),
+                    risk=None if np.isnan(risk[row]) else round(float(risk[row]), 4),
+                    twin=context.pictures.name(twins[row]) if row in twins else None,
+                )
+            )
+        )
 
 
 def write_lst(decisions: Path, handle: TextIO) -> list[str]:
@@ -86,9 +100,8 @@ def count_decisions(decisions: Path) -> dict[str, Any]:
     }
 
 
-def _line(
-    context: Context, decisions: Decisions, row: int, numbers: tuple[float | None, float], beside: np.ndarray
-) -> Decision:
+def _line(context: Context, decisions: Decisions, row: int, beside: np.ndarray) -> Decision:
+    """Return the line of a picture, without its numbers."""
     action, reason = int(decisions.action[row]), REASONS[decisions.reason[row]]
     pictures = context.pictures
     return Decision(
@@ -97,12 +110,30 @@ def _line(
         decision=KINDS[action],
         to=decisions.identities[decisions.identity[row]] if action == MOVE else None,
         reason=reason,
-        score=numbers[0],
-        doubt=numbers[1],
+        score=None,
+        doubt=0.0,
         step=STEP_OF[reason],
         beside=tuple(pictures.name(other) for other in beside[beside >= 0]),
         quality=None if pictures.quality is None else round(float(pictures.quality[row]), 4),
     )
+
+
+def _twins(context: Context, decisions: Decisions) -> dict[int, int]:
+    """Return near-duplicate -> the picture that was kept in its place, as rows.
+
+    A later step may have dropped that one too, with its whole identity.
+    """
+    again = decisions.reason == REASONS.index("near_duplicate")
+    judged = ~np.isin(decisions.reason, [REASONS.index(name) for name in ("minority_cluster", "far_from_center")])
+    groups = group_rows(decisions.identity, len(decisions.identities), judged)
+    twins: dict[int, int] = {}
+    for identity in np.unique(decisions.identity[again]).tolist():
+        rows = groups.of(identity)
+        units, doubled = context.pictures.units(rows), again[rows]
+        if not doubled.all():
+            nearest = (units[doubled] @ units[~doubled].T).argmax(1)
+            twins.update(zip(rows[doubled].tolist(), rows[~doubled][nearest].tolist()))
+    return twins
 
 
 def _centers(context: Context, decisions: Decisions) -> tuple[np.ndarray, np.ndarray]:

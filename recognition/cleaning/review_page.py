@@ -16,6 +16,7 @@ from typing import Any
 
 from recognition.cleaning.borderline import Survey
 from recognition.cleaning.decision_file import Decision
+from recognition.cleaning.review_photos import PagePhotos
 from recognition.images.sheets import COLUMNS, TILES, Plan, draw_sheet
 from recognition.work.threads import ordered_map
 
@@ -25,17 +26,29 @@ _NEAR = 4
 
 def own_identities(found: Survey) -> set[str]:
     """Return the identities whose center faces the rows do not bring with them: those that a picture would leave."""
-    return {row.identity for row in found.rows if row.to is not None}
+    return {row.identity for row in found.shown if row.to is not None}
 
 
-def page_data(found: Survey, centers: Mapping[str, tuple[str, ...]], *, title: str) -> tuple[dict[str, Any], Plan]:
+def page_data(
+    found: Survey,
+    centers: Mapping[str, tuple[str, ...]],
+    *,
+    title: str,
+    sizes: Mapping[str, str] | None = None,
+    photos: PagePhotos | None = None,
+) -> tuple[dict[str, Any], Plan]:
     """Return the content of data.js and the plan of the sheets that its tile numbers refer to.
 
     A row is [picture, identity, decision, to or null, reason, score, doubt, step, tile, tiles of the center of its
-    identity, tiles of the center of `to`, the identities it might belong to]. The key is a hash of all the rows.
+    identity, tiles of the center of `to`, the identities it might belong to, risk or null, [twin, its tile, the
+    picture's size, the twin's] or null, [number of the photo's file, face shown, boxes as shares of the photo's sides:
+    left, top, width, height, whether another crop shows it] or null]. The key is a hash of all the rows.
     """
     plan = Plan()
-    rows = [_row(row, centers, found, plan) for row in found.rows]
+    rows = [[*_row(row, centers, found, plan), row.risk] for row in found.shown]
+    for fields, row in zip(rows, found.shown):
+        fields.append(_twin(row, fields[8], sizes or {}, plan))
+        fields.append(None if photos is None else photos.entry(row.picture))
     key = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
     data = {
         "version": 1,
@@ -43,6 +56,9 @@ def page_data(found: Survey, centers: Mapping[str, tuple[str, ...]], *, title: s
         "title": title,
         "kinds": dict(found.kinds),
         "num_identities": len(found.identities),
+        "num_doubtful": len(found.rows),
+        "num_dropped": found.num_dropped,
+        "risk": found.risk,
         "sheet_columns": COLUMNS,
         "sheet_tiles": TILES,
         "rows": rows,
@@ -72,7 +88,8 @@ def _row(row: Decision, centers: Mapping[str, tuple[str, ...]], found: Survey, p
     beside = [picture for picture in row.beside if picture != row.picture]
     left = [picture for picture in centers.get(row.identity, ()) if picture != row.picture]
     own, target = (beside, []) if row.to is None else (left, beside)
-    tile, *others = plan.place([row.picture, *own, *target])
+    twin = [] if row.twin is None else [row.twin]
+    tile, *others = plan.place([row.picture, *own, *target, *twin])
     near = [name for name, _ in found.links.get(row.identity, {}).items()]
     near = sorted(near, key=lambda name: (name != row.to, -found.links[row.identity][name], name))[:_NEAR]
     return [
@@ -86,9 +103,18 @@ def _row(row: Decision, centers: Mapping[str, tuple[str, ...]], found: Survey, p
         row.step,
         tile,
         others[: len(own)],
-        others[len(own) :],
+        others[len(own) : len(own) + len(target)],
         near,
     ]
+
+
+def _twin(row: Decision, tile: int, sizes: Mapping[str, str], plan: Plan) -> list[Any] | None:
+    """Return what the page shows of the picture that stays in place of this one; it lies on the sheet of `tile`."""
+    if row.twin is None:
+        return None
+    sheet = tile // TILES
+    place = sheet * TILES + plan.sheets[sheet].index(row.twin)
+    return [row.twin, place, sizes.get(row.picture, ""), sizes.get(row.twin, "")]
 
 
 def _script(name: str, content: Any) -> str:

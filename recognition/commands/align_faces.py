@@ -5,7 +5,8 @@
 PHOTOS is a folder per identity, or flat; beside folders with photos, those in PHOTOS itself are passed over. OUT gets
 the same folders with one crop a photo (or more: --faces all), and align.jsonl with a line for every photo: its status,
 all faces found, the crops' names. A run that was killed continues when it is started again. `--landmarks
-OLD/align.jsonl` takes the faces of an earlier run instead of detecting again.
+OLD/align.jsonl` takes the faces of an earlier run instead of detecting again. `--choices decisions.json` cuts those
+crops of a finished OUT anew for which a reviewer chose another face (docs/review.md).
 Where photos show bystanders, `--faces center` takes the person in the middle, and not whoever stands nearest.
 """
 
@@ -26,8 +27,11 @@ from typing import Any
 
 import cv2
 
+from recognition.cleaning.face_choices import apply_choices
+from recognition.cleaning.review import face_choices, read_review
 from recognition.cli import current_choice, make_parser, positive_int, run_command
 from recognition.console import Stopwatch, count, duration, progress, rate
+from recognition.detection.align_records import read_records
 from recognition.detection.alignment import ARCFACE_TEMPLATE
 from recognition.detection.choice import CERTAINTY, POLICIES, Certainty
 from recognition.detection.contact_sheet import draw_sheet
@@ -39,21 +43,17 @@ from recognition.detection.photo_aligner import (
     AlignSettings,
     PhotoAligner,
     PhotoTask,
-    faces_of_record,
 )
 from recognition.errors import DataError
 from recognition.formats.image_tree import ImageTree
 from recognition.formats.sources import find_source
 from recognition.images.photos import PHOTO_SUFFIXES
 from recognition.work.files import refuse_existing
-from recognition.work.inputs import require_plain
 from recognition.work.processes import process_map
-from recognition.work.strict_json import parse_json
 from recognition.work.system import usable_cores
 
 TEMPLATE = {"template": ARCFACE_TEMPLATE.tolist(), "template_size": 112, "transform": "similarity"}
 MAX_SIZE = 4096
-_MAX_LINE = 1 << 24  # characters; a line has all faces of a photo
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--size", type=positive_int, default=112, metavar="PX", help="side of the crops (default: 112)")
     add("--quality", type=positive_int, default=95, metavar="Q", help="JPEG quality of the crops (default: 95)")
     add("--landmarks", type=Path, metavar="JSONL", help="align.jsonl of an earlier run: detect only what it lacks")
+    add("--choices", type=Path, metavar="JSON", help="decisions of the review page: only cut the faces chosen there")
     add("--workers", type=positive_int, default=usable_cores(), help="processes (default: one per core)")
     add("--sheet", type=Path, metavar="PNG", help="where the contact sheet goes (default: beside OUT, OUT.png)")
     add("--no-sheet", action="store_true", help="draw no contact sheet")
@@ -95,6 +96,9 @@ def _run(args: argparse.Namespace) -> None:
             "another folder; choose another OUT"
         )
     folder = CropFolder(args.output, "align")
+    if args.choices is not None:
+        _cut_chosen(args, folder, watch)
+        return
     sheet = args.sheet or args.output.resolve().with_name(f"{args.output.resolve().name}.png")
     crops = crop_names(_photos(args.photos), args.faces)
     root = args.photos.parent if args.photos.is_file() else args.photos
@@ -133,6 +137,22 @@ def _run(args: argparse.Namespace) -> None:
         draw = None if args.no_sheet else partial(draw_sheet, photos=root, crops=args.output, path=sheet)
         totals = folder.publish(journal, {**described, **TEMPLATE}, draw=draw)
     _report(args, totals, len(missing), len(crops) - len(missing), watch.seconds)
+
+
+def _cut_chosen(args: argparse.Namespace, folder: CropFolder, watch: Stopwatch) -> None:
+    """Cut the faces that a reviewer chose, out of the crops that are there."""
+    choices = face_choices(read_review(args.choices))
+    done = apply_choices(args.photos, folder, choices, args.choices, quiet=args.quiet)
+    if args.json:
+        counts = {"num_cut": done.num_cut, "num_before": done.num_before, "num_lost": len(done.lost)}
+        print(json.dumps({"output": str(args.output), **counts, "seconds": round(watch.seconds, 3)}))
+        return
+    print(
+        f"cut {count(done.num_cut, 'crop')} anew, {done.num_before:,} as before, {len(done.lost):,} left as they were "
+        f"in {duration(watch.seconds)}"
+    )
+    if done.lost:
+        print(f"photos that have vanished or changed: {len(done.lost):,}, such as: {done.lost[0]}")
 
 
 def _check_numbers(args: argparse.Namespace) -> None:
@@ -187,30 +207,7 @@ def _known_faces(path: Path | None, folder: CropFolder, *, overwrite: bool) -> d
         return {}
     if overwrite and path.resolve() == folder.records.resolve():
         raise DataError(f"{path}: --overwrite removes it; expected another file; copy it and give the copy")
-    return {line["photo"]: line for line in _read_records(path) if "crc32" in line}
-
-
-def _read_records(path: Path) -> Iterator[dict[str, Any]]:
-    require_plain(path)
-    try:
-        with open(path, encoding="utf-8-sig") as handle:
-            for number, line in enumerate(iter(lambda: handle.readline(_MAX_LINE), ""), 1):
-                yield _parse_record(f"{path}:{number}", line)
-    except (OSError, UnicodeDecodeError) as err:
-        raise DataError(f"{path}: cannot be read ({err}); expected an align.jsonl; give another file") from err
-
-
-def _parse_record(place: str, line: str) -> dict[str, Any]:
-    try:
-        record: dict[str, Any] = parse_json(line)
-        faces_of_record(record)
-        if not all(isinstance(record[key], str) for key in ("photo", "status")):
-            raise TypeError("photo and status are not text")
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as err:
-        raise DataError(
-            f"{place}: {line.strip()[:80]!r}; expected a line of an align.jsonl; let align_faces.py write it"
-        ) from err
-    return record
+    return {line["photo"]: line for line in read_records(path) if "crc32" in line}
 
 
 def _report(args: argparse.Namespace, totals: Counter[str], num_new: int, num_before: int, seconds: float) -> None:

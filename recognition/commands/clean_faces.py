@@ -33,10 +33,11 @@ from typing import Any
 
 from recognition.cleaning.clean import Review, clean, review_again
 from recognition.cleaning.exclusion import check_names
+from recognition.cleaning.face_choices import check_choices
 from recognition.cleaning.held_back import held_back_line
 from recognition.cleaning.output_folder import cleaning_folder, review_folder
 from recognition.cleaning.pictures import Pictures, check_faces
-from recognition.cleaning.review import read_review
+from recognition.cleaning.review import face_choices, read_review
 from recognition.cleaning.settings import THRESHOLD_STEPS, CleanSettings, Machine, check_given, choose_steps
 from recognition.cli import make_parser, non_negative_int, positive_int, run_command
 from recognition.console import Stopwatch, count, duration
@@ -90,6 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> None:
     watch = Stopwatch()
     review = Review(args.review, read_review(args.review)) if args.review else None
+    if review is not None:
+        check_choices(args.faces, face_choices(review.verdicts), review.path)
     settings, pictures = _open(args)
     machine = Machine(str(choose_device(args.device)), args.batch_size, args.workers, args.quiet)
     if args.dry_run:

@@ -343,7 +343,12 @@ def _decision_seeds() -> list[bytes]:
     kept = {"picture": "ada/1.jpg", "identity": "ada", "decision": "keep", "to": None, "reason": "alone"}
     kept |= {"step": "small", "score": 0.5, "doubt": 0.25, "beside": []}
     moved = {**kept, "decision": "move", "to": "bea", "reason": "same", "step": "between", "beside": ["bea/2.jpg"]}
-    return [f"{json.dumps(kept)}\n{json.dumps(moved)}\n".encode(), json.dumps({**kept, "score": None}).encode()]
+    again = {**kept, "decision": "drop", "reason": "near_duplicate", "twin": "ada/2.jpg", "risk": 0.5, "quality": 2.5}
+    return [
+        f"{json.dumps(kept)}\n{json.dumps(moved)}\n".encode(),
+        json.dumps({**kept, "score": None}).encode(),
+        json.dumps(again).encode(),
+    ]
 
 
 def read_review_file(data: bytes, folder: Path) -> None:
@@ -353,6 +358,7 @@ def read_review_file(data: bytes, folder: Path) -> None:
 
 def _review_seeds() -> list[bytes]:
     verdicts = {"ada/1.jpg": {"decision": "keep", "to": None}, "bea/2.jpg": {"decision": "move", "to": "ada"}}
+    verdicts |= {"cyd/3.jpg": {"decision": "move", "to": "Eve", "new": True, "face": 2}}  # type: ignore[dict-item]
     return [json.dumps({"version": VERSION, "decisions": verdicts}).encode()]
 
 
@@ -386,14 +392,17 @@ def read_name_list(data: bytes, folder: Path) -> None:
 
 def read_align_records(data: bytes, folder: Path) -> None:
     """Read an align.jsonl, whose landmarks another run takes."""
-    from recognition.commands.align_faces import _read_records
+    from recognition.detection.align_records import find_origins, read_records
 
-    list(_read_records(_write(folder, "align.jsonl", data)))
+    list(read_records(_write(folder, "align.jsonl", data)))
+    for origin in find_origins(folder, {"a/1.jpg"}).values():
+        assert origin.size_text
 
 
 def _align_seeds() -> list[bytes]:
     face = {"box": [1, 2, 30, 40], "score": 0.9, "landmarks": [[1, 2]] * 5, "crop": "a/1.jpg"}
-    return [json.dumps({"photo": "a/1.jpg", "status": "ok", "crc32": 7, "faces": [face]}).encode() + b"\n"]
+    record = {"photo": "a/1.jpg", "status": "ok", "crc32": 7, "width": 60, "height": 50, "faces": [face]}
+    return [json.dumps(record).encode() + b"\n"]
 
 
 # --- programs

@@ -12,7 +12,7 @@ Review.Card = class {
     this.target = Review.groupParts(part(".target"));
     this.parts = {
       doubt: part(".doubt .value"), gauge: part(".gauge span"), score: part(".score b"), reason: part(".reason"),
-      picture: part(".picture"), verdict: part(".verdict"),
+      picture: part(".picture"), verdict: part(".verdict"), ownSize: part(".own-size"),
     };
     this.buttons = [...this.root.querySelectorAll("button")];
     this.index = -1; // of the row it shows
@@ -21,8 +21,12 @@ Review.Card = class {
 
   fill(row, model, faces) {
     this.index = row.index;
-    this.thumbs.show(this.candidate, row.tile);
     const { parts } = this;
+    parts.ownSize.textContent = row.twin ? row.twin.ownSize : "";
+    for (const button of this.buttons) {
+      if (button.dataset.do === "swap") button.hidden = !row.twin;
+      if (button.dataset.do === "photo") button.hidden = !row.photo;
+    }
     parts.doubt.textContent = row.doubt.toFixed(2);
     parts.gauge.style.width = `${row.doubt * 100}%`;
     parts.score.textContent = row.score === null ? "–" : row.score.toFixed(3);
@@ -34,22 +38,29 @@ Review.Card = class {
 
   // Shows the decision that holds.
   update(row, model, faces) {
-    const { decision, to } = model.current(row.index);
+    const { decision, to, new: isNew, face } = model.current(row.index);
     const [reviewed, changed] = [model.isReviewed(row.index), model.isChanged(row.index)];
-    Object.assign(this.root.dataset, { decision, reviewed, changed });
+    Object.assign(this.root.dataset, { decision, reviewed, changed, groups: to !== null || row.twin ? "two" : "one" });
+    if (face === undefined) this.thumbs.show(this.candidate, row.tile);
+    else this.thumbs.showPart(this.candidate, row.photo?.file, row.photo?.boxes[face] ?? [0, 0, 1, 1]);
     this.#group(this.own, to === null ? "center of" : "now in", row.identity, row.own);
-    this.target.root.hidden = to === null;
-    if (to !== null) this.#group(this.target, "move to", to, to === row.to ? row.target : faces.get(to) ?? []);
+    this.target.root.hidden = to === null && !row.twin;
+    if (to !== null) {
+      this.#group(this.target, isNew ? "new person" : "move to", to, to === row.to ? row.target : faces.get(to) ?? []);
+    } else if (row.twin) {
+      this.#group(this.target, `its twin, ${row.twin.size}:`, row.twin.picture, [row.twin.tile]);
+    }
     for (const button of this.buttons) {
       button.setAttribute("aria-pressed", String(button.dataset.do === decision));
     }
     const suggested = row.to === null ? row.decision : `move to ${Review.visible(row.to)}`;
-    this.parts.verdict.textContent = changed ? `changed, was ${suggested}` : reviewed ? "confirmed" : "suggested";
+    const shows = face === undefined ? "" : `, face ${face + 1} of the photo`;
+    this.parts.verdict.textContent = changed ? `changed, was ${suggested}${shows}` : reviewed ? "confirmed" : "suggested";
     this.parts.verdict.title = this.parts.verdict.textContent;
   }
 
   #group(group, role, name, tiles) {
-    group.role.textContent = tiles.length ? role : `${role} (no faces here)`;
+    group.role.textContent = tiles.length || role === "new person" ? role : `${role} (no faces here)`;
     group.name.textContent = group.name.title = Review.visible(name);
     this.thumbs.showAll(group.thumbs, tiles);
   }

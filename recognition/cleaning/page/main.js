@@ -12,6 +12,7 @@
   const thumbs = new Review.Thumbs(data);
   const faces = Review.facesOf(model.rows);
   const moveDialog = new Review.MoveDialog({ thumbs, faces });
+  const photoDialog = new Review.PhotoDialog();
   const list = new Review.List(byId("list"), byId("cards"), {
     makeCard: () => new Review.Card(byId("card"), thumbs),
     fillCard: (card, index) => card.fill(model.rows[index], model, faces),
@@ -35,10 +36,13 @@
   }
 
   const number = (value) => value.toLocaleString("en");
+  const errors = (value) => (value < 9.95 ? `${value.toFixed(1)} errors` : `${number(Math.round(value))} errors`);
 
   function showCounts() {
-    const { total, reviewed, changed, carried } = model.counts();
-    byId("meter").value = reviewed / total;
+    const { total, reviewed, changed, carried, expected } = model.counts();
+    byId("meter").value = total ? reviewed / total : 1;
+    byId("expected").hidden = expected === null;
+    byId("expected").textContent = expected === null ? "" : `about ${errors(expected)} expected in the rest`;
     byId("count").textContent =
       `${number(reviewed)} of ${number(total)} reviewed, ${number(changed)} changed` +
       (carried ? `, ${number(carried)} from the file` : "");
@@ -53,6 +57,13 @@
     byId("position").textContent = shown ? `${number(list.position + 1)} / ${number(shown)}` : "";
   }
 
+  const states = {
+    open: (index) => !model.isReviewed(index) && model.isDoubtful(index),
+    reviewed: (index) => model.isReviewed(index),
+    changed: (index) => model.isChanged(index),
+    undoubted: (index) => !model.isDoubtful(index),
+  };
+
   function applyFilters() {
     const [search, kind, reason, state, order] = filters.map((id) => byId(id).value);
     const typed = Review.folded(search.trim());
@@ -60,7 +71,7 @@
       (!typed || searched[row.index].includes(typed)) &&
       (!kind || model.current(row.index).decision === kind) &&
       (!reason || row.reason === reason) &&
-      (!state || (state === "changed" ? model.isChanged(row.index) : model.isReviewed(row.index) === (state === "reviewed")));
+      (!state || states[state](row.index));
     const rows = model.rows.filter(fits);
     if (order === "identity") rows.sort((a, b) => (a.identity < b.identity ? -1 : a.identity > b.identity ? 1 : a.index - b.index));
     byId("list").scrollTop = 0;
@@ -74,14 +85,32 @@
 
   // Where the keyboard decides, the next picture follows; under the mouse nothing moves.
   function decide(index, decision, { advance }) {
-    const done = (to) => {
-      model.decide(index, decision, to);
+    const done = (to, isNew) => {
+      model.decide(index, decision, to, isNew);
       changed();
       if (advance) list.select(list.position + 1);
     };
-    if (decision === "move") moveDialog.ask(model.rows[index], done);
+    if (decision === "move") moveDialog.ask(model.rows[index], model.made, done);
     else done(null);
   }
+
+  // What is not one of the three decisions: another face of the photo, or the twin dropped instead.
+  const further = {
+    photo: (index) => {
+      const row = model.rows[index];
+      if (!row.photo) return say("The original photo of this picture is not on this page.");
+      photoDialog.ask(row, model.current(index).face ?? row.photo.face, (face) => {
+        model.chooseFace(index, face);
+        changed();
+      });
+    },
+    swap: (index) => {
+      if (!model.rows[index].twin) return say("This picture has no twin.");
+      model.swap(index);
+      changed();
+      say(`Kept, and its twin ${Review.visible(model.rows[index].twin.picture)} dropped.`);
+    },
+  };
 
   function undo() {
     if (!model.history.length) return say("Nothing to undo.");
@@ -93,8 +122,8 @@
   }
 
   function save() {
-    const { reviewed, carried } = model.counts();
-    if (!reviewed && !carried) return say("Nothing to save yet: no picture is reviewed.");
+    const { set, carried } = model.counts();
+    if (!set && !carried) return say("Nothing to save yet: no picture is reviewed.");
     const link = document.createElement("a");
     link.href = URL.createObjectURL(new Blob([model.toFile()], { type: "application/json" }));
     link.download = "decisions.json";
@@ -102,7 +131,7 @@
     setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
     model.saved();
     showCounts();
-    say(`Saved ${number(reviewed + carried)} decisions; clean_faces.py applies them with --review decisions.json.`);
+    say(`Saved ${number(set + carried)} decisions; clean_faces.py applies them with --review decisions.json.`);
   }
 
   async function load(file) {
@@ -142,6 +171,8 @@
     d: () => decide(list.current, "drop", { advance: true }),
     m: () => decide(list.current, "move", { advance: true }),
     c: clear,
+    o: () => further.photo(list.current),
+    w: () => further.swap(list.current),
   };
   const pageKeys = {
     Home: () => list.select(0),
@@ -185,8 +216,9 @@
     if (!card) return;
     list.select(card.position);
     const button = event.target.closest("button");
-    if (button) decide(card.index, button.dataset.do, { advance: false });
-    byId("list").focus({ preventScroll: true });
+    if (button && button.dataset.do in further) further[button.dataset.do](card.index);
+    else if (button) decide(card.index, button.dataset.do, { advance: false });
+    if (!document.querySelector("dialog[open]")) byId("list").focus({ preventScroll: true });
   });
 
   for (const id of filters) byId(id).addEventListener("input", applyFilters);
@@ -209,6 +241,9 @@
     const option = new Option(Review.visible(reason.replaceAll("_", " ")), reason);
     byId("reason").append(option);
   }
+  byId("dropped").hidden = !data.num_dropped;
+  byId("dropped").textContent =
+    `${number(data.num_dropped ?? 0)} more dropped without doubt, ${number(model.rows.length - model.numDoubtful)} of them here`;
   byId("title").textContent = Review.visible(data.title);
   document.title = `Review ${Review.visible(data.title)}`;
   model.recall();

@@ -7,16 +7,27 @@ Review.KINDS = ["keep", "drop", "move"];
 
 // Rows come as arrays, in the order in which review_page.py writes them.
 Review.parseRow = (fields, index) => {
-  const [picture, identity, decision, to, reason, score, doubt, step, tile, own, target, near] = fields;
-  return { index, picture, identity, decision, to, reason, score, doubt, step, tile, own, target, near };
+  const [picture, identity, decision, to, reason, score, doubt, step, tile, own, target, near, risk] = fields;
+  const [twin, photo] = fields.slice(13).map((part) => part ?? null);
+  const [twinPicture, twinTile, size, twinSize] = twin ?? [];
+  const [file, face, boxes] = photo ?? [];
+  return {
+    index, picture, identity, decision, to, reason, score, doubt, step, tile, own, target, near, risk: risk ?? null,
+    twin: twin && { picture: twinPicture, tile: twinTile, size: twinSize, ownSize: size },
+    photo: photo && { file, face, boxes },
+  };
 };
 
 Review.Model = class {
   constructor(data, storage) {
     this.rows = data.rows.map(Review.parseRow);
+    this.numDoubtful = data.num_doubtful ?? this.rows.length; // behind these: dropped without doubt
+    this.risk = data.risk ?? null; // the errors to be expected among all decisions
     this.key = `arcshard-review-${data.key}`;
     this.storage = storage;
-    this.choices = new Map(); // row index -> {decision, to}: only what the reviewer set
+    // Row index -> {decision, to, new: true for an identity that is to be made, face: another one of the photo}, without
+    // what does not apply: only what the reviewer set.
+    this.choices = new Map();
     this.carried = new Map(); // picture -> the same, from a loaded file, about pictures that are not on this page
     this.history = []; // steps that can be undone: {rows: [[index, choice before]], carried: before}
     this.unsaved = false;
@@ -33,18 +44,55 @@ Review.Model = class {
   }
 
   isChanged(index) {
-    const { decision, to } = this.current(index);
-    return decision !== this.rows[index].decision || to !== this.rows[index].to;
+    const { decision, to, face } = this.current(index);
+    return decision !== this.rows[index].decision || to !== this.rows[index].to || face !== undefined;
+  }
+
+  isDoubtful(index) {
+    return index < this.numDoubtful;
   }
 
   counts() {
-    let changed = 0;
-    for (const index of this.choices.keys()) changed += this.isChanged(index);
-    return { total: this.rows.length, reviewed: this.choices.size, changed, carried: this.carried.size };
+    let [changed, reviewed, judged] = [0, 0, 0];
+    for (const index of this.choices.keys()) {
+      changed += this.isChanged(index);
+      reviewed += this.isDoubtful(index);
+      judged += this.rows[index].risk ?? 0;
+    }
+    const expected = this.risk === null ? null : Math.max(0, this.risk - judged);
+    const total = this.numDoubtful;
+    return { total, reviewed, changed, carried: this.carried.size, set: this.choices.size, expected };
   }
 
-  decide(index, decision, to = null) {
-    this.#step([[index, { decision, to }]]);
+  decide(index, decision, to = null, isNew = false) {
+    const face = decision === "drop" ? undefined : this.choices.get(index)?.face;
+    this.#step([[index, Review.choice(decision, to, isNew, face)]]);
+  }
+
+  // Lets a picture show another face of its photo. One that was to be dropped stays then; a suggested move was about
+  // the face before.
+  chooseFace(index, face) {
+    const before = this.choices.get(index);
+    const { decision, to, new: isNew } = before && before.decision !== "drop" ? before : { decision: "keep", to: null };
+    const other = face === this.rows[index].photo.face ? undefined : face;
+    this.#step([[index, Review.choice(decision, to, isNew, other)]]);
+  }
+
+  // Keeps a near-duplicate in place of the picture that was to stay.
+  swap(index) {
+    const { twin } = this.rows[index];
+    const there = this.rows.find((row) => row.picture === twin.picture);
+    const rows = [[index, Review.choice("keep", null)]];
+    const carried = new Map(this.carried);
+    if (there) rows.push([there.index, Review.choice("drop", null)]);
+    else carried.set(twin.picture, Review.choice("drop", null));
+    this.#step(rows, carried);
+  }
+
+  // The identities that are made by decisions so far.
+  get made() {
+    const all = [...this.choices.values(), ...this.carried.values()];
+    return new Set(all.filter((choice) => choice.new).map((choice) => choice.to));
   }
 
   clear(index) {
@@ -88,7 +136,7 @@ Review.Model = class {
     try {
       const stored = JSON.parse(this.storage.getItem(this.key) ?? "null");
       if (!stored) return;
-      this.#assign(stored.rows.map(([index, decision, to]) => [index, { decision, to }]));
+      this.#assign(stored.rows.map(([index, ...parts]) => [index, Review.choice(...parts)]));
       this.carried = new Map(stored.carried);
       this.unsaved = stored.unsaved;
     } catch {
@@ -121,7 +169,7 @@ Review.Model = class {
   }
 
   #store() {
-    const rows = [...this.choices].map(([index, { decision, to }]) => [index, decision, to]);
+    const rows = [...this.choices].map(([index, choice]) => [index, choice.decision, choice.to, choice.new, choice.face]);
     try {
       this.storage.setItem(this.key, JSON.stringify({ rows, carried: [...this.carried], unsaved: this.unsaved }));
       this.remembers = true;
@@ -131,7 +179,22 @@ Review.Model = class {
   }
 };
 
-// Returns picture -> {decision, to} of a decisions.json, or throws an Error that says what is wrong with it.
+// A choice as it is kept and saved, without what does not apply.
+Review.choice = (decision, to, isNew, face) => ({
+  decision,
+  to,
+  ...(isNew ? { new: true } : {}),
+  ...(Number.isInteger(face) ? { face } : {}),
+});
+
+// Why a name cannot be that of a new identity, in the words of clean_faces.py; null when it can.
+Review.nameProblem = (name) => {
+  if (!name || name !== name.trim() || name.startsWith(".")) return "is empty or begins with a dot";
+  if (/[\/\p{Cc}\p{Cs}]/u.test(name)) return "has a slash or a control character";
+  return new TextEncoder().encode(name).length > 240 ? "is too long" : null;
+};
+
+// Returns picture -> choice of a decisions.json, or throws an Error that says what is wrong with it.
 Review.parseFile = (text) => {
   let content;
   try {
@@ -145,12 +208,15 @@ Review.parseFile = (text) => {
   }
   const read = new Map();
   for (const [picture, choice] of Object.entries(decisions)) {
-    const { decision, to = null } = choice ?? {};
-    const fits = decision === "move" ? typeof to === "string" : to === null;
+    const { decision, to = null, new: isNew = false, face } = choice ?? {};
+    const moves = decision === "move";
+    const fits = (moves ? typeof to === "string" : to === null) && (moves ? typeof isNew === "boolean" : isNew === false) &&
+      (!isNew || Review.nameProblem(to) === null) &&
+      (face === undefined || face === null || (Number.isInteger(face) && face >= 0 && decision !== "drop"));
     if (!Review.KINDS.includes(decision) || !fits) {
       throw new Error(`the decision about ${Review.visible(picture)} is not one of keep, drop, move with an identity`);
     }
-    read.set(picture, { decision, to });
+    read.set(picture, Review.choice(decision, to, isNew, face));
   }
   return read;
 };

@@ -10,6 +10,7 @@ Review.MoveDialog = class {
     this.list = document.getElementById("choices");
     this.recent = []; // where the last pictures were moved
     this.names = null; // every identity: [name, as it is compared]; loaded when first asked
+    this.isLoaded = false; // before, nobody knows whether a name is new
     this.input.addEventListener("input", () => this.#offer());
     this.input.addEventListener("keydown", (event) => this.#key(event));
     this.list.addEventListener("click", (event) => {
@@ -21,9 +22,9 @@ Review.MoveDialog = class {
     });
   }
 
-  // Opens for a row; `onChoice` is called with the name, or never.
-  ask(row, onChoice) {
-    Object.assign(this, { row, onChoice });
+  // Opens for a row; `made` are the new people so far. `onChoice` is called with a name and whether it is new, or never.
+  ask(row, made, onChoice) {
+    Object.assign(this, { row, made, onChoice });
     this.thumbs.show(document.getElementById("moving"), row.tile);
     this.input.value = "";
     this.#load();
@@ -38,6 +39,7 @@ Review.MoveDialog = class {
     const script = document.createElement("script"); // a page opened as a file cannot fetch
     script.src = "identities.js";
     script.onload = () => {
+      this.isLoaded = true;
       this.names = window.REVIEW_IDENTITIES.map((name) => [name, Review.folded(name)]);
       if (this.dialog.open) this.#offer();
     };
@@ -46,24 +48,35 @@ Review.MoveDialog = class {
 
   // Lists the names that begin with what was typed, then those that hold it; before any typing, the likely ones.
   #offer() {
-    const typed = Review.folded(this.input.value.trim());
+    const written = this.input.value.trim();
+    const typed = Review.folded(written);
     const found = typed ? this.#matching(typed) : this.#likely();
     this.options = found.slice(0, Review.MAX_CHOICES);
-    this.list.replaceChildren(...this.options.map((name, number) => this.#option(name, number)));
     const more = found.length - this.options.length;
+    const isNew = !this.made.has(written) && !this.names.some(([name]) => name === written);
+    const offersNew = this.isLoaded && written !== "" && isNew && Review.nameProblem(written) === null;
+    if (offersNew) this.options.push(written);
+    this.list.replaceChildren(...this.options.map((name, number) => this.#option(name, number)));
     document.getElementById("matches").textContent =
       typed && !found.length ? "No identity has this in its name" : more > 0 ? `and ${more.toLocaleString("en")} more` : "";
-    this.#mark(0);
+    // A new person is never made by a slip of the keys: it has to be gone to, or clicked.
+    this.#mark(offersNew && this.options.length === 1 ? -1 : 0);
+  }
+
+  // Whether no identity of the set has the name: to move there makes a new person.
+  #isNew(name) {
+    return !this.names.some(([known]) => known === name) && name !== this.row.to && !this.row.near.includes(name);
   }
 
   #likely() {
-    const likely = new Set([this.row.to, ...this.row.near, ...this.recent]);
+    const likely = new Set([this.row.to, ...this.row.near, ...this.recent, ...this.made]);
     return [...likely].filter((name) => name !== null && name !== this.row.identity);
   }
 
   #matching(typed) {
     const [exact, first, later] = [[], [], []];
-    for (const [name, folded] of this.names) {
+    const made = [...this.made].map((name) => [name, Review.folded(name)]);
+    for (const [name, folded] of [...this.names, ...made]) {
       const at = name === this.row.identity ? -1 : folded.indexOf(typed);
       if (at >= 0) (at > 0 ? later : folded.length === typed.length ? exact : first).push(name);
     }
@@ -78,9 +91,10 @@ Review.MoveDialog = class {
     const label = document.createElement("bdi");
     label.textContent = label.title = Review.visible(name);
     option.append(label);
-    if (name === this.row.to) {
+    const notes = [name === this.row.to && "suggested", this.#isNew(name) && "new person"].filter(Boolean);
+    if (notes.length) {
       const note = document.createElement("small");
-      note.textContent = "suggested";
+      note.textContent = notes.join(", ");
       option.append(note);
     }
     const tiles = this.faces.get(name) ?? [];
@@ -94,17 +108,17 @@ Review.MoveDialog = class {
   }
 
   #mark(number) {
-    this.marked = Math.max(0, Math.min(number, this.options.length - 1));
+    this.marked = Math.max(-1, Math.min(number, this.options.length - 1));
     [...this.list.children].forEach((option, place) => {
       option.setAttribute("aria-selected", String(place === this.marked));
       if (place === this.marked) option.scrollIntoView({ block: "nearest" });
     });
-    this.input.setAttribute("aria-activedescendant", this.options.length ? `choice-${this.marked}` : "");
+    this.input.setAttribute("aria-activedescendant", this.marked >= 0 && this.options.length ? `choice-${this.marked}` : "");
   }
 
   #key(event) {
     const moves = { ArrowDown: 1, ArrowUp: -1 };
-    if (event.key in moves) this.#mark(this.marked + moves[event.key]);
+    if (event.key in moves) this.#mark(Math.max(0, this.marked + moves[event.key]));
     else if (event.key === "Enter") this.#choose(this.marked);
     else return;
     event.preventDefault();
@@ -113,9 +127,10 @@ Review.MoveDialog = class {
   #choose(number) {
     const name = this.options[number];
     if (name === undefined) return;
+    const isNew = this.#isNew(name);
     this.recent = [name, ...this.recent.filter((other) => other !== name)].slice(0, 4);
     this.dialog.close();
-    this.onChoice(name);
+    this.onChoice(name, isNew);
   }
 };
 

@@ -21,6 +21,16 @@ Review.Thumbs = class {
     element.style.backgroundPosition = `${(x / last) * 100}% ${(y / last) * 100}%`;
   }
 
+  // Shows a part of a photo's copy; `box` is left, top, width, height as shares of its sides.
+  showPart(element, file, [left, top, width, height]) {
+    element.dataset.tile = `${file}/${left}/${top}`;
+    element.hidden = false;
+    const at = (start, length) => (length < 1 ? `${(start / (1 - length)) * 100}%` : "0%");
+    element.style.backgroundImage = `url("photos/${file}.jpg")`;
+    element.style.backgroundSize = `${100 / width}% ${100 / height}%`;
+    element.style.backgroundPosition = `${at(left, width)} ${at(top, height)}`;
+  }
+
   showAll(elements, tiles) {
     elements.forEach((element, number) => this.show(element, tiles[number]));
   }

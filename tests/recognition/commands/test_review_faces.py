@@ -59,8 +59,13 @@ def test_the_counts_are_printed_and_the_folder_is_whole(cleaned: Path, capsys: p
         "num_drop": 2,
         "num_move": 2,
         "num_sheets": 1,
-        "num_tiles": 6,
+        "num_tiles": 8,
+        "num_dropped": 2,
+        "num_photos_lost": 0,
+        "expected_errors_after": None,
     }
+    listed = (cleaned / "page" / "dropped.tsv").read_text().splitlines()
+    assert listed == ["picture\tidentity\treason\tscore", "b/1.jpg\tb\tfar\t", "b/4.jpg\tb\tfar\t"]
     names = {path.name for path in (cleaned / "page").iterdir()}
     assert names >= {"index.html", "review.css", "data.js", "identities.js", "sheets"}
     assert [path.name for path in (cleaned / "page" / "sheets").iterdir()] == ["0.jpg"]
@@ -86,7 +91,7 @@ def fails(folder: Path, capsys: pytest.CaptureFixture[str], *flags: str) -> str:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--limit", "50001"), "--limit: 50,001 pictures; expected at most 50,000"),
+        (("--limit", "50001"), "--limit, --dropped: 50,001 pictures; expected at most 50,000"),
         (("--min-doubt", "1.5"), "--min-doubt: 1.5; expected 0 to 1"),
         (("--min-doubt", "nan"), "--min-doubt: nan; expected 0 to 1"),
         (("--min-doubt", "0.99"), "none of its 12 decisions has a doubt of at least 0.99"),
