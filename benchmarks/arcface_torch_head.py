@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from recognition.errors import DataError
@@ -29,12 +30,16 @@ class ArcfaceTorchHead(nn.Module):
         margins: tuple[float, float, float],
         scale: float,
         sgd: dict[str, Any],
+        sample_rate: float = 1.0,
     ) -> None:
         super().__init__()
         if device.type == "cpu":
             torch.Tensor.cuda = lambda tensor, *_, **__: tensor  # type: ignore[method-assign, assignment]
+        if not dist.is_initialized():  # it asks for a process group, of one process as well
+            dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
         margin = _module(checkout, "losses").CombinedMarginLoss(scale, *margins)
-        self.head = _module(checkout, "partial_fc_v2").PartialFC_V2(margin, embedding_size, num_classes).to(device)
+        kind = _module(checkout, "partial_fc_v2").PartialFC_V2
+        self.head = kind(margin, embedding_size, num_classes, sample_rate).to(device)
         self.optimizer = torch.optim.SGD(self.head.parameters(), **sgd)
 
     @property

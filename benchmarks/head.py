@@ -63,6 +63,7 @@ class Spec:
     momentum: str = "float32"
     sample_rate: float = 1.0
     optimizer: str = "sgd"
+    unsampled: str = "frozen"
     margins: tuple[float, float, float] = (1.0, 0.5, 0.0)
     block_size: int | None = None
     checkout: Path | None = None  # where arcface_torch's own code lies
@@ -78,6 +79,8 @@ class Spec:
             parts.append(f"r={self.sample_rate:g}")
         if self.optimizer != "sgd":
             parts.append(self.optimizer)
+        if self.unsampled != "frozen":
+            parts.append(self.unsampled)
         return " ".join(parts)
 
 
@@ -124,6 +127,7 @@ class Runner:
             products=spec.products,  # type: ignore[arg-type]
             block_size=spec.block_size,
             sample_rate=spec.sample_rate,
+            unsampled=spec.unsampled,  # type: ignore[arg-type]
             centers_format=spec.centers,  # type: ignore[arg-type]
             momentum_format=spec.momentum,  # type: ignore[arg-type]
         )
@@ -266,18 +270,18 @@ def remarks(results: list[Result]) -> list[str]:
     """Return what the table does not show: sampled against full heads, and how straight time grows with the classes."""
     lines = []
     for result in results:
-        full = [r for r in results if r.spec == replace(result.spec, sample_rate=1.0) and r is not result]
-        if full:
-            lines.append(
-                f"{result.spec.identities:,} {result.spec.name}: {result.step_s / full[0].step_s:.3f}x the full head's "
-                f"time, {result.cpu_s / full[0].cpu_s:.3f}x its CPU time"
-            )
-        sgd = [r for r in results if r.spec == replace(result.spec, optimizer="sgd") and r is not result]
-        if sgd:
-            lines.append(
-                f"{result.spec.identities:,} {result.spec.name}: {result.step_s / sgd[0].step_s:.3f}x the time with "
-                f"SGD, {result.cpu_s / sgd[0].cpu_s:.3f}x its CPU time"
-            )
+        peers = {
+            "the full head's time": replace(result.spec, sample_rate=1.0, unsampled="frozen"),
+            "the frozen head's time": replace(result.spec, unsampled="frozen"),
+            "the time with SGD": replace(result.spec, optimizer="sgd"),
+        }
+        for other, spec in peers.items():
+            for peer in results:
+                if peer.spec == spec != result.spec:
+                    lines.append(
+                        f"{result.spec.identities:,} {result.spec.name}: {result.step_s / peer.step_s:.3f}x {other}, "
+                        f"{result.cpu_s / peer.cpu_s:.3f}x its CPU time"
+                    )
     for name in dict.fromkeys(result.spec.name for result in results):
         sizes = [float(r.spec.identities) for r in results if r.spec.name == name]
         if len(sizes) > 2:
@@ -326,11 +330,10 @@ def make_specs(args: argparse.Namespace, identities: int) -> list[Spec]:
             specs += [Spec(kind, **common, products=products) for products in args.products]
             continue
         for products in args.products if kind == "fused" else args.products[:1]:
+            formats = {"centers": args.centers, "momentum": args.momentum} if kind != "autograd" else {}
             for rate in args.sample_rate if kind != "autograd" else [1.0]:
-                centers, momentum = (args.centers, args.momentum) if kind != "autograd" else ("float32", "float32")
-                specs.append(
-                    Spec(kind, **common, products=products, centers=centers, momentum=momentum, sample_rate=rate)
-                )
+                for rule in args.unsampled if rate < 1 and common["optimizer"] == "sgd" else ["frozen"]:
+                    specs.append(Spec(kind, **common, products=products, **formats, sample_rate=rate, unsampled=rule))
     if args.arcface_torch is not None:
         specs.append(Spec("arcface_torch", **{**common, "optimizer": "sgd"}, checkout=args.arcface_torch))
     return specs
@@ -350,6 +353,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--products", nargs="+", choices=("float32", "bf16"), default=["float32", "bf16"])
     parser.add_argument("--sample-rate", type=float, nargs="+", default=[1.0])
     parser.add_argument("--optimizers", nargs="+", choices=("sgd", "adamw"), default=["sgd"], help="of the centers")
+    parser.add_argument("--unsampled", nargs="+", choices=("frozen", "coast"), default=["frozen"])
     parser.add_argument("--centers", choices=("float32", "bf16"), default="float32")
     parser.add_argument("--momentum", choices=("float32", "bf16", "int8", "none"), default="float32")
     parser.add_argument("--margins", type=float, nargs=3, default=(1.0, 0.5, 0.0), metavar=("M1", "M2", "M3"))
