@@ -163,13 +163,11 @@ def test_a_bad_request_is_one_line_and_leaves_nothing(
     made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "there.html").write_text("mine")
-    (tmp_path / "quality.onnx").write_bytes(b"junk")
     run, pairs = str(made / "run"), str(made / "set.bin")
     for argv, expected in (
         ([run], "expected MODEL and at least one SET, or --from-scores"),
         ([run, pairs, "--output", str(tmp_path / "there.html")], "there.html: exists already"),
         ([run, str(tmp_path / "no.bin")], "no.bin: cannot be read"),
-        ([run, pairs, "--quality", str(tmp_path / "quality.onnx")], "quality.onnx: cannot be read as ONNX"),
         ([run, pairs, "--groups", str(tmp_path / "none")], "none: cannot be read"),
     ):
         output = [] if "--output" in argv else ["--output", str(tmp_path / "new.html")]
@@ -177,6 +175,18 @@ def test_a_bad_request_is_one_line_and_leaves_nothing(
         error = capsys.readouterr().err
         assert expected in error and error.count("\n") == 1
     assert (tmp_path / "there.html").read_text() == "mine" and not (tmp_path / "new.html").exists()
+
+
+def test_a_quality_network_that_is_none_is_one_line(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnxruntime")
+    (tmp_path / "quality.onnx").write_bytes(b"junk")
+    argv = [str(made / "run"), str(made / "set.bin"), "--quality", str(tmp_path / "quality.onnx")]
+    assert main([*argv, "--output", str(tmp_path / "new.html"), "--quiet", "--device", "cpu"]) == 1
+    error = capsys.readouterr().err
+    assert "quality.onnx: cannot be read as ONNX" in error and error.count("\n") == 1
+    assert not (tmp_path / "new.html").exists()
 
 
 def some_result() -> JudgedSet:
