@@ -130,8 +130,11 @@ class Case:
         return rows
 
     def _probability(self, rows: Tensor, labels: Tensor) -> Tensor:
-        # Without the filter: its step would draw the search to rows that lie exactly on the threshold.
+        # Without the filter, and without a margin that jumps at its hard negatives: a step of the probability draws
+        # the search to rows that lie exactly there, where the last bit decides.
         problem = replace(self.problem, threshold=0.0)
+        if self.margin == "curricularface":
+            problem = replace(problem, margin="combined", settings={})
         return head_oracle.row_losses(rows, self.centers().double(), labels, problem)[0].neg().exp()
 
 

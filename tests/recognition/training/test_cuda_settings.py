@@ -14,14 +14,19 @@ from recognition.training.cuda_settings import settle_cuda
 CUDA = torch.device("cuda", 0)
 
 
+HAS_PRECISION = hasattr(torch.backends.cuda.matmul, "fp32_precision")
+
+
 @pytest.fixture(autouse=True)
 def _as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = cudnn.benchmark, cudnn.deterministic, matmul.fp32_precision
+    before, precision = (cudnn.benchmark, cudnn.deterministic), getattr(matmul, "fp32_precision", None)
     yield
-    cudnn.benchmark, cudnn.deterministic, matmul.fp32_precision = before
+    cudnn.benchmark, cudnn.deterministic = before
+    if precision is not None:
+        matmul.fp32_precision = precision
     torch.use_deterministic_algorithms(False)
     torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
 
@@ -35,6 +40,7 @@ def test_one_order_of_sums_where_it_is_promised_else_the_fastest(is_promised: bo
     assert os.environ.get("CUBLAS_WORKSPACE_CONFIG") == (":4096:8" if is_promised else None)
 
 
+@pytest.mark.skipif(not HAS_PRECISION, reason="torch before 2.9 has one switch for all products")
 @pytest.mark.parametrize(("precision", "expected"), [("bf16", "tf32"), ("fp16", "tf32"), ("off", "ieee")])
 def test_the_dense_layer_is_in_tf32_unless_all_is_to_be_float32(precision: str, expected: str) -> None:
     settle_cuda(TrainConfig(precision=precision), CUDA)  # type: ignore[arg-type]
@@ -42,7 +48,11 @@ def test_the_dense_layer_is_in_tf32_unless_all_is_to_be_float32(precision: str, 
 
 
 def test_a_cpu_is_left_as_it_is() -> None:
-    before = torch.backends.cudnn.benchmark, torch.backends.cuda.matmul.fp32_precision
+    def settings() -> tuple[bool, str]:
+        precision = torch.backends.cuda.matmul.fp32_precision if HAS_PRECISION else torch.get_float32_matmul_precision()
+        return torch.backends.cudnn.benchmark, precision
+
+    before = settings()
     settle_cuda(TrainConfig(deterministic=True), torch.device("cpu"))
     assert not torch.are_deterministic_algorithms_enabled()
-    assert (torch.backends.cudnn.benchmark, torch.backends.cuda.matmul.fp32_precision) == before
+    assert settings() == before
