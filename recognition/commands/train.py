@@ -53,6 +53,7 @@ from recognition.training.build import build_parts, wants_class_sizes
 from recognition.training.class_means import start_from_class_means
 from recognition.training.cuda_settings import settle_cuda
 from recognition.training.interrupts import Stopped, ignore_save_requests
+from recognition.training.kept_centers import keep_centers, note_names
 from recognition.training.meters import attach_log_files
 from recognition.training.preflight import preflight
 from recognition.training.run_folder import FolderLock, released
@@ -175,8 +176,10 @@ def _trainer(
     if wants_class_sizes(config.head):
         sizes = torch.from_numpy(np.bincount(dataset.labels(), minlength=dataset.num_classes))
     parts = build_parts(config, dataset.num_classes, world, teacher, sizes)
-    if config.head.init == "class_means" and checkpoint is None:
-        start_from_class_means(parts, dataset, config, world, folder, quiet=args.quiet)
+    if config.head.init != "random" and checkpoint is None:
+        kept = keep_centers(parts, dataset, config, world) if config.head.init == "keep" else None
+        start_from_class_means(parts, dataset, config, world, folder, kept=kept, quiet=args.quiet)
+    note_names(folder, dataset, world)
     loader = build_loader(config, dataset, world, folder)
     _write_config(folder, config, world)
     return Trainer(plan, parts, loader, world=world, folder=folder, validators=validators, start=checkpoint, lock=lock)

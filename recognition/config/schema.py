@@ -58,6 +58,12 @@ class DataConfig:
     num_image: int | None = key(
         None, "comes from the data; checked when stated; needed in the same places", within(1, 2**48)
     )
+    max_identities: int | None = key(
+        None,
+        "only the first so many people, by class id",
+        at_least(2),
+        void=Rule(lambda c: c.data.rec == "synthetic", "with data.rec 'synthetic'; set data.num_classes"),
+    )
     image_size: int = key(112, "side in pixels; images of another size are an error", within(16, 4096))
     num_workers: int | None = key(
         None,
@@ -267,12 +273,13 @@ class HeadConfig:
         ),
     )
     sub_centers: int = key(1, "centers per class; the nearest counts", at_least(1))
-    init: Literal["random", "class_means"] = key(
+    init: Literal["random", "class_means", "keep"] = key(
         "random",
-        "random, or with init_from class_means: of the embeddings of some images of each class",
+        "random, or with init_from class_means: of the embeddings of some images of each class; keep: the centers of "
+        "the run that init_from names, by the people's names, and class_means for new people (docs/recipes.md)",
         clash=Rule(
-            lambda c: c.head.init == "class_means" and c.init_from is None,
-            "class_means needs a network that knows faces; set init_from, or head.init: random",
+            lambda c: c.head.init != "random" and c.init_from is None,
+            "{head.init} needs a network that knows faces; set init_from, or head.init: random",
         ),
     )
     init_images: int = key(
@@ -317,6 +324,18 @@ class TrainConfig:
         False,
         "on GPUs: equal bits from run to run, at some cost in speed; false: the fastest kernels (on a CPU bits are "
         "equal either way)",
+    )
+    ema: float | None = key(
+        None,
+        "decay of a moving average of the weights, such as 0.999, which is validated and published in their place "
+        "(docs/recipes.md)",
+        BELOW_ONE,
+    )
+    recalibrate_bn: int = key(
+        0,
+        "images from which BatchNorm's statistics are taken anew for what is validated and published; 0: those of the "
+        "training",
+        at_least(0),
     )
     max_refused_steps: int = key(20, "stop after this many refused (non-finite) steps in a row", at_least(1))
     timeout_s: float = key(600.0, "seconds a rank waits for the others before the run ends with an error", above(0))

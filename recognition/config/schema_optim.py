@@ -46,6 +46,19 @@ class OptimConfig:
         "of the last layers' rate",
         Range(lambda value: 0 < value <= 1, "above 0 and at most 1"),
     )
+    no_decay: tuple[str, ...] = key(
+        (), 'names of parameters of the backbone without weight decay, as patterns: ["*.bias", "bn*"]'
+    )
+    freeze: tuple[str, ...] = key(
+        (),
+        'names of parameters of the backbone that stay as they are, as patterns: ["conv1.*", "layer1.*"]; a BatchNorm '
+        "that is frozen keeps its statistics",
+        clash=Rule(
+            lambda c: bool(c.optim.freeze) and c.init_from is None,
+            "found {optim.freeze} without init_from, so they would stay random; set init_from",
+        ),
+    )
+    backbone_lr_factor: float = key(1.0, "the backbone's learning rate as a multiple of lr", above(0))
     schedule: Literal["poly", "cosine", "multistep", "plateau"] = key(
         "poly",
         "after a linear warm-up: poly or cosine to 0; multistep: a drop at each milestone; plateau: a drop when the "

@@ -55,6 +55,10 @@ class Dataset(Protocol):
         """Return the different class ids, rising."""
         ...
 
+    def class_names(self) -> list[str] | None:
+        """Return the people's names by class id, "" for one without; None where the set does not say them."""
+        ...
+
     def read_ahead(self, spans: list[range]) -> None:
         """Ask for the images of `spans` in the background, where the storage can do that."""
         ...

@@ -19,8 +19,10 @@ from recognition.draws.permutation import IntArray
 from recognition.errors import ConfigError, DataError
 from recognition.feed.bad_records import Origin
 from recognition.feed.dataset import Dataset, Picture
+from recognition.feed.first_identities import FirstIdentities
 from recognition.feed.identity_map import IdentityMap, offset_identities, read_identity_map, same_identities
 from recognition.feed.synthetic import SyntheticDataset
+from recognition.formats.class_names import names_path, read_class_names
 from recognition.formats.image_list import FolderList
 from recognition.formats.image_tree import ImageTree
 from recognition.formats.records import ImageRecords
@@ -43,6 +45,8 @@ def open_dataset(config: DataConfig, *, needs_identities: bool = True) -> Datase
     if config.rec == "synthetic":
         return SyntheticDataset(_stated(config, "num_image"), _stated(config, "num_classes"), config.image_size)
     dataset = _open_paths(config, needs_identities)
+    if config.max_identities is not None:
+        dataset = FirstIdentities(dataset, config.max_identities)
     if config.num_image is not None and config.num_image != len(dataset):
         found = f"the config states {config.num_image}, {config.rec} has {len(dataset)}"
         raise ConfigError(f"data.num_image: {found}; correct it or leave it out")
@@ -127,6 +131,18 @@ class RecDataset:
         except DataError as err:
             raise DataError(f"{self.place(index)}{err}") from err
 
+    def class_names(self) -> list[str] | None:
+        """Return the names beside the set; DataError for those of fewer or more classes than labels need."""
+        path = names_path(self.path)
+        if not path.exists():
+            return None
+        names = read_class_names(path)
+        if len(names) < self.num_needed:
+            raise DataError(
+                f"{path}: {len(names):,} names for {self.num_needed:,} classes; expected one a line; pack the set anew"
+            )
+        return names[: self.num_classes] + [""] * (self.num_classes - len(names))
+
     def sets(self) -> Sequence[Dataset]:
         return [self]
 
@@ -172,10 +188,12 @@ class FolderDataset:
         self._names: Sequence[str]
         if has_identities:
             images = FolderList(root)
+            self._identities: list[str] | None = list(images.identities)
             self.num_classes = self.num_needed = self.num_used = len(images.identities)
             self._names, labels = zip(*((image.name, image.label) for image in images))
             self._labels = np.array(labels, dtype=np.int64)
         else:
+            self._identities = None
             self.num_classes = self.num_needed = self.num_used = 1
             self._names = ImageTree(root).names()
             self._labels = np.zeros(len(self._names), dtype=np.int64)
@@ -196,6 +214,9 @@ class FolderDataset:
 
     def used_labels(self) -> IntArray:
         return np.arange(self.num_used)
+
+    def class_names(self) -> list[str] | None:
+        return self._identities
 
     def sets(self) -> Sequence[Dataset]:
         return [self]
@@ -256,6 +277,9 @@ class JoinedDataset:
             return needed, sum(dataset.num_used for dataset in self._datasets)
         used = self.used_labels()
         return (int(used[-1]) + 1 if len(used) else 0), len(used)
+
+    def class_names(self) -> list[str] | None:
+        return None  # people of two sets may have one name
 
     def sets(self) -> Sequence[Dataset]:
         return self._datasets

@@ -41,6 +41,9 @@ class SyntheticDataset:
     def used_labels(self) -> IntArray:
         return np.arange(self.num_used)
 
+    def class_names(self) -> list[str] | None:
+        return None
+
     def sets(self) -> Sequence[Dataset]:
         return [self]
 

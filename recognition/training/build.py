@@ -21,6 +21,8 @@ from recognition.heads.optimizer import HeadOptimizer
 from recognition.heads.sharded_softmax import ShardedSoftmax
 from recognition.optim.groups import make_optimizer
 from recognition.training.distillation import Distillation, Student, named_trained
+from recognition.training.ema import WeightAverage
+from recognition.training.fine_tuning import freeze_, tune_groups_
 from recognition.training.teacher import Teacher
 
 logger = logging.getLogger(__name__)
@@ -39,6 +41,9 @@ class Parts:
     """Of the backbone and of the centers: a step counts for both or for none."""
     distillation: Distillation | None = None
     """With a teacher: its targets, and what is learned beside the backbone."""
+
+    average: WeightAverage | None = None
+    """With train.ema."""
 
     def trained(self) -> list[nn.Parameter]:
         """Return all that gradient steps move but the centers."""
@@ -68,6 +73,7 @@ def build_parts(
             config.backbone.network,
             config.backbone.embedding_size,
         )
+    freeze_(backbone, config.optim)
     if config.backbone.sync_bn:
         backbone = convert_sync_bn(backbone)
     student = None if teacher is None else Student(backbone, config.backbone.embedding_size, teacher.size)
@@ -78,14 +84,17 @@ def build_parts(
     distillation = None
     if teacher is not None and student is not None:
         distillation = Distillation(teacher, student, config.teacher.weight)
-    return Parts(
+    parts = Parts(
         backbone=backbone,
         replica=replicate(_compiled(student or backbone, config), world, compression=config.train.gradient_compression),
         head=head,
         num_classes=num_classes,
         optimizer=_optimizer(config, backbone, [p for _, p in named_trained(backbone, distillation)], head),
         distillation=distillation,
+        average=None if config.train.ema is None else WeightAverage(backbone, config.train.ema),
     )
+    tune_groups_(parts.optimizer, backbone, config.optim)
+    return parts
 
 
 def build_head(config: Config, num_classes: int, world: World, class_sizes: Tensor | None = None) -> ShardedSoftmax:

@@ -37,19 +37,27 @@ _MAX_THREADS = 8
 
 
 def start_from_class_means(
-    parts: Parts, dataset: Dataset, config: Config, world: World, folder: Path, *, quiet: bool = False
+    parts: Parts,
+    dataset: Dataset,
+    config: Config,
+    world: World,
+    folder: Path,
+    *,
+    kept: npt.NDArray[np.bool_] | None = None,
+    quiet: bool = False,
 ) -> None:
     """Point the centers at the mean embeddings of their classes; all ranks call it.
 
     Each rank embeds up to `head.init_images` images of every class it owns, spread evenly over what the class has, as
     verification does: the sum of an image's and its mirror image's embedding, normalized. Sub-center k gets every K-th
     image from the k-th on. A center keeps the length of its random start, for which the learning rates are made, and
-    one without images all of it. Raises on all ranks where one of them fails. Collective: one gather.
+    one without images all of it. Those of `kept` stay as they are (bool, a class of this rank each). Raises on all
+    ranks where one of them fails. Collective: one gather.
     """
     watch = Stopwatch()
 
     def fill() -> tuple[int, int]:
-        means = _Means(parts, dataset, config, world, bad_record_list(config, folder))
+        means = _Means(parts, dataset, config, world, bad_record_list(config, folder), kept)
         return means.fill_(quiet=quiet or not world.is_main)
 
     rows, images = (sum(column) for column in zip(*together(fill, world)))
@@ -83,8 +91,15 @@ class _Means:
     """One rank's share of the work."""
 
     def __init__(
-        self, parts: Parts, dataset: Dataset, config: Config, world: World, bad_records: BadRecordList | None
+        self,
+        parts: Parts,
+        dataset: Dataset,
+        config: Config,
+        world: World,
+        bad_records: BadRecordList | None,
+        kept: npt.NDArray[np.bool_] | None,
     ) -> None:
+        self._kept = kept
         self._head = parts.head
         self._sub_centers = config.head.sub_centers
         self._most = config.head.init_images
@@ -103,6 +118,9 @@ class _Means:
         """Set this rank's centers, and return how many of them and from how many images."""
         classes = self._head.class_range
         images, labels, numbers = choose_images(self._dataset.labels(), classes, self._most)
+        if self._kept is not None:
+            is_new = ~self._kept[labels - classes.start]
+            images, labels, numbers = images[is_new], labels[is_new], numbers[is_new]
         rows = (labels - classes.start) * self._sub_centers + numbers % self._sub_centers
         # The images of a block are read in the order of the file, which for most sets is that of the classes anyway.
         order = np.lexsort((images, rows // self._block_rows))

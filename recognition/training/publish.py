@@ -14,7 +14,6 @@ from recognition.backbones.run_weights import RUN_MODEL, RUN_WEIGHTS
 from recognition.backbones.weights import keep_as_best, save_model
 from recognition.config.loader import flatten
 from recognition.config.schema import Config
-from recognition.distributed.replicate import averaged_buffers
 from recognition.distributed.staging import refuse_broken
 from recognition.distributed.together import together
 from recognition.distributed.world import World
@@ -22,6 +21,7 @@ from recognition.errors import CheckpointError, DataError
 from recognition.feed.loader import BatchLoader
 from recognition.training.build import Parts
 from recognition.training.run_folder import RunStatus, write_status
+from recognition.training.shown_model import ShownModel
 from recognition.training.state import TrainState
 from recognition.work.revision import find_revision
 
@@ -49,13 +49,16 @@ class Publisher:
     `num_failed` counts what the disk did not take before the end; it ends no training.
     """
 
-    def __init__(self, folder: Path, parts: Parts, config: Config, state: TrainState, *, loader: BatchLoader) -> None:
+    def __init__(
+        self, folder: Path, parts: Parts, config: Config, state: TrainState, *, loader: BatchLoader, shown: ShownModel
+    ) -> None:
         self.num_failed = 0
         self._folder = folder
         self._parts = parts
         self._config = config
         self._state = state
         self._loader = loader
+        self._shown = shown
         self._tried_step = -1  # equal on all ranks
         self._step = -1  # of what rank 0 published
 
@@ -67,7 +70,7 @@ class Publisher:
         if self._tried_step == self._state.step:
             return
         self._tried_step = self._state.step
-        with averaged_buffers(self._parts.backbone, world):
+        with self._shown.shown():
             if not world.is_main:
                 return
             try:
@@ -87,7 +90,7 @@ class Publisher:
             if world.is_main:
                 self._write(is_ended=True)
 
-        with averaged_buffers(self._parts.backbone, world):
+        with self._shown.shown():
             together(write, world)
 
     def _write(self, *, is_ended: bool) -> None:

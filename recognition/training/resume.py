@@ -31,7 +31,7 @@ def snapshot_run(parts: Parts, meta: RunMeta, *, has_own_buffers: bool) -> Snaps
     shared = {name: tensor for name, tensor in backbone.items() if name not in local}
     return Snapshot(
         step=meta.state.step,
-        replicated={**shared, **_of_distillation(parts), **_optimizer_tensors(parts), **alike(parts.head)},
+        replicated={**shared, **_beside_backbone(parts), **_optimizer_tensors(parts), **alike(parts.head)},
         rows={**parts.head.state_rows(), **_center_rows(parts)},
         local={name: tensor for name, tensor in backbone.items() if name in local},
         classes=parts.head.class_range,
@@ -55,7 +55,8 @@ def load_run(checkpoint: Checkpoint, parts: Parts, scaler: LossScaler, *, order:
     if checkpoint.num_classes != parts.num_classes:
         raise CheckpointError(
             f"{path}: holds {checkpoint.num_classes} classes; the data set has {parts.num_classes}; "
-            "resume with the data set of the run"
+            "resume with the data set of the run, or start a run that keeps the centers of its people by their names: "
+            "init_from=RUN head.init=keep"
         )
     meta = RunMeta.of(checkpoint.meta, str(path))
     difference = None if meta.order is None else meta.order.difference(order)
@@ -69,7 +70,7 @@ def load_run(checkpoint: Checkpoint, parts: Parts, scaler: LossScaler, *, order:
     tensors = {**checkpoint.replicated(), **checkpoint.local(parts.head.world)}
     live = {
         **_named(BACKBONE, parts.backbone.state_dict()),
-        **_of_distillation(parts),
+        **_beside_backbone(parts),
         **_optimizer_tensors(parts),
         **alike(parts.head),
     }
@@ -113,9 +114,10 @@ def _optimizer_tensors(parts: Parts) -> dict[str, Tensor]:
     return tensors | {f"head_optimizer.{key}": tensor for key, tensor in _of_centers(parts) if tensor.ndim == 0}
 
 
-def _of_distillation(parts: Parts) -> dict[str, Tensor]:
-    """Return what is learned beside the backbone where there is a teacher."""
-    return {} if parts.distillation is None else dict(parts.distillation.state())
+def _beside_backbone(parts: Parts) -> dict[str, Tensor]:
+    """Return what is learned beside the backbone where there is a teacher, and the average of the weights."""
+    learned = {} if parts.distillation is None else dict(parts.distillation.state())
+    return learned if parts.average is None else {**learned, **_named("average.", parts.average.state())}
 
 
 def _center_rows(parts: Parts) -> dict[str, Tensor]:

@@ -77,6 +77,8 @@ class Stepper:
         refused = optimizer.refused.float()
         self._buffers.restore_(refused)
         self.scaler.update_(refused)
+        if self.parts.average is not None:
+            self.parts.average.update(step, refused)
         parts = {name: torch.stack([loss[name] for loss in losses]).mean() for name in losses[0]}
         found = {} if head.result is None else head.result.means()
         return StepResult(refused, {**parts, "grad_norm": norm, **found})

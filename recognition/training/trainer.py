@@ -31,6 +31,7 @@ from recognition.training.reports import Reports
 from recognition.training.resume import load_run, order_settings, snapshot_run
 from recognition.training.run_folder import FolderLock
 from recognition.training.run_meta import DRAW, OrderSettings, RunMeta
+from recognition.training.shown_model import ShownModel, hold_frozen_norms_
 from recognition.training.stages import Stages
 from recognition.training.state import TrainState
 from recognition.training.stepper import Stepper, StepResult
@@ -64,6 +65,7 @@ class Trainer:
         self.validators = validators
         assert loader.steps_per_epoch // plan.micro_batches == plan.steps_per_epoch, "the plan is of other data"
         self.stepper = Stepper(config, parts, world)
+        self.shown = ShownModel(parts, config, world, num_images=loader.num_images, read=loader.read)
         self.stages = Stages(plan.stages, parts, config)
         self.state = TrainState() if start is None else self._resumed(start)
         self.reports = Reports(
@@ -87,7 +89,7 @@ class Trainer:
         # One short of the limit at most: a run that goes on takes a step before it is judged.
         most = config.train.max_refused_steps - 1
         self.refusals = RefusalWatch(min(self.state.refused_in_a_row, most))
-        self.publisher = Publisher(folder, parts, config, self.state, loader=loader)
+        self.publisher = Publisher(folder, parts, config, self.state, loader=loader, shown=self.shown)
         self.interrupts = Interrupts()
         self._is_save_due = False
         self._met = time.perf_counter()
@@ -126,7 +128,7 @@ class Trainer:
 
     def validate(self) -> dict[str, Report]:
         """Run every validator on all ranks, log the results, publish the weights; the training keeps every bit."""
-        results = validate(self.validators, self.parts, self.state, self.reports, self.config, self.world)
+        results = validate(self.validators, self.parts, self.state, self.reports, self.config, self.world, self.shown)
         if results and self.config.optim.schedule == "plateau" and self.state.step > self.plan.warmup_steps:
             follow_score(self.state, patience=self.config.optim.patience, world=self.world)
         if results and self.state.step > 0:
@@ -183,6 +185,7 @@ class Trainer:
 
     def _train_epoch(self, epoch: int, start_step: int) -> None:
         self.parts.backbone.train()
+        hold_frozen_norms_(self.parts.backbone)
         self.reports.throughput.restart()
         batches = self.loader.epoch(epoch, start_step * self.plan.micro_batches)
         for _ in range(start_step, self.plan.steps_per_epoch):

@@ -11,12 +11,12 @@ import torch
 
 from recognition.config.schema import Config
 from recognition.distributed.collectives import broadcast_
-from recognition.distributed.replicate import averaged_buffers
 from recognition.distributed.world import World
 from recognition.embedding.embedder import Embedder
 from recognition.optim.schedule import Plateau
 from recognition.training.build import Parts
 from recognition.training.reports import Reports
+from recognition.training.shown_model import ShownModel
 from recognition.training.state import TrainState
 from recognition.verification.validators import Report, Validator
 
@@ -24,11 +24,17 @@ logger = logging.getLogger(__name__)
 
 
 def validate(
-    validators: Mapping[str, Validator], parts: Parts, state: TrainState, reports: Reports, config: Config, world: World
+    validators: Mapping[str, Validator],
+    parts: Parts,
+    state: TrainState,
+    reports: Reports,
+    config: Config,
+    world: World,
+    shown: ShownModel,
 ) -> dict[str, Report]:
     """Run every validator on all ranks, log the results and note them in `state`; weights and buffers keep their bits.
 
-    Without sync_bn the model that is looked at has the mean of the ranks' buffers.
+    What is looked at is the model that the run shows.
     """
     if not validators:
         return {}
@@ -39,7 +45,7 @@ def validate(
         precision=config.train.precision,
     )
     results = {}
-    with averaged_buffers(parts.backbone, world):
+    with shown.shown():
         for name, validator in validators.items():
             started = time.perf_counter()
             report = results[name] = validator.run(embedder.embed)

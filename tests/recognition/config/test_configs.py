@@ -16,7 +16,7 @@ from tests.helpers.places import GOLDEN, ROOT
 
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.yaml"))
 # Sizes of the sets that are made here and not stated in their configs.
-SIZES = {"base": (100_000, 1_000), "demo": (8_000, 400), "lfw_tiny": (8_000, 3_000)}
+SIZES = {"base": (100_000, 1_000), "demo": (8_000, 400), "lfw_tiny": (8_000, 3_000), "lfw_distill": (8_000, 3_000)}
 
 
 @pytest.fixture(params=CONFIGS)
@@ -42,7 +42,11 @@ def test_it_loads_plans_and_builds(name):
     plan = make_plan(config, world_size=world_size, num_images=num_images, num_classes=num_classes)
     assert "chosen for this global batch" in render_plan(plan) or name == "base"
     with torch.device("meta"):
-        module = build_backbone(config.backbone.network, embedding_size=config.backbone.embedding_size)
+        module = build_backbone(
+            config.backbone.network,
+            embedding_size=config.backbone.embedding_size,
+            image_size=config.data.image_size,
+        )
     assert sum(parameter.numel() for parameter in module.parameters()) == plan.memory.num_parameters
 
 
