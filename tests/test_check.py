@@ -10,7 +10,8 @@ from recognition.commands import train
 from recognition.config.loader import load_config
 from tests.helpers.places import ROOT
 
-CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.yaml"))
+FOLDER = ROOT / "configs"
+CONFIGS = sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.yaml"))
 # What a config leaves to the data is stated here: a check needs no data, but then it needs their sizes.
 SIZES = ["data.num_classes=1000", "data.num_image=100000"]
 

@@ -30,7 +30,8 @@ from recognition.__main__ import commands
 assert "torch" not in sys.modules, "import recognition costs no torch"
 from recognition.config.loader import ROOT, find_config
 configs = {}
-for name in sorted(os.listdir(ROOT / "configs")):
+paths = (path for path in (ROOT / "configs").rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+for name in sorted(path.relative_to(ROOT / "configs").as_posix() for path in paths):
     path = find_config("configs/" + name)
     assert path == find_config(name.removesuffix(".yaml")) == find_config("configs/" + name.removesuffix(".yaml"))
     configs[name] = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -106,7 +107,9 @@ def test_checkout_editable_install_and_wheel_are_the_same(source: Path, installe
     assert reports["checkout"] == reports["editable"] == reports["wheel"]
     assert reports["wheel"]["commands"] == commands()
     assert {"py.typed", "cleaning/page/index.html"} < reports["wheel"]["files"].keys()
-    assert set(reports["wheel"]["configs"]) == {path.name for path in (ROOT / "configs").iterdir()}
+    folder = ROOT / "configs"
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*.yaml")}
+    assert set(reports["wheel"]["configs"]) == found
 
 
 def test_the_wheel_holds_the_library_alone(wheel: Path) -> None:

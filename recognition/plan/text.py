@@ -8,6 +8,7 @@ import torch
 
 from recognition.config.schema import HeadConfig, has_teacher
 from recognition.console import count, duration, size
+from recognition.heads.margins import make_margin
 from recognition.heads.products import resolve_products
 from recognition.plan.inputs import Inputs
 from recognition.plan.memory import backbone_cost
@@ -133,7 +134,7 @@ def _head(plan: Plan) -> str:
         return "none"
     parts = [
         _margin(head),
-        f"scale {head.scale:g}",
+        _scale(head),
         f"update {'autograd' if head.update == 'autograd' else 'fused'}",
         f"products {_products(plan)}",
         f"centers {head.centers_format}",
@@ -145,11 +146,20 @@ def _head(plan: Plan) -> str:
         parts.append(f"{head.sub_centers} sub-centers")
     if head.interclass_filtering_threshold:
         parts.append(f"negatives above a cosine of {head.interclass_filtering_threshold:g} left out")
+    if head.label_smoothing:
+        parts.append(f"labels smoothed by {head.label_smoothing:g}")
+    if head.class_balance:
+        parts.append(f"classes weighed by the effective number of their images, beta {head.class_balance:g}")
     return ", ".join(parts)
 
 
 def _moments(plan: Plan) -> str:
     return "AdamW, moments" if plan.config.centers_optimizer == "adamw" else "SGD, momentum"
+
+
+def _scale(head: HeadConfig) -> str:
+    margin = None if head.margin is None else make_margin(head.margin.name, head.margin.settings)
+    return f"scale {head.scale:g}" if margin is None or margin.uses_scale else "scale its own or none"
 
 
 def _products(plan: Plan) -> str:

@@ -16,6 +16,7 @@ from recognition.distributed.replicate import convert_sync_bn, replicate
 from recognition.distributed.world import World
 from recognition.errors import ConfigError
 from recognition.heads.by_class import ByClass
+from recognition.heads.guards import check_margin
 from recognition.heads.margins import CombinedMargin, Margin, make_margin
 from recognition.heads.optimizer import HeadOptimizer
 from recognition.heads.sharded_softmax import ShardedSoftmax
@@ -144,6 +145,8 @@ def margin_of(head: HeadConfig) -> Margin:
             f"{chosen.where()}head.init: found 'class_means' with head.margin {chosen.name!r}, whose centers are no "
             "means of embeddings; use head.init: random"
         )
+    threshold = head.interclass_filtering_threshold
+    check_margin(margin, head.sub_centers, threshold, head.label_smoothing, head.update)
     return margin
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,10 +12,31 @@ import torch
 from torch import Tensor
 
 from recognition.distributed.world import World
-from recognition.heads.margins import MARGINS
+from recognition.errors import ConfigError
+from recognition.heads.by_class import ByClass
+from recognition.heads.margins import (
+    MARGINS,
+    AdaCos,
+    ASoftmax,
+    CosFace,
+    CurricularFace,
+    ElasticFace,
+    Ldam,
+    LSoftmax,
+    Margin,
+    MVSoftmax,
+    OwnRows,
+    Softmax,
+    SphereFace2,
+    UniFace,
+)
+from recognition.heads.margins.angles import psi
 from recognition.heads.margins.elasticface import normal_numbers
+from recognition.heads.saving import load_head, save_head
+from recognition.heads.sharded_softmax import ShardedSoftmax
 from tests.helpers import loss_oracle
 from tests.helpers.head_oracle import Forward, Truth
+from tests.helpers.heads import ALONE, make_head
 from tests.helpers.loss_cases import CASES, LR, MOMENTUM, ROWS, VARIANTS, WEIGHT_DECAY, LossCase
 from tests.helpers.worlds import run_world, world_sizes
 
@@ -119,3 +142,118 @@ def test_a_loss_is_its_equation(size: int, number: int) -> None:
 
 def test_every_loss_has_a_case() -> None:
     assert {name for name, _, _ in VARIANTS} == set(MARGINS)
+
+
+@pytest.mark.parametrize(
+    ("margin", "changes", "message"),
+    [
+        (LSoftmax(), {"sub_centers": 2}, "head.sub_centers: found 2 with LSoftmax, whose centers are of any length"),
+        (Softmax(), {"sub_centers": 3}, "head.sub_centers: found 3 with Softmax, whose centers are of any length"),
+        (
+            ASoftmax(),
+            {"interclass_filtering_threshold": 0.3},
+            "head.interclass_filtering_threshold: found 0.3 with ASoftmax, whose negatives are no cosines",
+        ),
+        (
+            SphereFace2(),
+            {"label_smoothing": 0.1},
+            "head.label_smoothing: found 0.1 with SphereFace2, which has no",
+        ),
+        (UniFace(), {"update": "autograd"}, "head.update: found 'autograd' with UniFace, whose b moves in the step of"),
+        (CosFace(), {"label_smoothing": 1.0}, "head.label_smoothing: found 1; expected at least 0 and below 1"),
+        (Ldam(), {}, "margin: found no sizes of the classes, which 'ldam' follows; expected the images of each class"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_what_cannot_go_together_is_one_line(margin: Margin, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make_head(11, margin=margin, **changes)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+KEEPS: list[Margin] = [AdaCos("last_step"), ASoftmax(), SphereFace2(), UniFace(), Softmax(), ElasticFace()]
+
+
+def _trained(world: World, margin: Margin, steps: range, head: ShardedSoftmax | None = None) -> ShardedSoftmax:
+    """Take steps whose global batch does not depend on the number of ranks."""
+    head = head or make_head(23, world=world, margin=margin, dtype=torch.float64)
+    optimizer = head.optimizer(**_SGD)
+    each = ROWS // world.size
+    for step in steps:
+        generator = torch.Generator().manual_seed(step)
+        rows = torch.randn(ROWS, 16, generator=generator, dtype=torch.float64)
+        labels = torch.randint(0, 23, (ROWS,), generator=generator)
+        own = slice(world.rank * each, (world.rank + 1) * each)
+        head(rows[own], labels[own]).backward()
+        optimizer.step()
+    return head
+
+
+def _save_all(world: World, folder: str) -> None:
+    for number, margin in enumerate(KEEPS):
+        save_head(_trained(world, margin, range(3)), f"{folder}/{number}")
+
+
+@pytest.mark.slow
+def test_heads_with_state_go_on_with_another_number_of_ranks(tmp_path: Path) -> None:
+    for number in range(len(KEEPS)):
+        (tmp_path / str(number)).mkdir()
+    run_world(2, _save_all, str(tmp_path), timeout_s=120)
+    for number, margin in enumerate(KEEPS):
+        whole = _trained(ALONE, margin, range(5))
+        resumed = make_head(23, margin=margin, dtype=torch.float64)
+        load_head(resumed, tmp_path / str(number))
+        _trained(ALONE, margin, range(3, 5), resumed)
+        assert resumed.margin_state().keys() == whole.margin_state().keys()
+        for name, value in whole.margin_state().items():
+            assert torch.allclose(resumed.margin_state()[name], value, rtol=1e-10), (margin, name)
+        assert_close(resumed.centers, whole.centers, 1e-10)
+
+
+def test_what_elasticface_draws_is_normal_and_new_in_every_step() -> None:
+    draws = normal_numbers(50_000, 3, torch.tensor(7.0))
+    assert draws.mean().item() == pytest.approx(0, abs=0.02)
+    assert draws.std().item() == pytest.approx(1, abs=0.02)
+    assert (draws.abs() > 1.96).double().mean().item() == pytest.approx(0.05, abs=0.005)
+    assert torch.equal(draws[:100], normal_numbers(100, 3, torch.tensor(7.0)))
+    assert not torch.equal(draws, normal_numbers(50_000, 3, torch.tensor(8.0)))
+    assert not torch.equal(draws, normal_numbers(50_000, 4, torch.tensor(7.0)))
+
+
+def test_weights_by_effective_number_have_a_mean_of_one_over_images() -> None:
+    sizes = torch.tensor([1, 2, 10, 100])
+    for beta in (0.0, 0.9, 0.999):
+        weights = ByClass.balanced(sizes, beta).weights
+        assert weights is not None
+        assert ((weights * sizes).sum() / sizes.sum()).item() == pytest.approx(1, abs=1e-6)
+        effective = (1 - beta ** sizes.double()) / (1 - beta)
+        assert torch.allclose((weights * effective).double(), (weights * effective)[0].double(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("m", [1.5, 2.0, 3.0, 4.0])
+def test_psi_joins_its_parts_and_is_flat_there(m: float) -> None:
+    seams = torch.arange(1, math.ceil(m), dtype=torch.float64) * math.pi / m
+    left, right = (psi(torch.cos(seams + side), m) for side in (-1e-7, 1e-7))
+    assert torch.allclose(left[0], right[0], atol=1e-6)
+    assert torch.allclose(left[0], 1 - 2 * torch.arange(1, math.ceil(m), dtype=torch.float64), atol=1e-6)
+    assert bool((left[1] < 1e-5).all() and (right[1] < 1e-5).all())
+    value, slope = psi(torch.tensor([1.0, math.cos(2e-3), math.cos(math.pi - 2e-3), -1.0], dtype=torch.float64), m)
+    assert value[0].item() == 1
+    assert slope[1].item() == pytest.approx(m * m, rel=1e-4)
+    assert bool(((slope >= 0) & (slope <= m / 1e-3)).all()), "the stated bound"
+
+
+def test_a_negative_jumps_by_the_stated_amount_where_it_is_counted_as_hard() -> None:
+    own = OwnRows(torch.tensor([0.6], dtype=torch.float64), torch.tensor([0]), None)
+    state = {"t": torch.tensor(0.3, dtype=torch.float64)}
+    for margin, jump in (
+        (MVSoftmax(m=0.35, t=0.2), lambda c: 0.2 * (c + 1)),
+        (MVSoftmax(m=0.35, weight="fixed", t=0.2), lambda c: 0.2),
+        (CurricularFace(), lambda c: c * (0.3 + c) - c),
+    ):
+        edge = margin.target(state, own).logit.item()
+        tile = torch.tensor([[edge - 1e-9, edge, edge + 1e-9]], dtype=torch.float64)
+        bent, _ = margin.negative(state, own, tile.clone())
+        assert (bent - tile)[0, :2].abs().max() < 1e-12, "at the edge it is not hard yet"
+        assert (bent - tile)[0, 2].item() == pytest.approx(jump(edge), abs=1e-7)
