@@ -21,7 +21,7 @@ Rows = slice | Tensor
 LONGEST = 4096
 """Steps a row may be behind."""
 
-_ROWS_AT_ONCE = 256  # centers, momentum and a copy of 512 floats a row: 1.5 MiB, of the 2 MiB of a core's L2
+_ROWS_AT_ONCE = 512  # 1 MiB of centers at D = 512; smaller pieces are in a cache too, but each costs 20 us
 
 
 class Coast(nn.Module):
@@ -41,6 +41,7 @@ class Coast(nn.Module):
     def __init__(self, rows: range, device: torch.device) -> None:
         super().__init__()
         self.rows = rows
+        self._spare = torch.empty(0, device=device)
         self.register_buffer("clock", torch.zeros((), dtype=torch.int64, device=device))
         self.register_buffer("products", torch.eye(2, dtype=torch.float64, device=device).repeat(LONGEST + 1, 1, 1))
         self.register_buffer("reached", torch.zeros(len(rows), dtype=torch.int32, device=device))
@@ -48,6 +49,12 @@ class Coast(nn.Module):
     def shared(self) -> dict[str, Tensor]:
         """Return what is equal on all ranks, by name."""
         return {"clock": self.clock, "products": self.products}
+
+    def spare(self, like: Tensor) -> Tensor:
+        """Return rows of any content, of the shape and kind of `like`: one piece of memory, kept, for all calls."""
+        if self._spare.numel() < like.numel() or (self._spare.dtype, self._spare.device) != (like.dtype, like.device):
+            self._spare = torch.empty(like.numel(), dtype=like.dtype, device=like.device)
+        return self._spare[: like.numel()].view_as(like)
 
     def since(self, rows: Rows, dtype: torch.dtype) -> Tensor:
         """Return for each of `rows` (a, b, c, d) [n, 4] of w += a w + b m, m = c w + d m: what it has missed."""
@@ -92,14 +99,15 @@ class Coast(nn.Module):
         return self
 
 
-def move_(w_kD: Tensor, m_kD: Tensor, missed: Tensor, scratch_kD: Tensor | None) -> None:
-    """Bring centers up to now, and with `scratch_kD` (as large) their momentum as well; `since` gave `missed`."""
-    a, b, c, d = missed.unsqueeze(2).unbind(1)  # each [k, 1]
-    if scratch_kD is not None:
-        torch.mul(w_kD, c, out=scratch_kD)
-    w_kD.addcmul_(w_kD, a).addcmul_(m_kD, b)
-    if scratch_kD is not None:
-        m_kD.mul_(d).add_(scratch_kD)
+def move_(w_kD: Tensor, m_kD: Tensor, missed: Tensor, out_kD: Tensor) -> None:
+    """Write to `out_kD`, which may be `w_kD`, the centers as they are by now; `since` gave `missed`."""
+    torch.addcmul(w_kD, w_kD, missed[:, :1], out=out_kD).addcmul_(m_kD, missed[:, 1:2])
+
+
+def move_both_(w_kD: Tensor, m_kD: Tensor, missed: Tensor, out_kD: Tensor) -> None:
+    """Write to `out_kD`, which is another tensor than `w_kD`, what `move_` does, and bring the momentum up to now."""
+    move_(w_kD, m_kD, missed, out_kD)
+    m_kD.mul_(missed[:, 3:]).addcmul_(w_kD, missed[:, 2:3])
 
 
 def pieces(rows: Rows, count: int, device: torch.device) -> list[tuple[slice, Rows]]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from recognition.draws.hashing import mix
 from recognition.draws.rounding import stochastic_bf16_bits, stochastic_levels_
 from recognition.errors import ConfigError
-from recognition.heads.coasting import Coast, move_, pieces
+from recognition.heads.coasting import Coast, move_, move_both_, pieces
 
 Rows: TypeAlias = slice | Tensor
 OptimizerKind = Literal["sgd", "adamw"]
@@ -185,17 +185,16 @@ class CenterState(nn.Module):
         assert self.coast is not None
         count = _count(rows)
         missed = self.coast.since(rows, self.dtype)
-        spare = torch.empty(0)
         for place, part in pieces(rows, count, centers.device):
-            w_kD = _read(self.centers.detach(), part, centers[place])
+            w_kD, spare_kD = centers[place], self.coast.spare(centers[place])
             if self.momentum is None:
-                w_kD.addcmul_(w_kD, missed[place, :1])
-                continue
-            if len(spare) < len(w_kD):
-                spare = torch.empty_like(w_kD)
-            into = spare if momentum is None else momentum[place]
-            m_kD = _copy_moment(self.momentum, self.momentum_scale, part, into)
-            move_(w_kD, m_kD, missed[place], None if momentum is None else spare[: len(w_kD)])
+                _read(self.centers.detach(), part, w_kD).addcmul_(w_kD, missed[place, :1])
+            elif momentum is None:
+                m_kD = _copy_moment(self.momentum, self.momentum_scale, part, spare_kD)
+                move_(_read(self.centers.detach(), part, w_kD), m_kD, missed[place], w_kD)
+            else:
+                m_kD = _copy_moment(self.momentum, self.momentum_scale, part, momentum[place])
+                move_both_(_read(self.centers.detach(), part, spare_kD), m_kD, missed[place], w_kD)
         return centers[:count]
 
     def follow_(
