@@ -58,9 +58,7 @@ class Coast(nn.Module):
 
     def since(self, rows: Rows, dtype: torch.dtype) -> Tensor:
         """Return for each of `rows` (a, b, c, d) [n, 4] of w += a w + b m, m = c w + d m: what it has missed."""
-        missed = self.products[self.reached[rows].long() % len(self.products)].view(-1, 4)
-        missed[:, 0] -= 1  # in float64: w keeps the bits that the steps leave alone
-        return missed.to(dtype)
+        return missed_of(self.products, self.reached[rows], dtype)
 
     def advance_(self, lr: float, momentum: float, weight_decay: float, refused: Tensor | None) -> None:
         """Count a step, unless `refused` (0-dim bool)."""
@@ -97,6 +95,13 @@ class Coast(nn.Module):
         self.products = kept.to(self.clock.device)  # whatever the centers become, these stay float64
         assert all(buffer.dtype == kinds[name] for name, buffer in self.named_buffers())
         return self
+
+
+def missed_of(products: Tensor, reached: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return what rows that had come so far have missed, as `Coast.since` has it."""
+    missed = products[reached.long() % len(products)].view(-1, 4)
+    missed[:, 0] -= 1  # in float64: w keeps the bits that the steps leave alone
+    return missed.to(dtype)
 
 
 def move_(w_kD: Tensor, m_kD: Tensor, missed: Tensor, out_kD: Tensor) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
-from recognition.distributed.checkpoint import Snapshot, choose_checkpoint, list_checkpoints
+from recognition.distributed.checkpoint import Checkpoint, Snapshot, choose_checkpoint, list_checkpoints
 from recognition.distributed.publish import (
     Written,
     files_of,
@@ -21,6 +22,7 @@ from recognition.distributed.publish import (
 )
 from recognition.distributed.together import together
 from recognition.errors import CheckpointError
+from recognition.heads.coasting import missed_of, move_
 from recognition.heads.guards import check_kind, check_unsampled
 from recognition.heads.sharded_softmax import ShardedSoftmax
 
@@ -114,3 +116,34 @@ def _writing(folder: Path, work: Callable[[], T]) -> T:
         return work()
     except OSError as err:
         raise CheckpointError(f"{folder}: cannot be written ({err}); check space and permissions") from err
+
+
+@dataclass(frozen=True)
+class StoredCenters:
+    """The centers of a checkpoint as they are by its step, though rows that coast are stored as last written."""
+
+    checkpoint: Checkpoint
+    products: torch.Tensor | None
+    """Those of `Coast`; None where no row coasts."""
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> StoredCenters:
+        """Read what all rows share."""
+        return cls(checkpoint, checkpoint.replicated().get(f"{COAST}products"))
+
+    def read_(self, classes: range, out: torch.Tensor) -> None:
+        """Fill `out` (on the host) with the rows of `classes`, as `Checkpoint.read_rows_` does."""
+        self.checkpoint.read_rows_("centers", classes, out)
+        if self.products is None:
+            return
+        names = self.checkpoint.row_names()
+        reached = self.checkpoint.rows("reached", classes)
+        missed = missed_of(self.products, reached, torch.float32)
+        momentum = torch.zeros(1)
+        if "momentum" in names:
+            momentum = self.checkpoint.rows("momentum", classes).float()
+        if "momentum_scale" in names:
+            momentum = momentum * self.checkpoint.rows("momentum_scale", classes).unsqueeze(1)
+        centers = out.float()
+        move_(centers, momentum, missed, centers)
+        out.copy_(centers)

@@ -22,6 +22,7 @@ from recognition.distributed.world import World
 from recognition.errors import CheckpointError, DataError
 from recognition.feed.dataset import Dataset
 from recognition.formats.class_names import class_of_name, read_class_names, write_class_names
+from recognition.heads.saving import StoredCenters
 from recognition.training.build import Parts
 
 logger = logging.getLogger(__name__)
@@ -84,13 +85,13 @@ def _keep(parts: Parts, dataset: Dataset, source: Path) -> np.ndarray:
             f"{run / NAMES}: none of its {len(known):,} people is among the {len(names):,} of data.rec; expected "
             "people of both; check the names, or set head.init: class_means"
         )
-    rows = head.state_rows()["centers"]
+    rows, stored = head.state_rows()["centers"], StoredCenters.of(checkpoint)
     for first in range(0, checkpoint.num_classes, _BLOCK):
         block = range(first, min(first + _BLOCK, checkpoint.num_classes))
         chosen = np.flatnonzero((old >= block.start) & (old < block.stop))
         if len(chosen):
             held = torch.empty((len(block) * head.sub_centers, *rows.shape[1:]), dtype=rows.dtype)
-            checkpoint.read_rows_("centers", block, held)
+            stored.read_(block, held)
             for label in chosen.tolist():
                 at = (int(old[label]) - first) * head.sub_centers
                 head.load_rows("centers", classes.start + label, held[at : at + head.sub_centers].to(rows.device))

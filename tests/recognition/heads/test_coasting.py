@@ -11,11 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from recognition.distributed.checkpoint import Checkpoint
 from recognition.distributed.world import World
 from recognition.errors import CheckpointError, ConfigError
 from recognition.heads.coasting import LONGEST
 from recognition.heads.margins import CosFace
-from recognition.heads.saving import load_head, save_head
+from recognition.heads.saving import StoredCenters, load_head, save_head
 from recognition.heads.sharded_softmax import ShardedSoftmax
 from recognition.heads.state import CenterState
 from tests.helpers.heads import SGD, batch, make_head, optimizer_of, same_bits, snapshot, take_step
@@ -228,6 +229,16 @@ def test_what_is_read_is_up_to_now_and_what_is_stored_is_not() -> None:
     head.set_centers(5, current[5:9] * 2)  # rows that are given are of now, and their momentum with them
     assert torch.equal(head.current_centers()[5:9], current[5:9] * 2)
     assert torch.equal(head.current_centers()[:5], current[:5])
+
+
+@pytest.mark.parametrize("changes", FORMATS, ids=str)
+def test_centers_of_a_checkpoint_are_read_as_they_are_by_its_step(changes: dict[str, Any], tmp_path: Path) -> None:
+    head = make_head(NUM_CLASSES, sub_centers=2, **COAST, **changes)
+    train(head, range(10))
+    found = torch.empty_like(head.centers)[10:40]
+    StoredCenters.of(Checkpoint(save_head(head, tmp_path))).read_(range(5, 20), found)
+    assert torch.equal(found, head.current_centers()[10:40].to(found.dtype))
+    assert not torch.equal(found, head.centers[10:40])
 
 
 def test_a_cast_keeps_the_products() -> None:
