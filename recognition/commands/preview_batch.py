@@ -65,7 +65,7 @@ def preview(args: argparse.Namespace) -> None:
 
 def first_images(config: Config, num_images: int, step: int) -> tuple[Tensor, Tensor]:
     """Return (images uint8 [n, S, S, 3], indices [n]) of one step of epoch 0."""
-    dataset = open_dataset(config.data)
+    dataset = open_dataset(config.data, needs_identities=config.head.weight > 0)
     num_images = min(num_images, len(dataset))
     sampler = GlobalBatchSampler(len(dataset), seed=config.seed, batch_size=num_images)
     step %= sampler.steps_per_epoch

@@ -54,6 +54,7 @@ def rank_memory(config: Config, *, world_size: int, num_classes: int, device: st
     """Estimate what rank 0 needs for a step of `config` on a "cpu" or on "cuda", whose blocks are larger."""
     cost = backbone_cost(config.backbone, config.data.image_size)
     weights = 4 * cost.parameters
+    average = weights if config.train.ema is not None else 0
     num_states = 2 if config.optim.optimizer == "adamw" else int(config.optim.momentum > 0)
     centers, centers_optimizer, buffers = _head_bytes(config, world_size, num_classes, num_states, device)
     return Memory(
@@ -61,12 +62,12 @@ def rank_memory(config: Config, *, world_size: int, num_classes: int, device: st
         centers=centers,
         centers_optimizer=centers_optimizer,
         head_buffers=buffers,
-        backbone_weights=weights,
+        backbone_weights=weights + average,
         backbone_gradients=weights,  # beside DDP they are views of the buckets that it sums
         backbone_optimizer=weights * num_states,
         activations=_activations(config, cost),
         inputs=config.train.batch_size * 3 * config.data.image_size**2 * (1 + 4),
-        staging=weights * (1 + num_states) + centers + centers_optimizer,
+        staging=average + weights * (1 + num_states) + centers + centers_optimizer,
     )
 
 

@@ -22,6 +22,7 @@ from recognition.images.codec import encode_jpeg
 from recognition.training.build import Parts, build_parts
 from recognition.training.kept_centers import NAMES, keep_centers
 from tests.helpers.runs import SMALL, with_overrides
+from tests.helpers.worlds import run_world
 
 pytestmark = pytest.mark.slow
 SIDE, EACH = 32, 8
@@ -85,18 +86,26 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return folder / "run", pack(folder / "both", [*OLD, *NEW])
 
 
-def parts_of(run: Path, both: Path, *overrides: str) -> tuple[Parts, Dataset, np.ndarray]:
+def parts_of(world: World, run: Path, both: Path) -> tuple[Parts, Dataset, np.ndarray]:
     settings = [one for one in SMALL if not one.startswith(("data.num_classes", "data.num_image", "data.rec"))]
-    own = [f"data.rec={both}", f"init_from={run}", "head.init=keep", "backbone.embedding_size=32", *overrides]
+    own = [f"data.rec={both}", f"init_from={run}", "head.init=keep", "backbone.embedding_size=32"]
     config = load_config("configs/base.yaml", with_overrides(settings, *own))
     dataset = open_dataset(config.data)
-    parts = build_parts(config, dataset.num_classes, ALONE)
-    return parts, dataset, keep_centers(parts, dataset, config, ALONE)
+    parts = build_parts(config, dataset.num_classes, world)
+    return parts, dataset, keep_centers(parts, dataset, config, world)
+
+
+def kept_by_name(world: World, run: Path, both: Path) -> dict[str, torch.Tensor]:
+    """Return the centers that this rank kept."""
+    parts, dataset, kept = parts_of(world, run, both)
+    names, first = dataset.class_names(), parts.head.class_range.start
+    assert names is not None
+    return {names[first + row]: parts.head.centers[row] for row in np.flatnonzero(kept).tolist()}
 
 
 def test_old_people_have_their_centers_bit_for_bit_whatever_their_class_ids(trained: tuple[Path, Path]) -> None:
     run, both = trained
-    parts, dataset, kept = parts_of(run, both)
+    parts, dataset, kept = parts_of(ALONE, run, both)
     names = dataset.class_names()
     assert names == sorted([*OLD, *NEW]) and kept.sum() == 20
     before = centers_of(run)
@@ -104,6 +113,13 @@ def test_old_people_have_their_centers_bit_for_bit_whatever_their_class_ids(trai
         assert kept[label] == (name in before)
         if name in before:
             assert torch.equal(parts.head.centers[label], before[name])
+
+
+def test_each_of_two_ranks_finds_its_own(trained: tuple[Path, Path]) -> None:
+    run, both = trained
+    before = centers_of(run)
+    found = [item for part in run_world(2, kept_by_name, run, both, timeout_s=240) for item in part.items()]
+    assert len(found) == len(before) and all(torch.equal(center, before[name]) for name, center in found)
 
 
 def test_what_it_knew_is_not_forgotten_and_the_new_are_learned(trained: tuple[Path, Path], tmp_path: Path) -> None:
