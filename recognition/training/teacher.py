@@ -34,7 +34,7 @@ from recognition.embedding.store import (
     open_vectors,
 )
 from recognition.embedding.unit_rows import to_unit_rows_
-from recognition.errors import ConfigError, DataError
+from recognition.errors import CheckpointError, ConfigError, DataError
 from recognition.feed.dataset import Dataset
 
 logger = logging.getLogger(__name__)
@@ -135,11 +135,9 @@ def _completed(
     teacher = Teacher(parts, rows, np.cumsum([0, *lengths]), _facts(folders[0]))
     sample = np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), _MEAN_OF)).astype(np.int64))
     unit = teacher._unit(sample)
-    # Images that cannot be read have zeros; they are never trained on.
-    good = unit[np.isfinite(unit).all(axis=1) & unit.any(axis=1)]
-    if not len(good):
-        raise DataError(f"{folders[0]}: none of its embeddings is finite; expected numbers; embed the set again")
-    mean = good.mean(axis=0)
+    if not np.isfinite(unit).all():
+        raise DataError(f"{folders[0]}: holds embeddings that are not finite; expected numbers; embed the set again")
+    mean = unit.mean(axis=0)
     logger.info(
         "teacher: %s, %d numbers a face; their mean, of length %.2f, is subtracted",
         teacher.facts.get("model", "embeddings"),
@@ -254,7 +252,14 @@ def _fill(store: EmbeddingStore, embedder: FaceEmbedder, dataset: Dataset, world
     mine = store.missing[world.rank :: world.size]
     for block in progress(mine, total=len(mine), unit="block", label="teacher", quiet=quiet or not world.is_main):
         numbers = block_range(len(dataset), block)
-        store.write(block, embedder.embed(_read(dataset, numbers)).astype(np.float32))
+        vectors = embedder.embed(_read(dataset, numbers)).astype(np.float32)
+        broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+        if len(broken):
+            raise CheckpointError(
+                f"teacher.model: its embedding of {dataset.place(numbers[int(broken[0])])} is not finite; expected "
+                "numbers; take another teacher"
+            )
+        store.write(block, vectors)
 
 
 def _publish(folder: Path, dataset: Dataset, about: Mapping[str, Any]) -> None:

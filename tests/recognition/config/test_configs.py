@@ -16,7 +16,13 @@ from tests.helpers.places import GOLDEN, ROOT
 FOLDER = ROOT / "configs"
 CONFIGS = sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.yaml"))
 # Sizes of the sets that are made here and not stated in their configs.
-SIZES = {"base": (100_000, 1_000), "demo": (8_000, 400), "lfw_tiny": (8_000, 3_000), "lfw_distill": (8_000, 3_000)}
+SIZES = {
+    "base": (100_000, 1_000),
+    "demo": (8_000, 400),
+    "lfw_tiny": (8_000, 3_000),
+    "lfw_distill": (8_000, 3_000),
+    "lfw_small": (8_000, 3_000),
+}
 
 
 @pytest.fixture(params=CONFIGS)
