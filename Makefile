@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup align export-tools browser demo demo-short test test-quick test-long faults fuzz lint bench docs gpu test-torch
+.PHONY: help setup align export-tools browser kernels demo demo-short test test-quick test-long faults fuzz lint bench docs gpu test-torch
 
 help:
 	@echo "make demo        render faces, train on two processes, verify on people never seen"
@@ -20,6 +20,7 @@ help:
 	@echo "make setup       only create .venv"
 	@echo "make browser     .venv with what drives the browser of the review page's tests (and Debian's chromium: apt-get)"
 	@echo "make align       .venv with what the detectors and clustering need: dlib's models, MTCNN's weights, onnxruntime, faiss, numba"
+	@echo "make kernels     .venv with Triton, which interprets and compiles the head's kernels without a GPU"
 	@echo "make export-tools  .venv with what writes ONNX and ncnn files: onnx, onnxscript, onnxruntime, pnnx, ncnn"
 
 setup: $(VENV)/.ready
@@ -43,6 +44,10 @@ export-tools: setup
 
 browser: setup
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[browser]"
+
+# 700 MB. A CUDA build of torch has it.
+kernels: setup
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[kernels]"
 
 # Three levels, by the marks `slow` and `long` (CONTRIBUTING.md).
 test: setup

@@ -2,9 +2,11 @@
 
     python -m recognition plan --identities 100e6 --ranks 8 --network r100 --batch-size 128
     python -m recognition plan --memory-gib 80 --ranks 8 --network r50 --centers-format bf16 --momentum-format int8
+    python -m recognition plan --roofline
     python -m recognition plan --identities 10e6 --tflops 790 --tflops-float32 50 --bandwidth-gb 4300 --products bf16
 
-Times are lower limits: what the given or measured rates allow at best, not what a run reaches.
+Times are lower limits: what the given or measured rates allow at best, not what a run reaches. --roofline prints what a
+model says of whole steps on an H200, an A100 and a 4090, and what bounds them.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ from recognition.errors import ConfigError
 from recognition.heads.products import resolve_products
 from recognition.plan.capacity import Cost, cost_of, most_identities
 from recognition.plan.rates import Rates, measure_rates
+from recognition.plan.roofline import BATCHES, GPUS, IDENTITIES, estimate, lines
 
 _GIB = 2**30
 
@@ -50,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     asked.add_argument("--identities", type=_number, help="such as 93431 or 100e6; needs --memory-gib when absent")
     asked.add_argument("--memory-gib", type=_positive, help="memory of a rank: does it fit, and how many would")
     asked.add_argument("--reserve-gib", type=_not_negative, default=0.0, help="of it, kept for the framework [0]")
+    asked.add_argument("--roofline", action="store_true", help="a step on GPUs that are not here, by a model")
     asked.add_argument("--ranks", type=positive_int, default=1, help="[1]")
     run = parser.add_argument_group("the run")
     defaults = Config()
@@ -79,6 +83,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace) -> None:
+    if args.roofline:
+        _print_roofline(args)
+        return
     config = _config(args)
     if args.identities is None and args.memory_gib is None:
         raise ConfigError("--identities and --memory-gib are both absent; state one, or both")
@@ -98,6 +105,17 @@ def _run(args: argparse.Namespace) -> None:
         print(json.dumps(_as_json(cost, most)))
     else:
         print("\n".join(_lines(cost, most, args)))
+
+
+def _print_roofline(args: argparse.Namespace) -> None:
+    identities = IDENTITIES if args.identities is None else (args.identities,)
+    estimates = [
+        estimate(gpu, number, batch, network=args.network) for gpu in GPUS for number in identities for batch in BATCHES
+    ]
+    if args.json:
+        print(json.dumps([{**dataclasses.asdict(each), "bound": each.bound} for each in estimates]))
+    else:
+        print("\n".join(lines(estimates, args.network)))
 
 
 def _config(args: argparse.Namespace) -> Config:

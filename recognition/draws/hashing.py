@@ -26,9 +26,14 @@ def mix64(x: Integers) -> Integers:
 def mix(values: Integers, *keys: int) -> Integers:
     """Return a number in [0, 2^63) that looks random for each int64 of an array or a tensor under `keys`."""
     for key in keys:
-        values = mix64(values + _signed((key * _GOLDEN + _OFFSET ^ 1 << 63) & _WORD))
+        values = mix64(values + key_of(key))
     values = values & 0x7FFFFFFFFFFFFFFF
     return values
+
+
+def key_of(key: int) -> int:
+    """Return the int64 that `mix` adds for one of its keys."""
+    return _signed((key * _GOLDEN + _OFFSET ^ 1 << 63) & _WORD)
 
 
 def derive_key(*counters: int) -> int:

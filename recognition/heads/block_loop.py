@@ -26,7 +26,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -37,6 +37,9 @@ from recognition.heads.sampling import Active, Block, Targets
 from recognition.heads.state import CenterState, inverse_norms
 from recognition.heads.tallies import NO_COSINE, Descent, Even, Part, Sums, Tally
 
+if TYPE_CHECKING:
+    from recognition.heads.fused.path import FusedPath
+
 # exp(z - 16) and its sum over 1e10 classes fit float32 without a running maximum up to this |z|, and both E and the
 # rows' weights stay far from the smallest normal number.
 _LARGEST_BOUNDED = 64.0
@@ -44,7 +47,7 @@ SHIFT = 16.0
 
 # On 2 MiB of L2 a core, N = 128 and D = 512, 512 to 8,192 rows differ by 5 % in float32; in bf16 2,048 are 10 %
 # faster than 512, whose products are too small. On CUDA it is a guess that keeps launches few; it was not measured.
-_CACHE_BYTES = {"cpu": 12 << 20, "cuda": 200 << 20}
+_CACHE_BYTES = {"cpu": 12 << 20, "cuda": 200 << 20, "meta": 200 << 20}
 
 
 class Rule(Protocol):
@@ -75,6 +78,8 @@ class BlockLoop:
     """Classes per block; chosen when absent."""
     kernels: Any = None
     """The module fused_triton where a block's elementwise part is one kernel."""
+    fused: FusedPath | None = None
+    """Where both passes are kernels with their products inside."""
     _buffers: dict[str, Tensor] = field(default_factory=dict)
 
     smooths: bool = False
@@ -99,6 +104,8 @@ class BlockLoop:
 
     def first_pass(self, x_ND: Tensor, active: Active, targets: Targets, part: Part, *, want_numerator: bool) -> Sums:
         """Pass 1: total += rowsum(E) and numerator += (E r) @ w over the negatives of this rank's active classes."""
+        if self.fused is not None and active.weight is None:
+            return self.fused.first_pass(x_ND, active, targets, want_numerator=want_numerator)
         is_softmax = self.margin.sums == "softmax"
         xs_ND = x_ND * self._tile_scale(part.scale)
         offset = SHIFT if is_softmax and self.is_bounded else 0.0  # z is kept less this; else less its running maximum
@@ -140,6 +147,9 @@ class BlockLoop:
 
     def second_pass(self, descent: Descent, rule: Rule) -> None:
         """Pass 2: recompute E r of every block, now with the own classes in it, and let `rule` move the block."""
+        if self.fused is not None and self.fused.takes(descent, rule):
+            self.fused.second_pass(descent, rule)
+            return
         scale = self._tile_scale(descent.scale)
         xs_ND = descent.x_ND * (scale.unsqueeze(1) if isinstance(scale, Tensor) else scale)
         weighted_ND = descent.x_ND * descent.weight_N.unsqueeze(1)

@@ -9,17 +9,19 @@ from typing import Any
 
 import torch
 
+from recognition.heads.block_loop import BlockLoop
+
 logger = logging.getLogger(__name__)
 
 
-def load_kernels(*, is_bounded: bool, is_plain: bool, dtype: torch.dtype, device: torch.device) -> Any:
-    """Return the module of fused kernels where they apply and Triton can build them, else None.
+def load_kernels(loop: BlockLoop) -> Any:
+    """Return the module of kernels between products where they apply and Triton can build them, else None.
 
     Triton is in every CUDA build of torch, and needs a C compiler and Python's headers when a kernel first runs.
     """
-    if not (is_bounded and is_plain and dtype == torch.float32 and _has_triton()):
+    if not (loop.fits_kernels and loop.state.dtype == torch.float32 and _has_triton()):
         return None
-    return _tried_kernels(device)
+    return _tried_kernels(loop.state.centers.device)
 
 
 def _has_triton() -> bool:

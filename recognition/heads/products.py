@@ -16,6 +16,8 @@ Kind = Literal["float32", "tf32", "bf16"]
 Asked = Literal["auto", "float32", "tf32", "bf16"]
 
 _AMPERE = (8, 0)
+_GPU = ("cuda", "meta")
+"""Devices whose products take bf16; "meta" is a GPU that is only planned for."""
 
 
 def resolve_products(asked: Asked, device: torch.device) -> Kind:
@@ -75,15 +77,15 @@ def product_precision(kind: Kind, device: torch.device) -> Iterator[None]:
 
 def multiply(left: Tensor, right: Tensor, out: Tensor, kind: Kind) -> Tensor:
     """Write left @ right to `out` and return it."""
-    if kind == "bf16" and left.device.type == "cuda":
+    if kind == "bf16" and left.device.type in _GPU:
         return torch.mm(left.bfloat16(), right.bfloat16(), out_dtype=torch.float32, out=out)
-    return torch.mm(left, right, out=out)
+    return torch.mm(left.to(out.dtype), right.to(out.dtype), out=out)
 
 
 def accumulate_(total: Tensor, left: Tensor, right: Tensor, kind: Kind, *, keep: float = 1.0) -> Tensor:
     """Replace `total` by keep * total + left @ right and return it; with keep 0, whatever it holds is ignored."""
-    if kind != "bf16" or left.device.type != "cuda":
-        return total.addmm_(left, right, beta=keep)
+    if kind != "bf16" or left.device.type not in _GPU:
+        return total.addmm_(left.to(total.dtype), right.to(total.dtype), beta=keep)
     low_left, low_right = left.bfloat16(), right.bfloat16()
     if adds_in_float32(total.device):
         return torch.addmm(total, low_left, low_right, out_dtype=torch.float32, beta=keep, out=total)

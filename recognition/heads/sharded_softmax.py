@@ -28,6 +28,7 @@ from recognition.errors import ConfigError
 from recognition.heads.block_loop import BlockLoop, Rule
 from recognition.heads.by_class import ByClass
 from recognition.heads.choosing import Correction, Negatives, Sampling, Unsampled, choose
+from recognition.heads.fused.path import load_path
 from recognition.heads.guards import (
     check_kind,
     check_margin,
@@ -365,14 +366,10 @@ class ShardedSoftmax(nn.Module):
         self.state.changes_in_place = self._on_host
         self._loop.products = resolve_products(self.products, device)
         check_products(self._loop.products, device)
-        self._loop.kernels = None
+        self._loop.kernels = self._loop.fused = None
         if mode == "kernels" and self.state.coast is None:
-            self._loop.kernels = load_kernels(
-                is_bounded=self._loop.is_bounded,
-                is_plain=self._loop.fits_kernels,
-                dtype=self.state.dtype,
-                device=device,
-            )
+            self._loop.kernels = load_kernels(self._loop)
+            self._loop.fused = load_path(self._loop)
         for proxy in self.proxies:
             if proxy.device != device or proxy.dtype != self.state.dtype:
                 proxy.data = proxy.data.to(device, self.state.dtype)

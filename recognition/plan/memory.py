@@ -100,6 +100,7 @@ def _head_bytes(
         block_size=head.block_size,
         forwards=config.train.gradient_accumulation,
         device=device,
+        products="bf16" if head.kernels and head.products in ("auto", "bf16") else "float32",
     )
     centers = parts.pop("centers")
     momentum = parts.pop("momentum") + parts["gradient"] * num_states

@@ -2,7 +2,8 @@
 
     python -m tests.fake_cuda.steps '{"size": 8, "overrides": ["head.sample_rate=0.1"]}' ...
 
-A case: `size` ranks (1), `rank` (0), `overrides` of a config, `steps` (2), `classes` (2,000).
+A case: `size` ranks (1), `rank` (0), `overrides` of a config, `steps` (2), `classes` (2,000), `kernels` (false):
+whether launches of the head's are counted in their place.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
 
     size, rank, classes = case.get("size", 1), case.get("rank", 0), case.get("classes", 2000)
     config = load_config("configs/base.yaml", CONFIG + case.get("overrides", []))
+    trace = count_kernels() if case.get("kernels") else None
     if size > 1:
         dist.init_process_group("fake", rank=rank, world_size=size, store=FakeStore())
     replicate.DistributedDataParallel = FakeReplica  # type: ignore[misc]
@@ -48,6 +50,8 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
             for step in range(case.get("steps", 2)):
                 batches = [_batch(config, step) for _ in range(config.train.gradient_accumulation)]
                 labels = _labels_on_host(config, size, step) if parts.head.asks_the_host else None
+                if trace is not None:
+                    trace.works.clear()
                 with Watch() as watch:
                     result = stepper.step(batches, step=step, epoch=0, lr=0.1, labels_on_host=labels)
             sampled = None if parts.head.result.sampled is None else len(parts.head.result.sampled)
@@ -59,7 +63,8 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
             dist.destroy_process_group()
     seen = watch.seen
     return {
-        "launches": seen.num_launches,
+        "launches": seen.num_launches + (0 if trace is None else trace.num_launches),
+        "kernels": None if trace is None else [work.name for work in trace.works],
         "most": dict(seen.launches.most_common(8)),
         "crossings": seen.crossings,
         "collectives": [str(each) for each in seen.collectives],
@@ -67,6 +72,20 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
         "sampled": sampled,
         "parameters": sum(p.numel() for p in parts.backbone.parameters() if p.requires_grad),
     }
+
+
+def count_kernels() -> Any:
+    """Put what counts launches in the place of the head's kernels; return its trace."""
+    from recognition.heads import kernel_choice
+    from recognition.heads.fused import path
+    from recognition.plan.traffic import Counted, Trace
+
+    trace = Trace()
+    counted = Counted(trace)
+    kernel_choice._has_triton = lambda: True
+    kernel_choice._tried_kernels = lambda device: counted  # type: ignore[assignment]
+    path._modules = lambda: (counted, counted)  # type: ignore[assignment]
+    return trace
 
 
 def _met(numbers: Any, world: Any, **where: Any) -> list[list[int]]:

@@ -50,6 +50,11 @@ CASES: dict[str, dict[str, Any]] = {
     "r50": {"overrides": ["backbone.network=r50", "backbone.embedding_size=512"]},
     "rank 0 of 8": {"size": 8},
     "rank 7 of 8": {"size": 8, "rank": 7},
+    "kernels": {"kernels": True},
+    "kernels, sampled": {"kernels": True, "overrides": ["head.sample_rate=0.1"]},
+    "kernels, bf16 and int8": {"kernels": True, "overrides": SMALL_STATE},
+    "kernels, rank 7 of 8": {"kernels": True, "size": 8, "rank": 7},
+    "kernels, r50": {"kernels": True, "overrides": ["backbone.network=r50", "backbone.embedding_size=512"]},
     "rank 0 of 64": {"size": 64},
     "rank 63 of 64": {"size": 64, "rank": 63},
 }
@@ -113,6 +118,13 @@ def test_a_compressed_gradient_travels_in_16_bits(seen: dict[str, dict[str, Any]
 
 def test_the_launches_of_a_step_do_not_grow_with_the_layers_buffers(seen: dict[str, dict[str, Any]]) -> None:
     assert seen["r50"]["launches"] <= 1150  # 2,085 when each of BatchNorm's buffers was kept by itself
+
+
+def test_the_heads_kernels_are_two_in_pass_1_and_one_in_pass_2(seen: dict[str, dict[str, Any]]) -> None:
+    for name in ("kernels", "kernels, sampled", "kernels, bf16 and int8", "kernels, rank 7 of 8"):
+        assert seen[name]["kernels"] == ["logits", "descend"], name  # and cuBLAS between them
+    assert seen["kernels, r50"]["launches"] < seen["r50"]["launches"]
+    print({name: step["launches"] for name, step in seen.items()})
 
 
 def test_the_sample_on_cuda_is_what_the_rate_says(seen: dict[str, dict[str, Any]]) -> None:

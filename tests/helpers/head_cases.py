@@ -52,6 +52,7 @@ class Case:
     margin: str = "combined"
     settings: dict[str, Any] = field(default_factory=dict)
     changes: dict[str, Any] = field(default_factory=dict)
+    embedding_size: int = EMBEDDING_SIZE
     optimizer: OptimizerKind = "sgd"
 
     @property
@@ -73,7 +74,7 @@ class Case:
         """Return the head of this rank with the case's centers."""
         margin = ByClass() if self.margin == "by_class" else MARGINS[self.margin](**self.settings)
         head = ShardedSoftmax(
-            self.num_classes, EMBEDDING_SIZE, margin=margin, world=world, seed=5, dtype=self.dtype, **self.changes
+            self.num_classes, self.embedding_size, margin=margin, world=world, seed=5, dtype=self.dtype, **self.changes
         )
         head.set_centers(0, self.centers())
         return head
@@ -88,7 +89,7 @@ class Case:
 
     def centers(self) -> Tensor:
         rows = self.num_classes * self.problem.sub_centers
-        return torch.randn(rows, EMBEDDING_SIZE, generator=_generator(self.name, 0), dtype=self.dtype) * 0.3
+        return torch.randn(rows, self.embedding_size, generator=_generator(self.name, 0), dtype=self.dtype) * 0.3
 
     def steps(self) -> list[list[tuple[Tensor, Tensor]]]:
         """Return the batches of each step, one per forward."""
@@ -114,7 +115,7 @@ class Case:
         """Turn each row to the angle of the wanted target probability: 0.05-0.95, or a loss of 1e-5, or any."""
         first = labels * self.problem.sub_centers
         own = torch.nn.functional.normalize(self.centers().double()[first])
-        other = torch.randn(len(labels), EMBEDDING_SIZE, generator=generator, dtype=torch.float64)
+        other = torch.randn(len(labels), self.embedding_size, generator=generator, dtype=torch.float64)
         other = torch.nn.functional.normalize(other - (other * own).sum(1, keepdim=True) * own)
         wanted = torch.linspace(0.05, 0.95, len(labels), dtype=torch.float64)
         wanted[-3:] = math.exp(-1e-5)

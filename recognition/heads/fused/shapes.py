@@ -1,0 +1,64 @@
+"""How large the kernels' tiles are, by architecture: what fits its registers and shared memory without a spill.
+
+docs/kernels.md has the table of what each takes. None was chosen by a measurement: that takes a GPU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+EMBEDDING_SIZES = (128, 256, 512, 768)
+"""What the kernels are made for."""
+CHUNK_BYTES = 24 << 20
+"""Of E r in bf16, which stays in an L2 of 40 MB and more between the kernel that writes it and the product after."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A tile of logits: rows x classes, its sum over the embedding `depth` at a time."""
+
+    rows: int
+    classes: int
+    depth: int
+    warps: int
+    stages: int
+
+
+@dataclass(frozen=True)
+class OnChip:
+    """Rows x classes of a step of a loop whose sums, as wide as an embedding, stay in registers."""
+
+    rows: int
+    classes: int
+    warps: int
+    stages: int
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """The tiles of one architecture, for one embedding size."""
+
+    logits: Tile
+    sums: OnChip
+    """Of pass 1 on chip: a program keeps `rows` and walks the classes."""
+    descend: OnChip
+    """Of pass 2: a program keeps `classes` and walks the rows."""
+    descend_small: OnChip
+    """Of pass 2 for int8 momentum, whose scale needs a second look at the row, and for rows that are not neighbors."""
+
+
+_NARROW = OnChip(32, 32, 8, 1)
+
+
+def shapes_for(capability: tuple[int, int], embedding_size: int) -> Shapes:
+    """Return the tiles for a GPU of `capability` such as (9, 0)."""
+    fits = embedding_size <= 512
+    if (9, 0) <= capability < (12, 0):  # wgmma and its successor, 227 KB of shared memory
+        wide = OnChip(32, 64, 8, 2) if fits else _NARROW
+        return Shapes(Tile(128, 256, 64, 8, 3), OnChip(64, 32, 8, 2) if fits else _NARROW, wide, _NARROW)
+    if capability == (8, 0):  # 163 KB
+        wide = OnChip(64, 32, 8, 2) if fits else _NARROW
+        return Shapes(Tile(128, 128, 32, 8, 3), _NARROW, wide, wide)
+    # 99 KB: sm_86, sm_89, sm_120, and whatever is not known here
+    narrow = _NARROW if fits else OnChip(16, 32, 8, 1)
+    return Shapes(Tile(128, 128, 32, 8, 2), narrow if fits else OnChip(32, 16, 8, 1), narrow, narrow)
