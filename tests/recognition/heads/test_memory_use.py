@@ -100,6 +100,12 @@ def test_the_watch_sees_what_it_should() -> None:
     assert any("mm" in line for line in watched_step(update="autograd").found)
 
 
+def test_rows_that_coast_take_a_number_more() -> None:
+    head, _ = make_trained(1001, DIM, sample_rate=0.5, unsampled="coast")
+    more, less = (head_bytes(1001, 1, BATCH, DIM, coasts=coasts) for coasts in (True, False))
+    assert more["norms"] - less["norms"] == head.state_rows()["reached"].nbytes
+
+
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
 @pytest.mark.parametrize(
     "changes",
