@@ -108,11 +108,11 @@ def test_a_nan_anywhere_moves_nothing_anywhere(size: int) -> None:
             assert is_still == (place != "none"), name
 
 
-def test_loss_scales_give_bit_equal_centers() -> None:
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_loss_scales_give_bit_equal_centers(kind: str) -> None:
     states, gradients = [], []
     for scale in (1.0, 1024.0, 65536.0):
-        head = make_head(NUM_CLASSES)
-        optimizer = head.optimizer(lr=0.1, momentum=0.9)
+        head, optimizer = make_trained(NUM_CLASSES, kind=kind)
         for step in range(3):
             optimizer.grad_scale, optimizer.found_inf = torch.tensor(scale), torch.zeros(())
             _, gradient, _ = take_step(head, optimizer, batch(head, BATCH, step), factor=scale)
