@@ -43,9 +43,7 @@ def adamw_of(head: ShardedSoftmax, lr: float = 0.01) -> HeadOptimizer:
     return head.optimizer(kind="adamw", lr=lr, weight_decay=0.05)
 
 
-def make_trained(
-    num_classes: int, dim: int = 16, *, kind: str = "sgd", **changes: Any
-) -> tuple[ShardedSoftmax, Any]:
+def make_trained(num_classes: int, dim: int = 16, *, kind: str = "sgd", **changes: Any) -> tuple[ShardedSoftmax, Any]:
     """Make a head of one rank and the optimizer, of `kind`, of its centers."""
     head = make_head(num_classes, dim, **changes)
     return head, adamw_of(head) if kind == "adamw" else optimizer_of(head)

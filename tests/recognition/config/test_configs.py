@@ -19,6 +19,7 @@ CONFIGS = sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in
 SIZES = {
     "base": (100_000, 1_000),
     "demo": (8_000, 400),
+    "demo_vit": (8_000, 400),
     "lfw_tiny": (8_000, 3_000),
     "lfw_distill": (8_000, 3_000),
     "lfw_medium": (8_000, 3_000),
