@@ -43,7 +43,7 @@ CASES: dict[str, list[str]] = {
         "optim.layer_decay=0.8",
         "head.sample_rate=0.7",
     ],
-    "coasting": ["head.sample_rate=0.4", "head.unsampled=coast", "head.momentum_format=int8"],
+    "coasting": ["head.sample_rate=0.7", "head.unsampled=coast", "head.momentum_format=int8"],
     "sampled": ["head.sample_rate=0.7", "head.sub_centers=2", "backbone.dropout=0.3"],
 }
 MID_EPOCH, CRASH = 3, 9
