@@ -93,7 +93,7 @@ demo: setup
 	@echo "the faces          $(DEMO)/people, $(DEMO)/strangers"
 	@echo "the run            work_dirs/demo: train.log, metrics.jsonl, model.pt"
 	@echo "its curves         $(BIN)/tensorboard --logdir work_dirs/demo/tensorboard"
-	@echo "your own photos    docs/datasets.md"
+	@echo "your own photos    docs/my_faces.md"
 
 # A tenth of the demo: shows that every command still runs, not how well the network learns.
 demo-short:

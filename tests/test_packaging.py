@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import site
-import subprocess
-import sys
-import venv
 import zipfile
 from pathlib import Path
 
@@ -16,12 +11,11 @@ import pytest
 
 import recognition
 from recognition.__main__ import commands
+from tests.helpers.installed import OFFLINE, PIP, build_wheel, copy_source, install_wheel, make_environment, run_outside
 from tests.helpers.places import ROOT
 from tests.helpers.trees import files_below
 
 pytestmark = pytest.mark.slow
-PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
-OFFLINE = ["--no-deps", "--no-build-isolation", "--no-index"]
 REPORT = """
 import hashlib, json, os, sys
 import recognition
@@ -49,57 +43,29 @@ print(json.dumps({"package": package, "version": recognition.__version__, "comma
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a copy of what a build reads, so that none is left in the checkout."""
-    folder = tmp_path_factory.mktemp("source")
-    ignored = shutil.ignore_patterns("__pycache__")
-    for name in ("recognition", "configs"):
-        shutil.copytree(ROOT / name, folder / name, ignore=ignored)
-    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, folder / name)
-    return folder
+    return copy_source(tmp_path_factory.mktemp("source"))
 
 
 @pytest.fixture(scope="module")
 def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("setuptools", minversion="68", reason="builds the package, with setuptools")
-    folder = tmp_path_factory.mktemp("wheel")
-    _run([*PIP, "wheel", *OFFLINE, "--wheel-dir", str(folder), str(source)], folder)
-    (built,) = folder.glob("*.whl")
-    return built
+    return build_wheel(source, tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the scripts' folder of an environment into which the wheel was installed."""
-    scripts = _environment(tmp_path_factory.mktemp("installed"))
-    _run([*PIP, "--python", str(scripts / "python"), "install", *OFFLINE, str(wheel)], wheel.parent)
-    return scripts
-
-
-def _environment(folder: Path) -> Path:
-    """Make an environment that borrows this one's dependencies, but not its editable library; return its bin/."""
-    venv.create(folder, with_pip=False, symlinks=True)
-    (own,) = folder.glob("lib/*/site-packages")
-    (own / "dependencies.pth").write_text("\n".join(site.getsitepackages()) + "\n")
-    return folder / "bin"
-
-
-def _run(command: list[str], cwd: Path, **environment: str) -> str:
-    """Run `command`, which must succeed, as a user would who has no checkout on any path; return its stdout."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    done = subprocess.run(command, cwd=cwd, env=own | environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
+    return install_wheel(wheel, tmp_path_factory.mktemp("installed"))
 
 
 def test_checkout_editable_install_and_wheel_are_the_same(source: Path, installed: Path, tmp_path: Path) -> None:
-    editable = _environment(tmp_path / "editable") / "python"
-    _run([*PIP, "--python", str(editable), "install", *OFFLINE, "--editable", str(source)], tmp_path)
-    bare = _environment(tmp_path / "bare") / "python"
+    editable = make_environment(tmp_path / "editable") / "python"
+    run_outside([*PIP, "--python", str(editable), "install", *OFFLINE, "--editable", str(source)], tmp_path)
+    bare = make_environment(tmp_path / "bare") / "python"
     reports = {
-        "checkout": json.loads(_run([str(bare), "-c", REPORT], tmp_path, PYTHONPATH=str(source))),
-        "editable": json.loads(_run([str(editable), "-c", REPORT], tmp_path)),
-        "wheel": json.loads(_run([str(installed / "python"), "-c", REPORT], tmp_path)),
+        "checkout": json.loads(run_outside([str(bare), "-c", REPORT], tmp_path, PYTHONPATH=str(source))),
+        "editable": json.loads(run_outside([str(editable), "-c", REPORT], tmp_path)),
+        "wheel": json.loads(run_outside([str(installed / "python"), "-c", REPORT], tmp_path)),
     }
     homes = {name: report.pop("package") for name, report in reports.items()}
     assert homes["checkout"] == homes["editable"] == str(source / "recognition")
@@ -118,10 +84,10 @@ def test_the_wheel_holds_the_library_alone(wheel: Path) -> None:
 
 
 def test_an_installed_command_explains_itself_and_plans(installed: Path, tmp_path: Path) -> None:
-    listing = _run([str(installed / "arcshard"), "--help"], tmp_path)
+    listing = run_outside([str(installed / "arcshard"), "--help"], tmp_path)
     assert listing.startswith("usage: arcshard COMMAND")
     assert all(name in listing and line in listing for name, line in commands().items())
-    plan = _run([str(installed / "arcshard"), "train", "ms1mv3_r50", "--check"], tmp_path)
+    plan = run_outside([str(installed / "arcshard"), "train", "ms1mv3_r50", "--check"], tmp_path)
     assert "5,179,510 images of 93,431 identities" in plan
     assert not list(tmp_path.iterdir()), "a check writes nothing"
 
@@ -132,13 +98,13 @@ def test_pip_installs_from_a_repository_and_the_commit_is_known(source: Path, tm
     shutil.copytree(source, repository, ignore=shutil.ignore_patterns("build", "*.egg-info"))
     git = ["git", "-C", str(repository), "-c", "user.name=a", "-c", "user.email=a@b"]
     for words in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message=one"]):
-        _run([*git, *words], tmp_path)
-    commit = _run([*git, "rev-parse", "HEAD"], tmp_path).strip()
-    python = str(_environment(tmp_path / "environment") / "python")
-    _run([*PIP, "--python", python, "install", *OFFLINE, f"git+file://{repository}"], tmp_path)
+        run_outside([*git, *words], tmp_path)
+    commit = run_outside([*git, "rev-parse", "HEAD"], tmp_path).strip()
+    python = str(make_environment(tmp_path / "environment") / "python")
+    run_outside([*PIP, "--python", python, "install", *OFFLINE, f"git+file://{repository}"], tmp_path)
     code = "from recognition.work.revision import find_revision; print(find_revision())"
-    assert _run([python, "-c", code], tmp_path).strip() == f"version {recognition.__version__}, commit {commit}"
-    assert "verify" in _run([python, "-m", "recognition"], tmp_path)
+    assert run_outside([python, "-c", code], tmp_path).strip() == f"version {recognition.__version__}, commit {commit}"
+    assert "verify" in run_outside([python, "-m", "recognition"], tmp_path)
 
 
 @pytest.mark.long
@@ -147,7 +113,9 @@ def test_torchrun_trains_from_a_wheel_without_git(installed: Path, tmp_path: Pat
     settings += ["backbone.network=tiny", "backbone.embedding_size=16", "train.batch_size=3", "train.num_epoch=1"]
     settings += ["data.num_workers=1", "log.tensorboard=false", "train.precision=off", "output=run"]
     launch = [str(installed / "python"), "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    _run([*launch, "-m", "recognition", "train", "configs/base", *settings], tmp_path, PATH="", OMP_NUM_THREADS="1")
+    run_outside(
+        [*launch, "-m", "recognition", "train", "configs/base", *settings], tmp_path, PATH="", OMP_NUM_THREADS="1"
+    )
     head = (tmp_path / "run" / "config.yaml").read_text().splitlines()
     assert head[0].startswith("# command: ")
     assert head[0].endswith(f"train configs/base {' '.join(settings)}")
@@ -158,6 +126,6 @@ def test_torchrun_trains_from_a_wheel_without_git(installed: Path, tmp_path: Pat
 def test_a_command_s_workers_start_from_the_script_and_from_the_module(installed: Path, tmp_path: Path) -> None:
     for start in ([str(installed / "arcshard")], [str(installed / "python"), "-m", "recognition"]):
         output = str(tmp_path / f"faces{len(start)}")
-        _run([*start, "make_faces", output, "--identities", "2", "--images", "2", "--workers", "2"], tmp_path)
+        run_outside([*start, "make_faces", output, "--identities", "2", "--images", "2", "--workers", "2"], tmp_path)
     first, second = sorted(tmp_path.glob("faces*"))
     assert files_below(first) == files_below(second)

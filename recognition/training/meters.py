@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from recognition.console import duration, size
+from recognition.console import duration, rate, size
 from recognition.errors import DataError
 from recognition.training.event_file import EventFile
 from recognition.training.wandb_run import WandbRun
@@ -194,7 +194,7 @@ def report_line(step: int, total_steps: int, epoch: int, values: dict[str, float
         *([f"top-1 {values['top1']:.3f}"] if "top1" in values else []),
         *([f"teacher {values['teacher_cosine']:.3f}"] if "teacher_cosine" in values else []),
         f"lr {values['lr']:.5f}",
-        f"{values['img_per_s']:,.0f} img/s",
+        f"{rate(values['img_per_s'], 1).replace('/s', ' img/s')}",
         f"data wait {values['data_wait']:.0%}",
         f"mem {size(values['memory_bytes'])}",
         f"eta {eta}",
