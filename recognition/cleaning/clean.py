@@ -6,7 +6,7 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ def clean(
     calibration = _calibration(pictures, settings)
     context = _context(pictures, settings, calibration, embed_set, num_tested, machine)
     held_back = None if calibration is None else put_with_others(context)
+    context = replace(context, held_back=held_back)
     decisions, reports = run_steps(context, settings.steps, work)
     with open(work / DECISIONS, "w", encoding="ascii") as handle:
         write_decisions(handle, context, decisions)

@@ -107,13 +107,11 @@ def _recut(
         outcome.num_before += 1
         return
     try:
-        path = Folder(photos).path(record["photo"])
-        if path is None:
-            raise DataError(f"{record['photo']}: leads out of {photos}; expected a path below it; check the photos")
-        encoded = read_photo(Path(path))
+        path = photos / record["photo"]
+        encoded = read_photo(path)
         if zlib.crc32(encoded) != record.get("crc32"):
             raise DataError(f"{path}: is another photo than the one aligned; expected the same bytes; align it again")
-        cut = align(decode_photo(encoded, place=path), faces_of_record(record).landmarks[new], size)
+        cut = align(decode_photo(encoded, place=str(path)), faces_of_record(record).landmarks[new], size)
     except DataError as err:
         outcome.lost.append(str(err))
         return

@@ -38,7 +38,7 @@ def write_decisions(handle: TextIO, context: Context, decisions: Decisions) -> N
     doubt = decisions.doubt
     if threshold is not None:
         doubt = np.where(kept, doubt_of(scores, threshold, context.spread), doubt)
-    risk = decision_risks(context.calibration, decisions, score)
+    risk = decision_risks(context, decisions, score)
     twins = _twins(context, decisions)
     rows = progress(range(len(kept)), total=len(kept), unit="picture", label="write", quiet=context.machine.quiet)
     for row in rows:

@@ -15,7 +15,6 @@ import cv2
 
 from recognition.detection.align_records import Origin
 from recognition.errors import DataError
-from recognition.formats.image_list import Folder
 from recognition.images.codec import encode_jpeg
 from recognition.images.photos import decode_photo, photo_size, read_photo
 from recognition.work.threads import ordered_map
@@ -40,7 +39,7 @@ class PagePhotos:
         What is not there any more, or no photo, is noted and has no copy.
         """
         (folder / PHOTOS).mkdir()
-        for photo, copied in zip(photos, ordered_map(partial(_copy, Folder(root)), photos, workers=workers)):
+        for photo, copied in zip(photos, ordered_map(partial(_copy, root), photos, workers=workers)):
             if isinstance(copied, bytes):
                 self.numbers[photo] = len(self.numbers)
                 (folder / PHOTOS / f"{self.numbers[photo]}.jpg").write_bytes(copied)
@@ -74,13 +73,10 @@ def size_texts(faces: Path, origins: Mapping[str, Origin], pictures: Iterable[st
     return texts
 
 
-def _copy(root: Folder, photo: str) -> bytes | str:
+def _copy(root: Path, photo: str) -> bytes | str:
     """Return a photo as a smaller JPEG, or why there is none."""
-    path = root.path(photo)
-    if path is None:
-        return f"{photo!r}: leads out of the folder of photos"
     try:
-        rgb = decode_photo(read_photo(Path(path)), place=path)
+        rgb = decode_photo(read_photo(root / photo), place=str(root / photo))
     except DataError as err:
         return str(err)
     height, width = rgb.shape[:2]

@@ -1,24 +1,27 @@
 """How likely each decision is wrong, read off the same score histograms as the thresholds.
 
 A score is either of a picture with its own person, or of a stranger. How often each of the two gives it is read off the
-smoothed histograms; the rest is Bayes' rule. A lower score never makes a stranger less likely.
+smoothed histograms; the rest is Bayes' rule. A lower score never makes a stranger less likely. Errors that no score
+tells are counted in a trial (held_back.py).
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from recognition.cleaning.calibration import BINS, Calibration, Separation
+from recognition.cleaning.calibration import BINS, Separation
+from recognition.cleaning.context import Context, HeldBack
 from recognition.cleaning.decisions import DROP, KEEP, REASONS, Decisions
 
 
-def decision_risks(calibration: Calibration | None, decisions: Decisions, score: np.ndarray) -> np.ndarray:
+def decision_risks(context: Context, decisions: Decisions, score: np.ndarray) -> np.ndarray:
     """Return the probability float64 [n] that each decision is wrong; nan where no score says it.
 
     Kept pictures may be strangers, those dropped by `within` and `far` may not be, and those that were moved or merged
     may be so to their new identity. Near-duplicates, and identities that are small or in a test set, are no error.
     """
     risks = np.full(len(score), np.nan)
+    calibration = context.calibration
     if calibration is None:
         return risks
     stranger = _stranger_by_score(calibration.pictures)
@@ -29,17 +32,31 @@ def decision_risks(calibration: Calibration | None, decisions: Decisions, score:
 
     reason = decisions.reason
     kept = (decisions.action == KEEP) & (reason == REASONS.index("kept")) & ~np.isnan(score)
-    risks[kept] = at(stranger, kept)
+    kept_floor, dropped_floor = _floors(context.held_back, calibration.pictures.wrong_share * len(score))
+    risks[kept] = at(stranger, kept) + kept_floor / max(1, kept.sum())
     for name in ("minority_cluster", "far_from_center"):
         dropped = (decisions.action == DROP) & (reason == REASONS.index(name)) & ~np.isnan(score)
-        risks[dropped] = 1 - at(stranger, dropped)
+        risks[dropped] = np.maximum(1 - at(stranger, dropped), dropped_floor)
     for name, separation in (("other_identity", calibration.pictures), ("merged", calibration.halves)):
         moved = (decisions.action != DROP) & (reason == REASONS.index(name)) & ~np.isnan(score)
         if moved.any():
             risks[moved] = at(_stranger_of_many(separation, num_identities), moved)
     for name in ("near_duplicate", "in_test_set", "small_identity"):
         risks[reason == REASONS.index(name)] = 0
-    return risks
+    return np.clip(risks, 0, 1)
+
+
+def _floors(held_back: HeldBack | None, num_wrong: float) -> tuple[float, float]:
+    """Return how many wrong pictures stay unseen, and the share of the dropped that should not be, by the trial.
+
+    Where two of a person's few pictures are wrong, or two wrong ones agree, the scores do not tell: the decision looks
+    certain. The trial counts such errors among labels that it knows.
+    """
+    if held_back is None:
+        return 0.0, 0.0
+    unseen = num_wrong * held_back.kept_surely / held_back.put
+    # The fewer wrong pictures there are besides, the fewer right ones they take along.
+    return unseen, min(1.0, num_wrong / held_back.put) * held_back.lost / max(1, held_back.dropped)
 
 
 def _stranger_by_score(separation: Separation) -> np.ndarray:

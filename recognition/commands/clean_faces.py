@@ -168,7 +168,7 @@ def _report(args: argparse.Namespace, summary: dict[str, Any], seconds: float) -
         return
     print(_table(summary))
     if (held_back := summary.get("held_back")) is not None:
-        print(held_back_line(**held_back))
+        print(held_back_line(held_back["put"], held_back["kept"]))
     pictures, identities = summary["pictures"], summary["identities"]
     reviewed = f", {summary['reasons']['reviewed']:,} as reviewed" if "reviewed" in summary["reasons"] else ""
     print(

@@ -69,6 +69,9 @@ def _parse(place: str, line: str) -> dict[str, Any]:
             raise TypeError("photo and status are not text")
         if not all(isinstance(face.get("crop"), (str, type(None))) for face in record["faces"]):
             raise TypeError("a crop is not text")
+        names = [record["photo"], *(face["crop"] for face in record["faces"] if face.get("crop") is not None)]
+        if not all(name and not name.startswith("/") and ".." not in name.split("/") for name in names):
+            raise ValueError("a name leads out of its folder")
         sides = [record[key] for key in ("width", "height") if key in record]
         if not all(type(side) is int and 0 < side < 1 << 20 for side in sides) or len(sides) == 1:
             raise ValueError("width and height are no size of a photo")
