@@ -79,5 +79,6 @@ def test_every_line_of_the_guide_runs_and_the_network_has_learned(tmp_path: Path
     assert decided["reasons"]["reviewed"] == 2
     assert (mine / "people.png").stat().st_size > 10_000
     report = (mine / "report.html").read_text(encoding="utf-8")
-    assert "Pictures of one person that look least alike" in report and report.count("data:image/") > 10
+    assert "Pictures of one person that look least alike" in report and report.count('<div class="faces">') >= 10
+    assert re.search(r"no person\S+ name is in both", report) and re.search(r"\b0 of \d+ pictures are in both", report)
     assert (mine / "model.onnx").is_file()
