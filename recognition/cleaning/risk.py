@@ -43,7 +43,7 @@ def decision_risks(context: Context, decisions: Decisions, score: np.ndarray) ->
             risks[moved] = at(_stranger_of_many(separation, num_identities), moved)
     for name in ("near_duplicate", "in_test_set", "small_identity"):
         risks[reason == REASONS.index(name)] = 0
-    return np.clip(risks, 0, 1)
+    return np.asarray(np.clip(risks, 0, 1))
 
 
 def _floors(held_back: HeldBack | None, num_wrong: float) -> tuple[float, float]:
