@@ -82,14 +82,16 @@ def test_the_newest_entry_of_the_changelog_is_the_version() -> None:
     assert versions == sorted(versions, key=lambda v: [int(n) for n in v.split(".")], reverse=True)
 
 
-def test_the_pictures_of_the_architecture_are_what_the_script_draws() -> None:
+@pytest.mark.parametrize("script", ["draw", "draw_losses"])
+def test_the_pictures_are_what_the_scripts_draw(script: str) -> None:
     folder = ROOT / "docs/images"
-    spec = importlib.util.spec_from_file_location("draw", folder / "draw.py")
+    spec = importlib.util.spec_from_file_location(script, folder / f"{script}.py")
     assert spec is not None and spec.loader is not None
     draw = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(draw)
     for name, picture in draw.PICTURES.items():
-        assert (folder / name).read_text(encoding="utf-8") == picture(), f"{name}: run python docs/images/draw.py"
+        drawn = (folder / name).read_text(encoding="utf-8")
+        assert drawn == picture(), f"{name}: run python docs/images/{script}.py"
 
 
 def test_every_import_points_down_the_rows_of_the_map() -> None:
