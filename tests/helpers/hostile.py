@@ -286,6 +286,7 @@ HOSTILE: dict[str, dict[str, Maker]] = {
     },
     "decisions": {
         "an infinite score": lambda: _line_with(_decision_seeds()[0], score="1e999"),
+        "a twin outside of the faces": lambda: _decision_seeds()[2].replace(b"ada/2.jpg", b"../2.jpg"),
         "a doubt of NaN": lambda: _line_with(_decision_seeds()[0], doubt="NaN"),
         "a key twice": lambda: _line_with(_decision_seeds()[0], score='0.5, "score": 0.7'),
         "200,000 levels": lambda: DEEP,
@@ -294,6 +295,7 @@ HOSTILE: dict[str, dict[str, Maker]] = {
     "review": {
         "a key twice": lambda: _review_seeds()[0].replace(b'"version"', b'"version": 0, "version"'),
         "200,000 levels": lambda: DEEP,
+        "a new person outside": lambda: _review_seeds()[0].replace(b'"Eve"', b'"../Eve"'),
         "a verdict that is none": lambda: (
             b'{"version": 1, "decisions": {"\\u001b[2J": {"decision": "rm", "to": null}}}'
         ),
@@ -335,6 +337,7 @@ HOSTILE: dict[str, dict[str, Maker]] = {
         "NULs": lambda: bytes(1_000_000),
     },
     "align_records": {
+        "a photo outside": lambda: TARGETS["align_records"].seeds()[0].replace(b"a/1.jpg", b"../1.jpg"),
         "an infinite landmark": lambda: TARGETS["align_records"].seeds()[0].replace(b"[1, 2]", b"[1, 1e999]"),
         "200,000 levels": lambda: DEEP,
         "20 MB without an end of line": lambda: LONG,
