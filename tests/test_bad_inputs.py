@@ -31,7 +31,7 @@ from tests.helpers.places import ROOT
 MODULES = {
     "train_v2": "recognition.commands.train",
 }
-LOGS = ("train.log", "rank0.log", ".launcher", ".lock", "run.json", "config.yaml", "metrics.jsonl")
+LOGS = ("train.log", "rank0.log", ".launcher", ".lock", "run.json", "config.yaml", "classes.names", "metrics.jsonl")
 
 
 @dataclass(frozen=True)

@@ -179,9 +179,9 @@ def _trainer(
     if config.head.init != "random" and checkpoint is None:
         kept = keep_centers(parts, dataset, config, world) if config.head.init == "keep" else None
         start_from_class_means(parts, dataset, config, world, folder, kept=kept, quiet=args.quiet)
-    note_names(folder, dataset, world)
     loader = build_loader(config, dataset, world, folder)
     _write_config(folder, config, world)
+    note_names(folder, dataset, world)
     return Trainer(plan, parts, loader, world=world, folder=folder, validators=validators, start=checkpoint, lock=lock)
 
 

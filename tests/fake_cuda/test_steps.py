@@ -47,6 +47,9 @@ CASES: dict[str, dict[str, Any]] = {
     "bf16 products": {"overrides": ["head.products=bf16"]},
     "compressed, rank 0 of 8": {"size": 8, "overrides": ["train.gradient_compression=fp16"]},
     "sync_bn, rank 0 of 8": {"size": 8, "overrides": ["backbone.sync_bn=true"]},
+    "average of the weights": {
+        "overrides": ["train.ema=0.999", "optim.backbone_lr_factor=0.5", "optim.no_decay=['*.bias']"]
+    },
     "r50": {"overrides": ["backbone.network=r50", "backbone.embedding_size=512"]},
     "rank 0 of 8": {"size": 8},
     "rank 7 of 8": {"size": 8, "rank": 7},
