@@ -26,7 +26,10 @@ from recognition.work.files import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "measurements" / "gpu.md"
-NAMES = ("probes", "kernels", "sync", "sweep", "networks", "loader", "checkpoint", "determinism", "ending")
+NAMES = (
+    *("probes", "kernels", "sync", "head", "rivals", "sweep"),
+    *("networks", "loader", "checkpoint", "determinism", "ending"),
+)
 PART_S = 150
 
 
@@ -69,8 +72,10 @@ def run_part(name: str, *, is_fake: bool) -> dict[str, Any]:
         elif name in gpu_parts.WANTS_A_GPU:
             found = {"not run": gpu_parts.WANTS_A_GPU[name]}
         else:
+            from tests.fake_cuda.steps import count_kernels
             from tests.fake_cuda.watch import FakeMode
 
+            count_kernels(gpu_parts.COUNTED)
             with FakeMode():
                 found = part(is_fake=True)
     except Exception as err:  # the other parts go on

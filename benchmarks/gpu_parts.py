@@ -22,13 +22,17 @@ from recognition.feed.batches import Batch
 from recognition.heads import state as head_state
 from recognition.heads.products import adds_in_float32, resolve_products
 from recognition.heads.sharded_softmax import ShardedSoftmax
+from recognition.plan.traffic import Trace
 from recognition.training.build import build_parts
 from recognition.training.cuda_settings import settle_cuda
 from recognition.training.stepper import Stepper
 
 CUDA = torch.device("cuda", 0)
 WORLD = World(0, 1, 0, CUDA)
+COUNTED = Trace()
+"""Where there is no GPU: launches of the head's kernels, which are counted in their place."""
 WANTS_A_GPU = {
+    "rivals": "others' kernels compute nothing without a GPU",
     "loader": "its copies need page-locked memory and CUDA's streams",
     "checkpoint": "it is timed by CUDA's events",
     "determinism": "tensors have no values to compare",
@@ -113,6 +117,75 @@ def _head_step(head: ShardedSoftmax, rows: int) -> Callable[[], object]:
         optimizer.step()
 
     return step
+
+
+def head(*, is_fake: bool) -> dict[str, Any]:
+    """Milliseconds of a whole step of the head at N = 1,024, full softmax, by the path its products take."""
+    found: dict[str, Any] = {}
+    small = {"centers_format": "bf16", "momentum_format": "int8"}
+    # Without a GPU, what a rank has of 10 million identities over 8: launches are those of the real thing.
+    for millions, formats in ((1.25, {}), (1.25, small)) if is_fake else ((1, {}), (10, {}), (29, small)):
+        made = _head(int(millions * 1_000_000), products="bf16", **formats)
+        name = f"{millions:g} M, {'bf16 + int8' if formats else 'float32'}"
+        path = made._loop.fused
+        for variant in () if path is None else ("chunks", "on chip"):
+            path.variant = variant  # type: ignore[assignment]
+            found[f"{name}, kernels, {variant}"] = _ms(_head_step(made, 1024), is_fake=is_fake)
+        made._loop.fused = None
+        found[f"{name}, cuBLAS"] = _ms(_head_step(made, 1024), is_fake=is_fake)
+        del made, path
+    return found
+
+
+def rivals(*, is_fake: bool) -> dict[str, Any]:
+    """Milliseconds of loss and gradients alone, without margin or update, by what others offer for the same sizes."""
+    found: dict[str, Any] = {}
+    for millions, (name, load) in itertools.product((1, 10), _RIVALS.items()):
+        place = f"{name}, {millions} M, N 1024"
+        try:
+            loss_of = load()
+        except (ImportError, AttributeError) as err:
+            found[place] = f"not run: {err}"
+            continue
+        weight = torch.randn(millions * 1_000_000, 512, device=CUDA, dtype=torch.bfloat16).mul_(0.01).requires_grad_()
+        rows = torch.randn(1024, 512, device=CUDA, dtype=torch.bfloat16, requires_grad=True)
+        labels = torch.arange(1024, device=CUDA)
+
+        def step(loss_of: Any = loss_of, weight: Any = weight, rows: Any = rows, labels: Any = labels) -> None:
+            weight.grad = rows.grad = None
+            loss_of(rows, weight, labels).backward()
+
+        try:
+            found[place] = _ms(step, is_fake=is_fake, count=5)
+        except (RuntimeError, ValueError) as err:  # no memory left, mostly
+            found[place] = f"failed: {str(err).splitlines()[0][:120]}"
+        del weight, rows, step
+        torch.cuda.empty_cache()
+    return found
+
+
+def _of_torch() -> Any:
+    return torch.nn.functional.linear_cross_entropy
+
+
+def _of_liger() -> Any:
+    from liger_kernel.transformers.fused_linear_cross_entropy import LigerFusedLinearCrossEntropyLoss
+
+    loss = LigerFusedLinearCrossEntropyLoss()
+    return lambda rows, weight, labels: loss(weight, rows, labels)
+
+
+def _of_apple() -> Any:
+    from cut_cross_entropy import linear_cross_entropy
+
+    return linear_cross_entropy
+
+
+_RIVALS = {
+    "F.linear_cross_entropy": _of_torch,
+    "Liger's fused linear cross-entropy": _of_liger,
+    "Apple's cut cross-entropy": _of_apple,
+}
 
 
 def networks(*, is_fake: bool) -> dict[str, Any]:
@@ -244,9 +317,10 @@ def _ms(call: Callable[[], object], *, is_fake: bool, count: int = 10) -> float 
         from tests.fake_cuda.watch import Watch
 
         call()
+        COUNTED.works.clear()
         with Watch() as watch:
             call()
-        return f"{watch.seen.num_launches} launches"
+        return f"{watch.seen.num_launches + COUNTED.num_launches} launches"
     for _ in range(3):
         call()
     marks = [torch.cuda.Event(enable_timing=True) for _ in range(count + 1)]

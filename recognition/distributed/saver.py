@@ -17,6 +17,7 @@ from typing import Any
 from recognition.console import Stopwatch, size
 from recognition.distributed.checkpoint import Snapshot, folder_name
 from recognition.distributed.collectives import gather_numbers, gather_values
+from recognition.distributed.manifest import rows_file
 from recognition.distributed.publish import (
     Written,
     files_of,
@@ -27,7 +28,7 @@ from recognition.distributed.publish import (
     remove_leftovers,
     write_files,
 )
-from recognition.distributed.staging import Staging, refuse_broken, stage_tensors
+from recognition.distributed.staging import DeviceCopy, Staging, refuse_broken, stage_tensors
 from recognition.distributed.tensor_file import Canceled
 from recognition.distributed.world import World
 from recognition.errors import ArcShardError, CheckpointError
@@ -73,6 +74,7 @@ class Saver:
         self._turn = _Turn.IDLE
         self._snapshot = like
         self._task: _Task | None = None
+        self._copy: DeviceCopy | None = None
         self._watch = Stopwatch()
 
     @property
@@ -85,18 +87,22 @@ class Saver:
         """Whether this rank's thread is at work, for the exchange of flags."""
         return self._task is not None and not self._task.is_done
 
-    def begin(self, snapshot: Snapshot) -> None:
-        """Copy what `snapshot` holds now and let a thread write it; waits for the checkpoint before to be finished."""
+    def begin(self, snapshot: Snapshot, *, rows_beside: bool = False) -> None:
+        """Copy what `snapshot` holds now and let a thread write it; waits for the checkpoint before to be finished.
+
+        `rows_beside`: on a GPU the rows are copied beside the next step, and `hold` is called before they change.
+        """
         self.finish()
         self._watch = Stopwatch()
         self._snapshot = snapshot
         files = files_of(snapshot, self._world.rank)
-        copied = stage_tensors(self.staging, files)
+        rows = [rows_file(self._world.rank)] if rows_beside else []
+        copied = self._copy = stage_tensors(self.staging, files, beside=rows)
         part = part_folder(self.folder, snapshot.step)
 
         def write(is_canceled: Callable[[], bool]) -> list[Any]:
             if copied is not None:
-                copied.synchronize()
+                copied.wait()
             refuse_broken(self.staging.files)
             if self._world.is_main:
                 self._check()
@@ -106,6 +112,11 @@ class Saver:
 
         self._turn = _Turn.FILES
         self._task = _Task(write, place=part, rank=self._world.rank)
+
+    def hold(self) -> None:
+        """Let the training's stream wait for copies under way, before it changes what they are of."""
+        if self._copy is not None:
+            self._copy.hold()
 
     def advance(self, is_anyone_working: bool) -> None:
         """Take the next turn when no rank's thread works any more; all ranks call it with what they exchanged.
@@ -156,7 +167,8 @@ class Saver:
         self.failures = 0
         self.saved_step = self._snapshot.step
         path = self.folder / folder_name(self._snapshot.step)
-        logger.info("saved %s, %s in %.1fs during training", path, size(num_bytes), self._watch.seconds)
+        copied = "" if self._copy is None else f"; {self._copy.told()}"
+        logger.info("saved %s, %s in %.1fs during training%s", path, size(num_bytes), self._watch.seconds, copied)
 
     def _fail(self, problem: str) -> None:
         self._turn = _Turn.IDLE

@@ -119,7 +119,7 @@ def measure(
         between = softmax(loop, part, totals, shaped, smoothing)
     # A NaN of an image, an embedding or a center is in a sum or in a cosine by now, on every rank.
     looked_at = [*totals.every(), shaped.logit, *(value for value in vars(shaped).values() if value is not None)]
-    is_broken = ~torch.stack([value.isfinite().all() for value in looked_at]).all()
+    is_broken = ~torch.cat([value.double().flatten() for value in looked_at]).isfinite().all()  # few launches on a GPU
     share_N = weight_N * (part.scale / len(weight_N))  # s/N, in the block loop's words
     gradients = _gradients(loop, rows, own, sums, shaped, between, share_N) if wants_dx else None
     result = _result(loop, rows, active, part, shaped, between, totals, weight_N, is_broken)

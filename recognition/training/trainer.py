@@ -86,6 +86,7 @@ class Trainer:
             check=lambda: None if lock is None else lock.check(),
         )
         self.saver.saved_step = None if start is None else start.step
+        parts.optimizer.register_step_pre_hook(lambda *_: self.saver.hold())
         # One short of the limit at most: a run that goes on takes a step before it is judged.
         most = config.train.max_refused_steps - 1
         self.refusals = RefusalWatch(min(self.state.refused_in_a_row, most))
@@ -144,11 +145,12 @@ class Trainer:
         if self.saver.saved_step == self.state.step:
             return
         started = time.perf_counter()
-        self.saver.begin(self._snapshot())
+        # Rows that coast may move between two steps; others in the optimizer's step alone.
+        self.saver.begin(self._snapshot(), rows_beside=self.parts.head.state.coast is None)
+        paused = f", training paused for {time.perf_counter() - started:.3f}s"
+        # On a GPU the host has only asked for the copies: how long they took is said when all is saved.
         logger.info(
-            "step %s  checkpoint begun, training paused for %.3fs",
-            f"{self.state.step:,}",
-            time.perf_counter() - started,
+            "step %s  checkpoint begun%s", f"{self.state.step:,}", "" if self.world.device.type == "cuda" else paused
         )
 
     def _resumed(self, start: Checkpoint) -> TrainState:

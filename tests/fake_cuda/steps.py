@@ -28,6 +28,7 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
     from recognition.distributed import replicate
     from recognition.distributed.world import World
     from recognition.heads import choosing, guards
+    from recognition.plan.traffic import Trace
     from recognition.training.build import build_parts
     from recognition.training.stepper import Stepper
     from tests.fake_cuda.replica import FakeReplica
@@ -35,7 +36,9 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
 
     size, rank, classes = case.get("size", 1), case.get("rank", 0), case.get("classes", 2000)
     config = load_config("configs/base.yaml", CONFIG + case.get("overrides", []))
-    trace = count_kernels() if case.get("kernels") else None
+    trace = Trace() if case.get("kernels") else None
+    if trace is not None:
+        count_kernels(trace)
     if size > 1:
         dist.init_process_group("fake", rank=rank, world_size=size, store=FakeStore())
     replicate.DistributedDataParallel = FakeReplica  # type: ignore[misc]
@@ -74,18 +77,16 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def count_kernels() -> Any:
-    """Put what counts launches in the place of the head's kernels; return its trace."""
+def count_kernels(trace: Any) -> None:
+    """Put what notes launches in `trace` in the place of the head's kernels."""
     from recognition.heads import kernel_choice
     from recognition.heads.fused import path
-    from recognition.plan.traffic import Counted, Trace
+    from recognition.plan.traffic import Counted
 
-    trace = Trace()
     counted = Counted(trace)
     kernel_choice._has_triton = lambda: True
     kernel_choice._tried_kernels = lambda device: counted  # type: ignore[assignment]
     path._modules = lambda: (counted, counted)  # type: ignore[assignment]
-    return trace
 
 
 def _met(numbers: Any, world: Any, **where: Any) -> list[list[int]]:

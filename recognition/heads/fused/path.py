@@ -11,6 +11,7 @@ import functools
 import importlib
 import logging
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -77,6 +78,7 @@ class FusedPath:
             self._shadow = torch.empty(state.centers.shape, dtype=low, device=device)
         self._rates = torch.zeros(3, device=device)
         self._keys = torch.zeros(3, dtype=torch.int64, device=device)
+        self._written: dict[torch.dtype, list[Any]] = {}
 
     @property
     def shadow(self) -> Tensor:
@@ -200,10 +202,17 @@ class FusedPath:
     def _set_numbers(self, rule: Sgd) -> None:
         seed = self.loop.state.seed
         keeps = 0.0 if self.loop.state.momentum is None else rule.momentum
-        for place, value in enumerate((rule.lr, keeps, rule.weight_decay)):
-            self._rates[place].fill_(value)
-        for place, key in enumerate((seed, rule.number, seed ^ rule.number)):
-            self._keys[place].fill_(key_of(key))
+        self._fill_(self._rates, (rule.lr, keeps, rule.weight_decay))
+        if self.loop.state.centers.dtype == torch.bfloat16:  # nothing else is rounded at random
+            self._fill_(self._keys, [key_of(key) for key in (seed, rule.number, seed ^ rule.number)])
+
+    def _fill_(self, numbers: Tensor, values: Sequence[float]) -> None:
+        """Write those of `values` that are not the last ones: each is a launch."""
+        before = self._written.get(numbers.dtype, [None] * len(values))
+        for place, value in enumerate(values):
+            if value != before[place]:
+                numbers[place].fill_(value)
+        self._written[numbers.dtype] = list(values)
 
     @property
     def _limit(self) -> float:

@@ -53,7 +53,11 @@ _NARROW = OnChip(32, 32, 8, 1)
 def shapes_for(capability: tuple[int, int], embedding_size: int) -> Shapes:
     """Return the tiles for a GPU of `capability` such as (9, 0)."""
     fits = embedding_size <= 512
-    if (9, 0) <= capability < (12, 0):  # wgmma and its successor, 227 KB of shared memory
+    if (10, 0) <= capability < (12, 0):  # 227 KB of shared memory; its own instruction keeps sums elsewhere
+        return Shapes(
+            Tile(128, 128, 64, 8, 3), OnChip(64, 32, 8, 2) if fits else _NARROW, _NARROW, OnChip(16, 32, 8, 1)
+        )
+    if capability == (9, 0):  # wgmma, 227 KB
         wide = OnChip(32, 64, 8, 2) if fits else _NARROW
         return Shapes(Tile(128, 256, 64, 8, 3), OnChip(64, 32, 8, 2) if fits else _NARROW, wide, _NARROW)
     if capability == (8, 0):  # 163 KB
