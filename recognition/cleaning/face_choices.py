@@ -1,4 +1,4 @@
-"""Cut crops anew that a reviewer wants to show another face of their photo. Torch-free."""
+"""Cut crops again that a reviewer wants to show another face of their photo. Torch-free."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from recognition.work.files import write_by_way_of
 
 @dataclass
 class Recut:
-    """What became of the choices: crops cut anew, crops that show that face already, and photos that are not there any
+    """What became of the choices: crops cut again, crops that show that face already, and photos that are not there any
     more or have other bytes, with the reason of the first of them."""
 
     num_cut: int = 0

@@ -6,7 +6,7 @@ PHOTOS is a folder per identity, or flat; beside folders with photos, those in P
 the same folders with one crop a photo (or more: --faces all), and align.jsonl with a line for every photo: its status,
 all faces found, the crops' names. A run that was killed continues when it is started again. `--landmarks
 OLD/align.jsonl` takes the faces of an earlier run instead of detecting again. `--choices decisions.json` cuts those
-crops of a finished OUT anew for which a reviewer chose another face (docs/review.md).
+crops of a finished OUT again for which a reviewer chose another face (docs/review.md).
 Where photos show bystanders, `--faces center` takes the person in the middle, and not whoever stands nearest.
 """
 
@@ -148,7 +148,7 @@ def _cut_chosen(args: argparse.Namespace, folder: CropFolder, watch: Stopwatch) 
         print(json.dumps({"output": str(args.output), **counts, "seconds": round(watch.seconds, 3)}))
         return
     print(
-        f"cut {count(done.num_cut, 'crop')} anew, {done.num_before:,} as before, {len(done.lost):,} left as they were "
+        f"cut {count(done.num_cut, 'crop')} again, {done.num_before:,} as before, {len(done.lost):,} left as they were "
         f"in {duration(watch.seconds)}"
     )
     if done.lost:

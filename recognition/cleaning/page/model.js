@@ -21,7 +21,7 @@ Review.parseRow = (fields, index) => {
 Review.Model = class {
   constructor(data, storage) {
     this.rows = data.rows.map(Review.parseRow);
-    this.numDoubtful = data.num_doubtful ?? this.rows.length; // behind these: dropped without doubt
+    this.numDoubtful = data.num_doubtful ?? this.rows.length; // after these: dropped without doubt
     this.risk = data.risk ?? null; // the errors to be expected among all decisions
     this.key = `arcshard-review-${data.key}`;
     this.storage = storage;

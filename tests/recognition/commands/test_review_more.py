@@ -172,13 +172,13 @@ def test_another_face_of_the_photo_is_chosen_and_cut(
     choose = [str(root / "photos"), str(root / "faces"), "--choices", decisions, "--quiet"]
     assert align(choose) == 0
     told = capsys.readouterr().out
-    assert told.startswith("cut 1 crop anew, 0 as before, 1 left as they were") and "Dan/0.jpg" in told.splitlines()[1]
+    assert told.startswith("cut 1 crop again, 0 as before, 1 left as they were") and "Dan/0.jpg" in told.splitlines()[1]
     assert (root / "faces/Dan/0.jpg").read_bytes() == before["Dan/0.jpg"]
     cut = decode_rgb((root / "faces/Ada/0.jpg").read_bytes(), place="")
     assert np.abs(cut[56, 56].astype(int) - BLUE).max() < 12
     assert run_clean(root, "--review", decisions) == 1, "Dan's photo is lost, and the decision about it cannot hold"
     (root / "photos/Dan/0.jpg").write_bytes(encode_jpeg(photo()))
-    assert align(choose) == 0 and "cut 1 crop anew, 1 as before, 0 left" in capsys.readouterr().out
+    assert align(choose) == 0 and "cut 1 crop again, 1 as before, 0 left" in capsys.readouterr().out
     assert run_clean(root, "--review", decisions) == 0
     assert {"Ada/0.jpg", "Dan/0.jpg"} <= listed(root).keys() and "Bea/0.jpg" not in listed(root)
 
