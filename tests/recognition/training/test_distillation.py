@@ -15,7 +15,7 @@ from recognition.backbones import build_backbone
 from recognition.backbones.architecture import Architecture
 from recognition.backbones.metadata import ModelMetadata
 from recognition.backbones.weights import load_backbone, save_model
-from recognition.commands import embed_faces, pack_rec
+from recognition.commands import embed_faces, export, pack_rec
 from recognition.commands.train import main
 from recognition.distributed.world import World
 from recognition.images.codec import encode_jpeg
@@ -164,6 +164,24 @@ def test_stored_embeddings_teach_as_the_network_does(teacher: Path, packed: Path
     of_model, _ = fit(ALONE, str(tmp_path / "a"), [*common, f"teacher.model={teacher}"])
     of_stored, _ = fit(ALONE, str(tmp_path / "b"), [*common, f"teacher.embeddings=[{stored}]"])
     np.testing.assert_allclose(of_stored, of_model, rtol=1e-5)  # embedded in batches of other sizes
+
+
+@pytest.mark.slow
+def test_an_onnx_file_teaches_as_the_network_it_was_made_of(teacher: Path, packed: Path, tmp_path: Path) -> None:
+    for package in ("onnx", "onnxruntime", "onnxscript"):
+        pytest.importorskip(package, reason="make export-tools installs it")
+    file = tmp_path / "teacher.onnx"
+    assert export.main([str(teacher), str(file), "--quiet"]) == 0
+    common = [
+        f"data.rec={packed}",
+        "train.num_epoch=1",
+        "train.batch_size=8",
+        "data.num_image=48",
+        "data.num_classes=8",
+    ]
+    of_model, _ = fit(ALONE, str(tmp_path / "a"), [*common, f"teacher.model={teacher}"])
+    of_file, _ = fit(ALONE, str(tmp_path / "b"), [*common, f"teacher.model={file}"])
+    np.testing.assert_allclose(of_file, of_model, rtol=1e-4)  # another runtime's float32, over six steps
 
 
 @pytest.mark.slow
