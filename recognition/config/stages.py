@@ -13,6 +13,7 @@ from typing import Any
 from recognition.errors import ConfigError
 from recognition.registry import nearest
 
+_MOST_EPOCHS = 1e6
 KEYS = ("until_epoch", "until_step", "sample_rate", "scale", "margin", "lr_factor")
 
 
@@ -105,8 +106,11 @@ def _is_positive_ramp(value: Any) -> bool:
 
 
 _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "until_epoch": (lambda value: _is_number(value) and value > 0, "a number above 0"),
-    "until_step": (lambda value: type(value) is int and value > 0, "a whole number above 0"),
+    "until_epoch": (
+        lambda value: _is_number(value) and 0 < value <= _MOST_EPOCHS,
+        "a number above 0, at most a million",
+    ),
+    "until_step": (lambda value: type(value) is int and 0 < value < 1 << 62, "a whole number above 0"),
     "sample_rate": (lambda value: _is_number(value) and 0 <= value <= 1, "a number between 0 and 1"),
     "scale": (_is_positive_ramp, "a number above 0, or two of a ramp such as [16, 64]"),
     "lr_factor": (_is_positive_ramp, "a number above 0, or two of a ramp such as [0.1, 1]"),

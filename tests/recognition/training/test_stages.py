@@ -117,6 +117,7 @@ def test_a_config_with_stages_comes_back_from_its_own_text(tmp_path: Path) -> No
             "stage 1 goes from step 0 to step 33; expected stages in order, each with a step, within",
         ),
         ("[{scale: 8}, {until_step: 3}]", "stage 1 of 2 has no end; expected until_epoch or until_step"),
+        ("[{until_epoch: 1e308}]", "until_epoch: found 1e+308, expected a number above 0, at most a million"),
         ("[{until: 3}]", "until: unknown key of a stage; did you mean 'until_step'?"),
         ("[{until_step: 3, until_epoch: 1}]", "found until_epoch and until_step, expected one of them"),
         ("[{scale: [16, -1]}]", "scale: found [16, -1], expected a number above 0, or two of a ramp"),
