@@ -44,7 +44,7 @@ class LossCase:
 
     @property
     def num_classes(self) -> int:
-        return 61 if "sample_rate" in self.changes else 23
+        return 61 if "sample_rate" in self.changes and "sampling_correction" not in self.changes else 23
 
     @property
     def sizes(self) -> Tensor:

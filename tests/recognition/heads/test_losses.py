@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from tests.helpers import loss_oracle
 from tests.helpers.head_oracle import Forward, Truth
 from tests.helpers.heads import ALONE, make_head
 from tests.helpers.loss_cases import CASES, LR, MOMENTUM, ROWS, VARIANTS, WEIGHT_DECAY, LossCase
-from tests.helpers.worlds import run_world, world_sizes
+from tests.helpers.worlds import run_world
 
 _SGD = {"lr": LR, "momentum": MOMENTUM, "weight_decay": WEIGHT_DECAY}
 # eps far above 1e-8: below it a step is the sign of a gradient that rounding may have turned
@@ -84,8 +85,15 @@ def run_all(world: World) -> list[dict[str, Any]]:
 
 
 @functools.cache
-def results(size: int) -> list[list[dict[str, Any]]]:
+def _of_world(size: int) -> list[list[dict[str, Any]]]:
     return run_world(size, run_all, timeout_s=300)
+
+
+def results(size: int, number: int) -> list[dict[str, Any]]:
+    """Return what each rank found of a case: one process runs it alone, a world all of them at once."""
+    if size == 1:
+        return run_world(1, run_case, CASES[number])
+    return [of_rank[number] for of_rank in _of_world(size)]
 
 
 def truth_of(case: LossCase, ranks: list[dict[str, Any]]) -> Truth:
@@ -120,10 +128,17 @@ def assert_close(found: Tensor, expected: Tensor, tolerance: float) -> None:
     assert error <= tolerance, f"relative error {error:.2e} is above {tolerance:g}"
 
 
-@pytest.mark.parametrize("number", range(len(CASES)), ids=lambda number: CASES[number].label)
-@pytest.mark.parametrize("size", world_sizes(1, 2, 3))
+@pytest.mark.parametrize(
+    ("size", "number"),
+    [
+        pytest.param(size, number, id=f"{size}-{case.label}", marks=marks)
+        for size in (1, 2, 3)
+        for number, case in enumerate(CASES)
+        for marks in [[] if size == 1 and number < len(VARIANTS) else [pytest.mark.slow]]
+    ],
+)
 def test_a_loss_is_its_equation(size: int, number: int) -> None:
-    case, ranks = CASES[number], [results_of[number] for results_of in results(size)]
+    case, ranks = CASES[number], results(size, number)
     truth = truth_of(case, ranks)
     tolerance = 1e-10 if case.dtype == torch.float64 else 1e-5
     for rank in ranks:
@@ -257,3 +272,54 @@ def test_a_negative_jumps_by_the_stated_amount_where_it_is_counted_as_hard() -> 
         bent, _ = margin.negative(state, own, tile.clone())
         assert (bent - tile)[0, :2].abs().max() < 1e-12, "at the edge it is not hard yet"
         assert (bent - tile)[0, 2].item() == pytest.approx(jump(edge), abs=1e-7)
+
+
+FORMATS: list[dict[str, Any]] = [
+    {"centers_format": "bf16", "momentum_format": "int8"},
+    {"centers_format": "bf16", "momentum_format": "bf16"},
+    {"momentum_format": "int8"},
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MARGINS)
+def test_a_loss_trains_in_every_state_format(name: str) -> None:
+    case = LossCase(name, scale=64.0 if name == "circle" else 16.0, dtype=torch.float32)
+    exact = _losses_of(case)
+    for formats in FORMATS if MARGINS[name].rows == "unit" else FORMATS[:1]:
+        found = _losses_of(replace(case, changes=formats))
+        assert found == pytest.approx(exact, rel=0.02), formats
+        assert found != exact, "the format rounds"
+
+
+def _losses_of(case: LossCase) -> list[float]:
+    """Return the losses of a few steps that repeat one batch."""
+    head = case.head(ALONE)
+    optimizer = head.optimizer(**_SGD)
+    embeddings, labels = case.batches()[0]
+    found = []
+    for _ in range(5):
+        loss = head(embeddings, labels)
+        loss.backward()
+        optimizer.step()
+        found.append(loss.item())
+    assert found[-1] < found[0]
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MARGINS)
+def test_corrected_sums_of_a_sample_are_near_those_of_all_classes(name: str) -> None:
+    case = LossCase(name, scale=8.0)
+    smoothing = 0.1 if MARGINS[name].sums == "softmax" else 0.0
+    case = replace(case, changes={"label_smoothing": smoothing})
+    embeddings, labels = case.batches()[0]
+    whole = case.head(ALONE)(embeddings, labels).item()
+    sampled = {**case.changes, "sample_rate": 0.5, "sampling_correction": "logq"}
+    head = replace(case, changes=sampled).head(ALONE)
+    found = []
+    for step in range(200):
+        head.steps = step  # a new sample
+        found.append(head(embeddings, labels).item())
+        head.forget()
+    assert sum(found) / len(found) == pytest.approx(whole, rel=0.05)
