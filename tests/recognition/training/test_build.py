@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from recognition.backbones import build_backbone
+from recognition.commands import train
 from recognition.config.loader import load_config
 from recognition.distributed.world import World
 from recognition.errors import CheckpointError, ConfigError
-from recognition.heads.margins import AdaFace, CombinedMargin
-from recognition.training.build import build_head, margin_of
+from recognition.heads.margins import AdaFace, CombinedMargin, Ldam
+from recognition.training.build import build_head, margin_of, wants_class_sizes
 from tests.helpers.runs import make_trainer
 
 ALONE = World(0, 1, 0, torch.device("cpu"))
@@ -56,6 +57,11 @@ def test_a_margin_is_chosen_by_name_or_by_the_three_numbers() -> None:
         ("name: adaface\n    n: 0.4", "6: head.margin: n: unknown setting of margin 'adaface'; expected one of "),
         ("name: adaface\n    m: wide", "6: head.margin: m: found 'wide', expected a number; correct it"),
         ("name: adaface\n    m: 0.4\n    h: 0", "5: head.margin: margin: found m=0.4, h=0, alpha=0.01; expected 0 <= "),
+        (
+            "name: sphereface2\n    balanse: 0.7",
+            "6: head.margin: balanse: unknown setting of margin 'sphereface2'; did",
+        ),
+        ("name: lsoftmax\n    m: 5", "5: head.margin: margin: found m=5; expected 2, 3 or 4; correct it"),
     ],
 )
 def test_a_wrong_margin_is_told_with_its_line(tmp_path: Path, line: str, message: str) -> None:
@@ -64,6 +70,56 @@ def test_a_wrong_margin_is_told_with_its_line(tmp_path: Path, line: str, message
     with pytest.raises(ConfigError) as caught:
         build_head(config, 10, ALONE)
     assert str(caught.value).startswith(f"{tmp_path}/run.yaml:{message}")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["head.margin={name: adacos}", "head.scale=30"],
+            "head.scale: would be ignored with head.margin 'adacos', which",
+        ),
+        (["head.margin={name: softmax}", "head.scale=30"], "head.scale: would be ignored with head.margin 'softmax'"),
+        (
+            ["head.margin={name: lsoftmax}", "head.sub_centers=2"],
+            "head.sub_centers: found 2 with LSoftmax, whose centers",
+        ),
+        (
+            ["head.margin={name: asoftmax}", "head.interclass_filtering_threshold=0.4"],
+            "head.interclass_filtering_threshold: found 0.4 with ASoftmax, whose negatives are no cosines",
+        ),
+        (["head.margin={name: uniface}", "head.label_smoothing=0.1"], "head.label_smoothing: found 0.1 with UniFace, "),
+        (
+            ["head.margin={name: uniface}", "head.update=autograd"],
+            "head.update: found 'autograd' with UniFace, whose b",
+        ),
+        (
+            ["head.margin={name: softmax}", "head.init=class_means", "init_from=x"],
+            "head.init: found 'class_means' with head.margin 'softmax', whose centers are no means",
+        ),
+    ],
+)
+def test_what_a_loss_cannot_go_with_is_one_line_of_a_check(
+    overrides: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stated = ["data.rec=absent", "data.num_classes=100", "data.num_image=1000", "head.lr_factor=1"]
+    assert train.main(["configs/base", "--check", *stated, *overrides]) == 1
+    err = capsys.readouterr().err.strip().splitlines()
+    assert len(err) == 1, err
+    assert message in err[0]
+
+
+def test_a_loss_by_class_gets_the_images_of_each_class() -> None:
+    config = load_config("configs/base", ["head.margin={name: ldam}", "head.class_balance=0.9", "head.scale=30"])
+    assert wants_class_sizes(config.head)
+    sizes = torch.tensor([1, 16, 81])
+    head = build_head(config, 3, ALONE, sizes)
+    assert head.by_class.weights is not None
+    assert head.by_class.weights[0] > head.by_class.weights[2]
+    assert isinstance(head.margin, Ldam)
+    assert head.margin.margin_C is not None
+    assert torch.allclose(head.margin.margin_C, torch.tensor([0.5, 0.25, 0.5 / 3], dtype=torch.float64))
+    assert not wants_class_sizes(load_config("configs/base", []).head)
 
 
 @pytest.mark.parametrize("word", ["fused", "deferred"])
