@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -15,6 +16,11 @@ class ByClass:
     """Images, int64: for margins that follow them."""
     weights: Tensor | None = None
     """What the loss of an image is multiplied by; None: 1."""
+
+    def on(self, device: torch.device) -> ByClass:
+        """Return the same on a device, so that no step carries them there."""
+        there = (None if each is None else each.to(device) for each in (self.sizes, self.weights))
+        return ByClass(*there)
 
     @classmethod
     def balanced(cls, sizes: Tensor, beta: float) -> ByClass:

@@ -104,9 +104,9 @@ class ShardedSoftmax(nn.Module):
         super().__init__()
         self.sampling = Sampling(sample_rate, negatives, unsampled, sampling_correction)
         check_update(update, centers_format, self.sampling)
-        margin, self.by_class = margin or ArcFace(), by_class or ByClass()
-        check_margin(margin, sub_centers, interclass_filtering_threshold, label_smoothing, update)
         self.world = world = world or joined_world()
+        margin, self.by_class = margin or ArcFace(), (by_class or ByClass()).on(world.device)
+        check_margin(margin, sub_centers, interclass_filtering_threshold, label_smoothing, update)
         self.facts = Facts(num_classes, scale, self.sampling.counted, seed, self.by_class.sizes)
         self.margin = margin.bind(self.facts)
         self.num_classes, self.label_smoothing = num_classes, label_smoothing

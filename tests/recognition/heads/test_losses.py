@@ -323,3 +323,21 @@ def test_corrected_sums_of_a_sample_are_near_those_of_all_classes(name: str) -> 
         found.append(head(embeddings, labels).item())
         head.forget()
     assert sum(found) / len(found) == pytest.approx(whole, rel=0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(len(VARIANTS)), ids=lambda number: CASES[number].label)
+def test_a_loss_is_the_same_where_the_device_decides(number: int) -> None:
+    case = CASES[number]
+    ways = []
+    for mode in ("host", "device"):
+        head = replace(case, changes={"mode": mode}).head(ALONE)
+        optimizer = head.optimizer(**_SGD)
+        for embeddings, labels in case.batches():
+            head(embeddings, labels).backward()
+            optimizer.step()
+        ways.append(head)
+    assert_close(ways[1].centers, ways[0].centers, 1e-12)
+    assert {n: v.item() for n, v in ways[0].margin_state().items()} == pytest.approx(
+        {n: v.item() for n, v in ways[1].margin_state().items()}, rel=1e-12
+    )
