@@ -109,6 +109,7 @@ def train(head: ShardedSoftmax, steps: range, lr: float = 0.1) -> tuple[list[flo
     return losses, samples
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [0.0, 0.1])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 def test_losses_are_those_of_a_trainer_that_moves_every_row(rate: float, dtype: torch.dtype) -> None:
