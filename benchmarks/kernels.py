@@ -3,8 +3,8 @@
     python benchmarks/kernels.py --architectures 80 90 120
     python benchmarks/kernels.py --architectures 86 89 100 --all --json
 
-Needs Triton (make kernels), whose wheel has the assembler. A spill, or more shared memory than the architecture has, is
-an error.
+Needs Triton (make kernels), whose wheel has the assembler. A spill, more shared memory than the architecture has, or a
+kernel without products is an error.
 """
 
 from __future__ import annotations
@@ -74,10 +74,13 @@ def _run(args: argparse.Namespace) -> None:
             print(
                 f"| {row['target']} | {row['kernel']} | {row['D']} | {row['registers']} | {row['spilled']} | {shared} |"
             )
-    bad = [row for row in rows if row["spilled"] or row["shared"] > SHARED_BYTES[row["arch"]]]
+    # A kernel without instructions for its products has been compiled to nothing.
+    bad = [row for row in rows if row["spilled"] or row["shared"] > SHARED_BYTES[row["arch"]] or not row["products"]]
     if bad:
         named = "; ".join(f"{row['target']} {row['kernel']} D={row['D']}" for row in bad)
-        raise ConfigError(f"kernels: {named}: registers spill or shared memory is short; change heads/fused/shapes.py")
+        raise ConfigError(
+            f"kernels: {named}: spills, is short of shared memory, or lost its products; change heads/fused/shapes.py"
+        )
 
 
 def variants(arch: int, *, is_all: bool) -> Iterator[Variant]:
@@ -139,10 +142,15 @@ def compiled(each: Variant, arch: int) -> dict[str, Any]:
     target = f"sm_{arch}{_SUFFIX.get(arch, '')}"
     told = _assemble(made.asm["ptx"], target, Path(triton.__file__).parent / "backends/nvidia/bin", arch)
     registers, spilled = (
-        re.search(pattern, told) for pattern in (r"Used (\d+) registers", r"(\d+) bytes spill stores")
+        re.findall(pattern, told) for pattern in (r"Used (\d+) registers", r"(\d+) bytes spill stores")
     )
-    assert registers is not None and spilled is not None, told
-    found = {"registers": int(registers[1]), "spilled": int(spilled[1]), "shared": made.metadata.shared}
+    assert registers and spilled, told
+    found = {
+        "registers": max(map(int, registers)),
+        "spilled": max(map(int, spilled)),
+        "shared": made.metadata.shared,
+        "products": len(re.findall(r"\b(?:mma\.sync|wgmma\.mma_async|tcgen05\.mma)\b", made.asm["ptx"])),
+    }
     return {"arch": arch, "target": target, "kernel": each.name, "D": each.embedding_size, **found}
 
 

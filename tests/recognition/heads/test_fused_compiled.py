@@ -28,4 +28,5 @@ def test_kernels_fit_the_registers_and_the_shared_memory(architecture: int) -> N
     rows = json.loads(ended.stdout)
     assert len(rows) == 8
     assert {row["target"] for row in rows} == {f"sm_{architecture}{'' if architecture == 80 else 'a'}"}
+    assert all(row["products"] > 0 for row in rows)
     assert all(row["spilled"] == 0 and 0 < row["registers"] <= 255 for row in rows)

@@ -277,3 +277,19 @@ def test_other_heads_take_the_plain_path_and_say_so(
         head = make_head(75, mode="kernels", **changes)
     assert head._loop.fused is None
     assert words is None or words in caplog.text
+
+
+def test_kernels_that_do_not_run_are_left_out_with_a_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*tensors: Any, **rest: Any) -> None:
+        raise RuntimeError("out of resource: shared memory\nmore")
+
+    from recognition.heads.fused import pass2
+
+    monkeypatch.setattr(pass2, "descend_", fail)
+    with caplog.at_level("WARNING"):
+        head = make_head(75, 128, mode="kernels", products="bf16")
+    assert head._loop.fused is None
+    assert head._loop.kernels is not None  # those between cuBLAS's products
+    assert "its kernels do not run here (RuntimeError: out of resource: shared memory)" in caplog.text

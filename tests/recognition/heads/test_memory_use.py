@@ -124,3 +124,13 @@ def test_the_state_is_as_large_as_computed(changes: dict[str, Any], kind: Any) -
     found = head_bytes(1001, 1, BATCH, DIM, optimizer=kind, **changes)
     assert found["centers"] == rows["centers"].nbytes
     assert found["momentum"] == sum(rows[name].nbytes for name in rows if name != "centers")
+
+
+def test_a_gpu_keeps_a_kilobyte_more_of_a_float32_center_and_a_smaller_tile() -> None:
+    sizes = {"num_classes": 1_250_000, "ranks": 1, "batch": 1024, "embedding_size": 512, "device": "cuda"}
+    before, after = (head_bytes(**sizes, products=kind) for kind in ("float32", "bf16"))
+    assert after["shadow"] == 1024 * 1_250_000
+    assert before["shadow"] == 0
+    assert head_bytes(**sizes, products="bf16", centers_format="bf16")["shadow"] == 0
+    assert after["blocks"] <= 24 << 20 < before["blocks"]
+    assert sum(after.values()) - sum(before.values()) <= 1024 * 1_250_000
