@@ -21,8 +21,6 @@ Rows = slice | Tensor
 LONGEST = 4096
 """Steps a row may be behind."""
 
-_ROWS_AT_ONCE = 512  # 1 MiB of centers at D = 512; smaller pieces are in a cache too, but each costs 20 us
-
 
 class Coast(nn.Module):
     """How far each of this rank's rows has come, and what the steps since have made of it.
@@ -113,12 +111,3 @@ def move_both_(w_kD: Tensor, m_kD: Tensor, missed: Tensor, out_kD: Tensor) -> No
     """Write to `out_kD`, which is another tensor than `w_kD`, what `move_` does, and bring the momentum up to now."""
     move_(w_kD, m_kD, missed, out_kD)
     m_kD.mul_(missed[:, 3:]).addcmul_(w_kD, missed[:, 2:3])
-
-
-def pieces(rows: Rows, count: int, device: torch.device) -> list[tuple[slice, Rows]]:
-    """Return (place among them, rows) of `rows`, as many at a time as a CPU's cache holds; on CUDA all."""
-    size = _ROWS_AT_ONCE if device.type == "cpu" else max(1, count)
-    places = [slice(start, min(start + size, count)) for start in range(0, count, size)]
-    if isinstance(rows, slice):
-        return [(place, slice(rows.start + place.start, rows.start + place.stop)) for place in places]
-    return [(place, rows[place]) for place in places]

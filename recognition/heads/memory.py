@@ -51,6 +51,7 @@ def head_bytes(
     momentum += 4 * rows * uses_adamw  # how often each was moved
     sampled = sample_rate < 1
     copies = (sampled or centers_format != "float32") + num_moments * (sampled or momentum_format != "float32")
+    copies += coasts and not uses_autograd  # one of the two that a row is computed from
     copies += uses_adamw  # the block's gradient, which SGD adds to its momentum at once
     has_kernels = device == "cuda" and products == "bf16" and sub_centers == 1 and embedding_size in EMBEDDING_SIZES
     if has_kernels and not uses_autograd and not uses_adamw:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from recognition.draws.hashing import mix
 from recognition.draws.rounding import stochastic_bf16_bits, stochastic_levels_
 from recognition.errors import ConfigError
-from recognition.heads.coasting import Coast, move_, move_both_, pieces
+from recognition.heads.coasting import Coast, move_, move_both_
 
 Rows: TypeAlias = slice | Tensor
 OptimizerKind = Literal["sgd", "adamw"]
@@ -176,6 +176,14 @@ class CenterState(nn.Module):
             return stored[rows]
         return _copy_moment(stored, scale, rows, buffer)
 
+    def current(self) -> Tensor:
+        """Return a copy of all centers as they are by now."""
+        copy = torch.empty(self.centers.shape, dtype=self.dtype, device=self.centers.device)
+        for start in range(0, len(copy), _INITIAL_BLOCK):
+            rows = slice(start, min(start + _INITIAL_BLOCK, len(copy)))
+            copy[rows] = self.read_centers(rows, copy[rows])
+        return copy
+
     def read_both(self, rows: Rows, centers: Tensor, momentum: Tensor) -> tuple[Tensor, Tensor]:
         """Fill two buffers with centers and momentum of `rows` that coast, up to now and to be changed."""
         return self._read_coasting(rows, centers, momentum), momentum[: _count(rows)]
@@ -183,19 +191,17 @@ class CenterState(nn.Module):
     def _read_coasting(self, rows: Rows, centers: Tensor, momentum: Tensor | None) -> Tensor:
         """Fill `centers`, and `momentum` where it is given, with what `rows` are by now."""
         assert self.coast is not None
-        count = _count(rows)
-        missed = self.coast.since(rows, self.dtype)
-        for place, part in pieces(rows, count, centers.device):
-            w_kD, spare_kD = centers[place], self.coast.spare(centers[place])
-            if self.momentum is None:
-                _read(self.centers.detach(), part, w_kD).addcmul_(w_kD, missed[place, :1])
-            elif momentum is None:
-                m_kD = _copy_moment(self.momentum, self.momentum_scale, part, spare_kD)
-                move_(_read(self.centers.detach(), part, w_kD), m_kD, missed[place], w_kD)
-            else:
-                m_kD = _copy_moment(self.momentum, self.momentum_scale, part, momentum[place])
-                move_both_(_read(self.centers.detach(), part, spare_kD), m_kD, missed[place], w_kD)
-        return centers[:count]
+        w_kD, missed = centers[: _count(rows)], self.coast.since(rows, self.dtype)
+        spare_kD = self.coast.spare(w_kD)
+        if self.momentum is None:
+            _read(self.centers.detach(), rows, w_kD).addcmul_(w_kD, missed[:, :1])
+        elif momentum is None:
+            m_kD = _copy_moment(self.momentum, self.momentum_scale, rows, spare_kD)
+            move_(_read(self.centers.detach(), rows, w_kD), m_kD, missed, w_kD)
+        else:
+            m_kD = _copy_moment(self.momentum, self.momentum_scale, rows, momentum)
+            move_both_(_read(self.centers.detach(), rows, spare_kD), m_kD, missed, w_kD)
+        return w_kD
 
     def follow_(
         self, rows: Tensor, *, lr: float, momentum: float, weight_decay: float, step: int, refused: Tensor | None
