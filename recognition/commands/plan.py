@@ -34,7 +34,7 @@ from recognition.config.schema import (
 from recognition.console import count, size
 from recognition.distributed.world import planned_device
 from recognition.errors import ConfigError
-from recognition.heads.products import resolve_products
+from recognition.heads.products import has_float32_sums, resolve_products
 from recognition.plan.capacity import Cost, cost_of, most_identities
 from recognition.plan.rates import Rates, measure_rates
 from recognition.plan.roofline import BATCHES, GPUS, IDENTITIES, estimate, lines
@@ -108,6 +108,11 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _print_roofline(args: argparse.Namespace) -> None:
+    if not has_float32_sums():
+        raise ConfigError(
+            f"--roofline: found torch {torch.__version__}, whose products of bfloat16 have no float32 sum to trace; "
+            "expected torch 2.8 or newer; update torch"
+        )
     identities = IDENTITIES if args.identities is None else (args.identities,)
     estimates = [
         estimate(gpu, number, batch, network=args.network) for gpu in GPUS for number in identities for batch in BATCHES

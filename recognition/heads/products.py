@@ -27,7 +27,7 @@ def resolve_products(asked: Asked, device: torch.device) -> Kind:
     """
     if asked != "auto":
         return asked
-    if device.type != "cuda" or not _has_float32_sums():
+    if device.type != "cuda" or not has_float32_sums():
         return "float32"
     is_here = torch.cuda.is_available()
     return "bf16" if not is_here or torch.cuda.get_device_capability(device) >= _AMPERE else "float32"
@@ -38,7 +38,7 @@ def check_products(kind: Kind, device: torch.device) -> None:
 
     A bfloat16 result would not do: a logit of 60 would be off by an eighth.
     """
-    if kind == "bf16" and device.type == "cuda" and not _has_float32_sums():
+    if kind == "bf16" and device.type == "cuda" and not has_float32_sums():
         raise ConfigError(
             f"head.products: found 'bf16' with torch {torch.__version__}, expected torch 2.8 or newer for it on CUDA; "
             "update torch or set head.products=float32"
@@ -107,6 +107,6 @@ def adds_in_float32(device: torch.device) -> bool:
     return True
 
 
-def _has_float32_sums() -> bool:
+def has_float32_sums() -> bool:
     overloads: Any = torch.ops.aten.mm.overloads()
     return "dtype" in overloads

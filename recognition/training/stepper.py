@@ -115,29 +115,31 @@ class Stepper:
                 output = self.parts.replica(images)
             embeddings, projected = (output, None) if self.parts.distillation is None else output
             self.embeddings = embeddings.detach()
-            loss, values = self._loss(embeddings, projected, batch, labels_on_host)
+            loss = None
+            if self.parts.distillation is None or self.config.head.weight:
+                loss = self.parts.head(embeddings, batch.labels, labels_on_host=labels_on_host)
+            loss, values = self._with_teacher(loss, projected, batch)
             loss.backward(self.scaler.scale / count)
         return values
 
-    def _loss(
-        self,
-        embeddings: torch.Tensor,
-        projected: torch.Tensor | None,
-        batch: Batch,
-        labels_on_host: torch.Tensor | None,
+    def _with_teacher(
+        self, of_head: torch.Tensor | None, projected: torch.Tensor | None, batch: Batch
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Return what is minimized, and for reports its value and its parts as means over the ranks."""
-        distillation, weight = self.parts.distillation, self.config.head.weight
+        """Return what is minimized, and for reports its value and its parts as means over the ranks.
+
+        `of_head` is None where the head's loss takes no part, `projected` where there is no teacher.
+        """
+        distillation = self.parts.distillation
         if distillation is None:
-            loss = self.parts.head(embeddings, batch.labels, labels_on_host=labels_on_host)
-            return loss, {"loss": loss.detach()}
+            assert of_head is not None, "without a teacher the head has a loss"
+            return of_head, {"loss": of_head.detach()}
         assert projected is not None, "a student gives both"
         images = batch.indices if batch.indices_on_host is None else batch.indices_on_host
         apart = distillation.loss(projected, images)
         shared = mean_over_ranks(apart.detach(), self.world)
         loss, value = distillation.weight * apart, distillation.weight * shared
-        if weight:
-            of_head = self.parts.head(embeddings, batch.labels, labels_on_host=labels_on_host)
+        if of_head is not None:
+            weight = self.config.head.weight
             loss, value = loss + weight * of_head, value + weight * of_head.detach()
         return loss, {"loss": value, "teacher_cosine": 1.0 - shared}
 

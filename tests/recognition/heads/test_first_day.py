@@ -137,7 +137,7 @@ def test_auto_is_bf16_from_ampere_on(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: capability is not None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    monkeypatch.setattr(products, "_has_float32_sums", lambda: True)  # from torch 2.8 on
+    monkeypatch.setattr(products, "has_float32_sums", lambda: True)  # from torch 2.8 on
     assert products.resolve_products(asked, torch.device(device)) == found
 
 

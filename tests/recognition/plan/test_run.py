@@ -182,7 +182,7 @@ def test_a_set_of_another_machine_is_absent(tmp_path):
 
 
 def test_the_plan_for_a_gpu_has_a_gpus_blocks_and_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(products, "_has_float32_sums", lambda: True)  # from torch 2.8 on
+    monkeypatch.setattr(products, "has_float32_sums", lambda: True)  # from torch 2.8 on
     cpu, gpu = (
         make_plan(TINY, world_size=1, num_images=1000, num_classes=500_000, device=device) for device in ("cpu", "cuda")
     )

@@ -24,7 +24,7 @@ from tests.helpers.faces import write_faces
 from tests.helpers.runs import make_trainer
 
 ALONE = World(0, 1, 0, torch.device("cpu"))
-NAMES = {"backbone.network", "validation.val_targets"}
+NAMES = {"backbone.network", "optim.freeze", "optim.no_decay", "validation.val_targets"}
 """Keys of free text that name something everywhere."""
 
 
