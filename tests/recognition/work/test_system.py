@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
 import sys
@@ -128,7 +127,7 @@ def test_every_module_is_imported_on_a_poorer_system(tmp_path: Path) -> None:
     modules = []
     for path in sorted((ROOT / "recognition").rglob("[!_]*.py")):
         name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-        if "triton" not in name or importlib.util.find_spec("triton"):
+        if "\nimport triton" not in path.read_text(encoding="utf-8"):  # which no such system has
             modules.append(name)
     done = run_on(WINDOWS, IMPORTS, *modules, folder=tmp_path)
     assert done.returncode == 0, done.stderr
