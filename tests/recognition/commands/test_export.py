@@ -120,7 +120,7 @@ def test_verify_takes_a_stranger_s_file_and_says_what_it_is(
     found = capsys.readouterr()
     report = json.loads(found.out)
     assert (report["network"], report["image_size"], report["device"]) == (None, SIDE, "cpu")
-    assert report["num_images"] == 48, "counted as for weights"
+    assert report["num_images"] == 24, "counted as for weights"
     assert [result["method"] for result in report["results"]] == ["model", "raw pixels", "color histogram"]
     assert "the baseline of an untrained one is left out" in found.err
 
