@@ -11,6 +11,12 @@ import pytest
 # Before torch or OpenMP is imported, and inherited by every process a test starts.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import torch
+
+# Without a GPU Triton's kernels are interpreted. It reads this when it is imported, as some of torch's modules do.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 
 @pytest.fixture(autouse=True)
 def logs_of_one_test_alone() -> Iterator[None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import pytest
@@ -12,9 +11,6 @@ from recognition.heads.sharded_softmax import ShardedSoftmax
 from tests.helpers.heads import adamw_of, batch, bits, make_head, optimizer_of, snapshot, take_step
 
 NUM_CLASSES, BATCH = 75, 9
-
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # before any test: torch's optimizers import triton, which reads it
 
 
 def train(

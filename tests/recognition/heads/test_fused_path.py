@@ -15,9 +15,6 @@ from typing import Any
 import pytest
 import torch
 
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # before any test: torch's optimizers import triton, which reads it
-
 from recognition.heads.fused.path import FusedPath, why_not
 from recognition.heads.fused.shapes import OnChip, Shapes, Tile
 from recognition.heads.sharded_softmax import ShardedSoftmax
