@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 
 help:
 	@echo "make demo        render faces, train on two processes, verify on people never seen"
-	@echo "make test        the test suite (CPU only, under 10 minutes on 2 cores)"
+	@echo "make test        the test suite (CPU only, a quarter of an hour on 2 cores)"
 	@echo "make test-quick  the quick part of it, for after each change (under 90 seconds on 2 cores)"
 	@echo "make test-long   the tests that only .ci/run runs: many seconds for what the others show in a smaller way"
 	@echo "make faults      kill, stop, starve and damage real jobs; a table of what came of it (20 minutes on 2 cores)"
