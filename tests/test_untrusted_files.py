@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 
+from recognition.backbones.torch_file import RefusedFileError, check_torch_file
 from recognition.backbones.weights import load_backbone, read_state_dict
 from recognition.commands.align_landmarks import main as align_landmarks
 from recognition.commands.pack_bin import main as pack_bin
@@ -383,6 +384,18 @@ def archive_of(path: Path, content: Any, *, compression: int = zipfile.ZIP_STORE
                 data = data.replace(before, after)
             new.writestr(name, data)
     return path
+
+
+def test_a_file_that_only_ends_as_an_archive_is_read_as_torch_reads_it(tmp_path: Path) -> None:
+    """The archive behind it is harmless, and no part of what torch would load."""
+    behind = archive_of(tmp_path / "behind.pt", {"w": torch.zeros(2)}).read_bytes()
+    path = tmp_path / "w.pt"
+    torch.save({"w": Malice(tmp_path / "mark")}, path, _use_new_zipfile_serialization=False)
+    path.write_bytes(path.read_bytes() + behind)
+    assert zipfile.is_zipfile(path)
+    with pytest.raises(RefusedFileError, match=r"asks for posix\.system"):
+        check_torch_file(path)
+    assert not (tmp_path / "mark").exists()
 
 
 def test_a_compressed_archive_is_refused(tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ from recognition.errors import CheckpointError
 from recognition.work.inputs import require_plain
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of the format before torch 1.6
+_ARCHIVE = b"PK\x03\x04"
+"""How an archive begins, by which torch tells the formats apart: zipfile itself also takes what only ends as one."""
 _MAX_ENTRIES = 100_000
 _STORAGE_BYTES = {
     "DoubleStorage": 8,
@@ -77,7 +79,9 @@ def check_torch_file(path: Path) -> None:
     Raises OSError when it cannot be read.
     """
     require_plain(path, CheckpointError)
-    if zipfile.is_zipfile(path):
+    with open(path, "rb") as handle:
+        is_archive = handle.read(len(_ARCHIVE)) == _ARCHIVE
+    if is_archive:
         _check_archive(path)
     else:
         _check_old_format(path)
