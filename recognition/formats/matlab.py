@@ -23,6 +23,9 @@ _HEADER_BYTES = 128
 _COMPRESSED, _MATRIX = 15, 14
 _CELL, _STRUCT, _CHAR = 1, 2, 4
 _NUMBERS = range(6, 16)
+_DATA = frozenset({1, 2, 3, 4, 5, 6, 7, 9, 12, 13, 16, 17, 18})
+"""Types of the data of an array. SciPy looks any other up in a table that lacks it, and crashes."""
+_IS_COMPLEX = 8
 _MAX_DEPTH = 12
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 
@@ -129,6 +132,12 @@ def _check_matrix(content: bytes, at: int, end: int, path: Path, depth: int) -> 
     least = 8 if array_class in (_CELL, _STRUCT) else 1
     if min(dims) < 0 or math.prod(dims) * max(num_fields, 1) * least > end - at + 8:
         raise _damaged(path, f"an array of {' x '.join(map(str, dims))} in {end - at:,} bytes")
+    if array_class not in (_CELL, _STRUCT):
+        for _ in range(2 if content[flags_at + 1] & _IS_COMPLEX else 1):
+            kind, _, _ = _tag(content, at, end, path)
+            if kind not in _DATA:
+                raise _damaged(path, f"data of type {kind} at byte {at}")
+            at = _check_element(content, at, end, path, depth=depth)
     while array_class in (_CELL, _STRUCT) and at + 8 <= end:
         at = _check_element(content, at, end, path, depth=depth + 1)
 

@@ -77,7 +77,7 @@ def read_scores(path: Path, *, name: str | None = None, folds: int | None = None
 def _header(path: Path, numbered: Sequence[tuple[int, str]]) -> tuple[list[str], Sequence[tuple[int, str]]]:
     """Return the columns' names and the lines after them."""
     first = numbered[0][1].lstrip("#").split()
-    if _is_number(first[0]):
+    if first and _is_number(first[0]):
         return list(_NEEDED), numbered
     header = [word.lower() for word in first]
     if not set(_NEEDED) <= set(header) or len(set(header)) != len(header):
