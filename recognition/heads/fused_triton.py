@@ -11,6 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from recognition.heads.fused.pass1 import rounded
+
 
 def fold_(
     t: Tensor,
@@ -115,7 +117,7 @@ def _fold(  # type: ignore[no-untyped-def]
         best = tl.maximum(best, tl.max(z, axis=0))
         e = tl.exp(z)
         summed += e
-        tl.store(out + place, (e * norm).to(out.dtype.element_ty), mask=inside)
+        tl.store(out + place, rounded(e * norm, out.dtype.element_ty), mask=inside)
     tl.store(largest + row, best)
     tl.store(total + row, tl.load(total + row) + tl.sum(summed, axis=0).to(tl.float64))
 
@@ -152,7 +154,7 @@ def _exponentials(  # type: ignore[no-untyped-def]
         target = tl.load(positions + rows, mask=has_row, other=-1) - start
         value = tl.load(values + rows, mask=has_row, other=0.0)
         e = tl.where(columns[None, :] == target[:, None], value[:, None], e)
-        tl.store(out + place, e.to(out.dtype.element_ty), mask=inside)
+        tl.store(out + place, rounded(e, out.dtype.element_ty), mask=inside)
         weight = tl.load(column_weight + rows, mask=has_row, other=0.0)
         gathered += tl.sum(raw * e * weight[:, None], axis=0)
     tl.store(dot + columns, gathered, mask=has_column)

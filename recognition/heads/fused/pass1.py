@@ -13,7 +13,7 @@ from torch import Tensor
 from recognition.heads.fused.shapes import OnChip, Tile
 
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
-"""Whether Triton interprets kernels: its `dot` then takes bf16 for the whole numbers that it is kept in."""
+"""Whether Triton interprets kernels: it keeps bf16 in whole numbers, which its `dot` takes them for, and cuts off."""
 PIECE = 128
 """Of an embedding's dimensions, whose sums are one accumulator of a program on chip."""
 
@@ -113,6 +113,18 @@ def dot(left, right, total):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
+def rounded(value, to: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Return float32 `value` in type `to`: rounded to the nearest, at a tie to even, where the interpreter cuts off."""
+    if INTERPRETED and to == tl.bfloat16:
+        bits = value.to(tl.int32, bitcast=True)
+        nearest = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+        # A NaN's bits could be carried into the sign: its own upper half, made quiet, is a NaN.
+        bits = tl.where(value == value, nearest, (bits >> 16) | 0x40)
+        return bits.to(tl.int16).to(to, bitcast=True)
+    return value.to(to)
+
+
+@triton.jit
 def negatives(t, norm, target, class_of, has_class, limit, shift):  # type: ignore[no-untyped-def]
     """Return z - shift of a tile [rows, classes] of t = s x w; own, filtered and absent classes are at -inf."""
     z = t * norm[None, :]
@@ -163,7 +175,9 @@ def _logits(  # type: ignore[no-untyped-def]
     tl.store(totals + slot, total + tl.sum(exp, axis=1).to(tl.float64), mask=has_row)
     if WANTS_E:
         place = row.to(tl.int64)[:, None] * num_classes + column[None, :]
-        tl.store(e + place, (exp * norm[None, :]).to(e.dtype.element_ty), mask=has_row[:, None] & has_class[None, :])
+        tl.store(
+            e + place, rounded(exp * norm[None, :], e.dtype.element_ty), mask=has_row[:, None] & has_class[None, :]
+        )
 
 
 @triton.jit(do_not_specialize=["start"])
@@ -214,7 +228,7 @@ def _sums_on_chip(  # type: ignore[no-untyped-def]
         best = tl.maximum(best, tl.max(z, axis=1))
         exp = tl.exp(z)
         total += tl.sum(exp, axis=1).to(tl.float64)
-        er = (exp * norm[None, :]).to(x.dtype.element_ty)
+        er = rounded(exp * norm[None, :], x.dtype.element_ty)
         new = ()
         for piece in tl.static_range(PIECES):
             new = new + (dot(er, w_tiles[piece], sums[piece]),)

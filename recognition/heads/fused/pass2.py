@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from recognition.heads.fused.pass1 import dot
+from recognition.heads.fused.pass1 import dot, rounded
 from recognition.heads.fused.shapes import OnChip
 from recognition.heads.fused.stored import Numbers, Stored
 
@@ -84,7 +84,22 @@ def _mix64(x):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _center_at(centers, place, inside, ROUNDS: tl.constexpr):  # type: ignore[no-untyped-def]
+def places(  # type: ignore[no-untyped-def]
+    sample, column, has_class, CLASSES: tl.constexpr, PIECE: tl.constexpr, PIECES: tl.constexpr, SAMPLED: tl.constexpr
+):
+    """Return which stored rows a program has [CLASSES], and where their first piece is: a base and offsets from it."""
+    depth = tl.arange(0, PIECE)
+    if SAMPLED:
+        stored, base = tl.load(sample + column, mask=has_class, other=0), 0
+        place = stored[:, None] * (PIECE * PIECES) + depth[None, :]
+    else:  # one base and small offsets: addresses of 64 bits for each element would not fit the registers
+        stored, base = column.to(tl.int64), tl.program_id(0).to(tl.int64) * CLASSES * PIECE * PIECES
+        place = tl.arange(0, CLASSES)[:, None] * (PIECE * PIECES) + depth[None, :]
+    return stored, base, place
+
+
+@triton.jit
+def center_at(centers, place, inside, ROUNDS: tl.constexpr):  # type: ignore[no-untyped-def]
     value = tl.load(centers + place, mask=inside, other=0)
     if ROUNDS:
         value = (value.to(tl.int32) << 16).to(tl.float32, bitcast=True)
@@ -92,8 +107,8 @@ def _center_at(centers, place, inside, ROUNDS: tl.constexpr):  # type: ignore[no
 
 
 @triton.jit
-def _held(momentum_at, scale, inside, MOMENTUM: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Return the momentum before the step in float32."""
+def held_at(momentum_at, scale, inside, MOMENTUM: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Return the momentum, or AdamW's first moment, before the step in float32."""
     held = tl.load(momentum_at, mask=inside, other=0).to(tl.float32)
     if MOMENTUM == 3:
         held = held * scale[:, None]
@@ -101,24 +116,29 @@ def _held(momentum_at, scale, inside, MOMENTUM: tl.constexpr):  # type: ignore[n
 
 
 @triton.jit
-def _store_centers(centers, shadow, at, inside, w, row, depth, keys, ROUNDS: tl.constexpr, COPIES: tl.constexpr):  # type: ignore[no-untyped-def]
+def noise(row, depth, keys):  # type: ignore[no-untyped-def]
+    """Return 16 random bits of each element: the exclusive or of a number of its row and one of its column."""
+    of_row = _mix64(_mix64(row + tl.load(keys)) + tl.load(keys + 1))
+    of_column = _mix64(depth.to(tl.int64) + tl.load(keys + 2))
+    return (of_row.to(tl.int32)[:, None] ^ of_column.to(tl.int32)[None, :]) & 0xFFFF
+
+
+@triton.jit
+def store_centers(centers, shadow, at, inside, w, row, depth, keys, ROUNDS: tl.constexpr, COPIES: tl.constexpr):  # type: ignore[no-untyped-def]
     """Store float32 `w`, rounded at random where it is kept in bf16; return the squares' sums of what is kept."""
-    if ROUNDS:  # by the exclusive or of a number of the row and one of the column
-        of_row = _mix64(_mix64(row + tl.load(keys)) + tl.load(keys + 1))
-        of_column = _mix64(depth.to(tl.int64) + tl.load(keys + 2))
-        noise = (of_row.to(tl.int32)[:, None] ^ of_column.to(tl.int32)[None, :]) & 0xFFFF
-        bits = (w.to(tl.int32, bitcast=True) + noise) >> 16
+    if ROUNDS:
+        bits = (w.to(tl.int32, bitcast=True) + noise(row, depth, keys)) >> 16
         tl.store(centers + at, bits.to(tl.int16), mask=inside)
         w = (bits << 16).to(tl.float32, bitcast=True)
     else:
         tl.store(centers + at, w, mask=inside)
     if COPIES:
-        tl.store(shadow + at, w.to(shadow.dtype.element_ty), mask=inside)
+        tl.store(shadow + at, rounded(w, shadow.dtype.element_ty), mask=inside)
     return tl.sum(w * w, axis=1)
 
 
 @triton.jit
-def _gradient(  # type: ignore[no-untyped-def]
+def gradient(  # type: ignore[no-untyped-def]
     x,
     weight,
     positions,
@@ -156,7 +176,7 @@ def _gradient(  # type: ignore[no-untyped-def]
         e = tl.where(column[:, None] == target[None, :], value[None, :], e)
         e = e * tl.load(weight + row, mask=has_row, other=0.0)[None, :]
         radial += tl.sum(e * t, axis=1)
-        low = e.to(x.dtype.element_ty)
+        low = rounded(e, x.dtype.element_ty)
         new = ()
         for piece in tl.static_range(PIECES):
             new = new + (dot(low, x_tiles[piece], sums[piece]),)
@@ -197,21 +217,14 @@ def _descend(  # type: ignore[no-untyped-def]
         return
     column = tl.program_id(0) * CLASSES + tl.arange(0, CLASSES)
     has_class = column < num_classes
-    depth = tl.arange(0, PIECE)
-    if SAMPLED:
-        stored = tl.load(sample + column, mask=has_class, other=0)
-        place = stored[:, None] * (PIECE * PIECES) + depth[None, :]
-    else:  # one base and small offsets: addresses of 64 bits for each element would not fit the registers
-        stored = column.to(tl.int64)
-        base = tl.program_id(0).to(tl.int64) * CLASSES * PIECE * PIECES
-        centers, shadow, momentum = centers + base, shadow + base, momentum + base
-        place = tl.arange(0, CLASSES)[:, None] * (PIECE * PIECES) + depth[None, :]
+    stored, base, place = places(sample, column, has_class, CLASSES, PIECE, PIECES, SAMPLED)
+    centers, shadow, momentum = centers + base, shadow + base, momentum + base
     inside = has_class[:, None]
     w_tiles = ()
     for piece in tl.static_range(PIECES):
         w_tiles = w_tiles + (tl.load(shadow + place + piece * PIECE, mask=inside, other=0.0),)
     norm = tl.load(inverse_norm + stored, mask=has_class, other=0.0)
-    sums, radial = _gradient(
+    sums, radial = gradient(
         x, weight, positions, values, w_tiles, norm, column, num_rows, limit, shift, PIECE, PIECES, ROWS, CLASSES
     )
     radial = tl.load(rates + 2) - norm * norm * radial  # weight decay, less what points along w
@@ -221,8 +234,8 @@ def _descend(  # type: ignore[no-untyped-def]
         most = tl.zeros([CLASSES], dtype=tl.float32)
         for piece in tl.static_range(PIECES):
             ahead = piece * PIECE + tl.load(refused, volatile=True)
-            w = _center_at(centers + ahead, place, inside, ROUNDS)
-            held = _held(momentum + ahead + place, old_scale, inside, MOMENTUM)
+            w = center_at(centers + ahead, place, inside, ROUNDS)
+            held = held_at(momentum + ahead + place, old_scale, inside, MOMENTUM)
             move = sums[piece] + radial[:, None] * w + tl.load(rates + 1) * held
             most = tl.maximum(most, tl.max(tl.abs(move), axis=1))
         scale = most / 127
@@ -232,18 +245,18 @@ def _descend(  # type: ignore[no-untyped-def]
     for piece in tl.static_range(PIECES):
         # A load that cannot be moved: without it all pieces are loaded at once, and do not fit the registers.
         ahead = piece * PIECE + tl.load(refused, volatile=True)
-        w = _center_at(centers + ahead, place, inside, ROUNDS)
+        w = center_at(centers + ahead, place, inside, ROUNDS)
         move = sums[piece] + radial[:, None] * w
         if MOMENTUM != 0:
-            held = _held(momentum + ahead + place, old_scale, inside, MOMENTUM)
+            held = held_at(momentum + ahead + place, old_scale, inside, MOMENTUM)
             move += tl.load(rates + 1) * held
         if MOMENTUM == 3:
             # 1.5 * 2^23 added and taken away: to the nearest whole number, at a tie the even one.
             kept = (move / scale[:, None] + 12582912.0) - 12582912.0
             tl.store(momentum + ahead + place, kept.to(tl.int8), mask=inside)
         elif MOMENTUM != 0:
-            tl.store(momentum + ahead + place, move.to(momentum.dtype.element_ty), mask=inside)
+            tl.store(momentum + ahead + place, rounded(move, momentum.dtype.element_ty), mask=inside)
         w = w - tl.load(rates) * move
-        row, dim = stored + first_row, piece * PIECE + depth
-        squares += _store_centers(centers + ahead, shadow + ahead, place, inside, w, row, dim, keys, ROUNDS, COPIES)
+        row, dim = stored + first_row, piece * PIECE + tl.arange(0, PIECE)
+        squares += store_centers(centers + ahead, shadow + ahead, place, inside, w, row, dim, keys, ROUNDS, COPIES)
     tl.store(inverse_norm + stored, 1.0 / tl.maximum(tl.sqrt(squares), 1e-12), mask=has_class)
