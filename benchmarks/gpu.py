@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "measurements" / "gpu.md"
 NAMES = (
     *("probes", "kernels", "sync", "head", "rivals", "sweep"),
-    *("networks", "loader", "checkpoint", "determinism", "ending"),
+    *("networks", "loader", "checkpoint", "graph", "determinism", "ending"),
 )
 PART_S = 150
 

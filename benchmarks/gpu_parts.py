@@ -8,14 +8,17 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from recognition.clustering.graph import pairs_above
 from recognition.config.loader import load_config
 from recognition.distributed.world import World
 from recognition.feed.batches import Batch
@@ -35,6 +38,7 @@ WANTS_A_GPU = {
     "rivals": "others' kernels compute nothing without a GPU",
     "loader": "its copies need page-locked memory and CUDA's streams",
     "checkpoint": "it is timed by CUDA's events",
+    "graph": "NumPy reads the pairs, and they have no values (tests/fake_cuda runs the tiles)",
     "determinism": "tensors have no values to compare",
     "ending": "it is the same with a stand-in for NCCL in tests/recognition/distributed/test_endings.py",
 }
@@ -226,6 +230,21 @@ def checkpoint(*, is_fake: bool) -> dict[str, Any]:
     staging = Staging(files)
     ms = _ms(lambda: stage_tensors(staging, files), is_fake=is_fake, count=5)
     return {f"copy of {staging.num_bytes / 1e9:.1f} GB": f"{ms} ms, {staging.num_bytes / 1e6 / float(ms):.1f} GB/s"}
+
+
+def graph(*, is_fake: bool) -> dict[str, Any]:
+    """The pairs of 20,000 faces as the CPU finds them, with a wait inside a tile an error; seconds of 200,000."""
+    people = np.random.default_rng(0).standard_normal((5000, 512), np.float32)
+    faces = np.concatenate([people + 1.2 * np.random.default_rng(i).standard_normal((5000, 512)) for i in range(40)])
+    faces = faces.astype(np.float32)
+    expected = pairs_above(faces[:20_000], 0.3)
+    with _no_waits(is_fake):
+        found = pairs_above(faces[:20_000], 0.3, device=CUDA)
+        started = time.perf_counter()
+        edges = pairs_above(faces, 0.3, device=CUDA).num_edges
+    seconds = time.perf_counter() - started
+    same = np.array_equal(expected.first, found.first) and np.array_equal(expected.second, found.second)
+    return {"20,000 faces": f"the CPU's pairs: {same}", "200,000 faces": f"{seconds:.1f} s, {edges:,} pairs"}
 
 
 def determinism(*, is_fake: bool) -> dict[str, Any]:

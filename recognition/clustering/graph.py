@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from recognition.clustering.numpy_tiles import NumpyTiles, TileComparer
+from recognition.clustering.numpy_tiles import NumpyTiles, Tile, TileComparer
 from recognition.clustering.unit_rows import blocks
 from recognition.console import progress as show_progress
 from recognition.console import size
@@ -21,7 +22,7 @@ _MAX_SIDE = 2048  # rows of a block: larger tiles leave the CPU's caches and gai
 _NUMPY_SIDE = 1024  # of which less is computed twice, where rows are not changed to another precision for every tile
 _NUMPY_PRODUCTS = 4 * 10**11  # of one pair of numbers each: 28,000 rows of 512; beyond, torch and bfloat16 gain more
 _TILE_BYTES = 56  # of one entry of a tile when every pair passes: rough and exact cosine, mask, indices, edge
-_ROW_BYTES = 48  # of one number of a block: two blocks in float64 and in the sieve's type, and the rows of candidates
+_ROW_BYTES = 64  # of one number of a block: two blocks in float64, four ahead on a GPU, rough ones, rows of candidates
 _EDGE_BYTES = 16  # of an edge kept: 12, and 4 while the parts are joined column by column; whispers need twice as much
 _SORT_BYTES = 32  # of an edge while its block is sorted: key, order, and the columns in their new order
 
@@ -71,15 +72,21 @@ def pairs_above(
     compare = _tile_comparer(embeddings, threshold, device)
     most = _NUMPY_SIDE if isinstance(compare, NumpyTiles) else _MAX_SIDE
     rows_of = blocks(num_rows, _block_side(dimension, memory_bytes, most))
-    tiles = ((rows, columns) for i, rows in enumerate(rows_of) for columns in rows_of[i:])
     num_tiles = len(rows_of) * (len(rows_of) + 1) // 2
-    for rows, columns in show_progress(tiles, total=num_tiles, unit="tile", label="pairs", quiet=not progress):
+    found = zip(_tiles(rows_of), compare(_tiles(rows_of)), strict=True)
+    for (rows, columns), (first, second, weight) in show_progress(
+        found, total=num_tiles, unit="tile", label="pairs", quiet=not progress
+    ):
         if columns == rows:
             edges.close_block(num_rows)
-        first, second, weight = compare(rows, columns)
         edges.add(first + np.int32(rows.start), second + np.int32(columns.start), weight)
     edges.close_block(num_rows)
     return edges.graph(num_rows)
+
+
+def _tiles(rows_of: list[range]) -> Iterator[Tile]:
+    """Yield every two blocks of rows once: each with itself and all after it."""
+    return ((rows, columns) for i, rows in enumerate(rows_of) for columns in rows_of[i:])
 
 
 def _tile_comparer(embeddings: np.ndarray, threshold: float, device: torch.device | str) -> TileComparer:

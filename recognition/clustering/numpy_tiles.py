@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
 
 from recognition.clustering.unit_rows import row_lengths
+
+Tile = tuple[range, range]
+"""Rows, and the rows they are compared with."""
 
 Pairs = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Row in the one block int32 [m], row in the other int32 [m], cosine float32 [m]."""
@@ -19,7 +23,9 @@ DENSE = 16
 class TileComparer(Protocol):
     """Finds the pairs above a threshold between two blocks of rows; within one block each pair once."""
 
-    def __call__(self, rows: range, columns: range) -> Pairs: ...
+    def __call__(self, tiles: Iterable[Tile]) -> Iterator[Pairs]:
+        """Yield the pairs of each tile, in order."""
+        ...
 
 
 class NumpyTiles:
@@ -35,8 +41,12 @@ class NumpyTiles:
         self._inverse = np.divide(1, self._lengths, out=np.zeros_like(self._lengths), where=self._lengths > 0)
         self._block = self._rough = np.empty((0, 0))
 
-    def __call__(self, rows: range, columns: range) -> Pairs:
-        """Return the pairs of the tile."""
+    def __call__(self, tiles: Iterable[Tile]) -> Iterator[Pairs]:
+        """Yield the pairs of each tile, in order."""
+        for rows, columns in tiles:
+            yield self._pairs(rows, columns)
+
+    def _pairs(self, rows: range, columns: range) -> Pairs:
         others = np.asarray(self._embeddings[columns.start : columns.stop])
         rough_others = others * self._inverse[columns.start : columns.stop, None].astype(np.float32)
         is_same = rows == columns

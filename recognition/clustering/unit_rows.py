@@ -40,6 +40,17 @@ def unit_rows(embeddings: np.ndarray, rows: range | np.ndarray, dtype: type[np.f
     return values
 
 
+def unit_divisors(embeddings: np.ndarray, rows: range) -> np.ndarray:
+    """Return what `unit_rows` divides rows by in float64, [n]: their lengths, and 1 for a row of zeros.
+
+    Raises DataError on a row that is not finite.
+    """
+    lengths: np.ndarray = np.linalg.norm(embeddings[rows.start : rows.stop].astype(np.float64), axis=1)
+    if not np.isfinite(lengths).all():
+        raise _not_finite(rows[int(np.flatnonzero(~np.isfinite(lengths))[0])])
+    return np.where(lengths > 0, lengths, 1)
+
+
 def row_lengths(embeddings: np.ndarray) -> np.ndarray:
     """Return the lengths of all rows as float64 [N]; DataError on a row that is not finite."""
     lengths = np.empty(len(embeddings))

@@ -6,16 +6,13 @@ Needs g++ and the torch the device was written for; with CI=true a skip is a fai
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.fake_cuda.library import reason_to_skip
+from tests.fake_cuda.process import run_on_device
 
 ROOT = Path(__file__).parents[2]
 JPEG = ["augment.preset=arcface_dali", "augment.jpeg=0.5", "augment.mask=0.1", "augment.occlusion=0.1"]
@@ -66,16 +63,8 @@ pytestmark = pytest.mark.slow
 
 
 def run_steps(*cases: dict[str, Any]) -> list[dict[str, Any]]:
-    """Run cases in one process: the device must be there before torch is imported."""
-    reason = reason_to_skip()
-    if reason is not None:
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"{reason}; with CI=true the steps of a GPU must be tested")
-        pytest.skip(reason)
-    command = [sys.executable, "-m", "tests.fake_cuda.steps", *map(json.dumps, cases)]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
-    assert ended.returncode == 0, ended.stderr[-3000:]
-    return [json.loads(line) for line in ended.stdout.splitlines()]
+    """Run cases in one process."""
+    return run_on_device("steps", *map(json.dumps, cases))
 
 
 @pytest.fixture(scope="module")

@@ -44,6 +44,8 @@ class Seen:
     launches: Counter[str] = field(default_factory=Counter)
     crossings: list[str] = field(default_factory=list)
     """Copies between host and device, by operation and direction."""
+    waits: list[str] = field(default_factory=list)
+    """Those of them for which the host waits: none between page-locked memory and the device that says it need not."""
     collectives: list[Collective] = field(default_factory=list)
 
     @property
@@ -60,12 +62,14 @@ class Watch(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
+        num_before = len(self.seen.crossings)
         name = str(func).rpartition(".")[0]
         given = _tensors((args, kwargs))
         if name.startswith("c10d."):
             self._note_collective(name, args)
         else:
             self._note_operation(func, name, given, _tensors(result))
+            self._note_waits(name, args, kwargs or {}, num_before)
         return result
 
     def _note_collective(self, name: str, args: Any) -> None:
@@ -83,6 +87,11 @@ class Watch(TorchDispatchMode):
             self.seen.crossings.append(f"{name} to the host")
         if on_device and not func.is_view and not name.startswith(_FREE):
             self.seen.launches[name] += 1
+
+    def _note_waits(self, name: str, args: Any, kwargs: dict[str, Any], num_before: int) -> None:
+        is_asynchronous = kwargs.get("non_blocking") or (name == "aten.copy_" and True in args[2:])
+        if not is_asynchronous:
+            self.seen.waits += self.seen.crossings[num_before:]
 
 
 def _tensors(values: Any) -> list[Tensor]:

@@ -15,7 +15,8 @@ from recognition.clustering import graph as graph_module
 from recognition.clustering import sieve
 from recognition.clustering.graph import pairs_above
 from recognition.clustering.sieve import Sieve
-from recognition.clustering.unit_rows import unit_rows
+from recognition.clustering.torch_tiles import TorchTiles
+from recognition.clustering.unit_rows import blocks, unit_divisors, unit_rows
 from recognition.errors import DataError
 from tests.helpers.graphs import edges_of, exact_cosines, people
 from tests.helpers.places import ROOT
@@ -50,6 +51,30 @@ def test_neither_blocks_nor_precision_nor_a_map_change_a_bit(
             graph = pairs_above(mapped, threshold, memory_bytes=memory_bytes)
             assert np.array_equal(graph.first, first) and np.array_equal(graph.second, second)
             assert np.array_equal(graph.weight, cosines[first, second].astype(np.float32))
+
+
+@pytest.mark.parametrize("threshold", [0.6, 0.0, 2.0])  # few pairs, many, none
+@pytest.mark.parametrize("num_rows", [1, 64, 200])
+def test_tiles_that_are_read_late_hold_the_same_pairs(num_rows: int, threshold: float) -> None:
+    embeddings = people(num_rows)
+    rows_of = blocks(num_rows, 64)
+    tiles = [(rows, columns) for i, rows in enumerate(rows_of) for columns in rows_of[i:]]
+    late, at_once = (list(TorchTiles(embeddings, threshold, "cpu", runs_ahead=ahead)(tiles)) for ahead in (True, False))
+    assert len(late) == len(at_once) == len(tiles)
+    for ours, theirs in zip(late, at_once):
+        for one, other in zip(ours, theirs):
+            assert one.dtype == other.dtype and np.array_equal(one, other)
+    assert (sum(len(first) for first, _, _ in late) > 0) == (threshold < 1 and num_rows > 1)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_rows_over_their_divisors_are_unit_rows(dtype: type[np.floating]) -> None:
+    embeddings = people(50, dimension=513).astype(dtype)
+    embeddings[7] = 0
+    divisors = unit_divisors(embeddings, range(3, 40))
+    expected = unit_rows(embeddings, range(3, 40), np.float64)
+    assert np.array_equal(embeddings[3:40] / divisors[:, None], expected)
+    assert divisors[4] == 1
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
