@@ -196,11 +196,16 @@ def networks(*, is_fake: bool) -> dict[str, Any]:
     """Images per second of whole steps."""
     found: dict[str, Any] = {}
     batch_size = 2 if is_fake else 128
-    for network, compiles in itertools.product(("r50", "r100"), (False,) if is_fake else (False, True)):
-        stepper, batch = _stepper(network, batch_size, 100_000, [f"train.compile={str(compiles).lower()}"])
+    cases: dict[str, tuple[str, int, list[str]]] = {
+        f"{network}{' compiled' if compiles else ''}": (network, 100_000, [f"train.compile={str(compiles).lower()}"])
+        for network, compiles in itertools.product(("r50", "r100"), (False,) if is_fake else (False, True))
+    }
+    for overlap in ("false", "true"):
+        cases[f"r50, 1 M identities, head.overlap {overlap}"] = "r50", 1_000_000, [f"head.overlap={overlap}"]
+    for name, (network, num_classes, overrides) in cases.items():
+        stepper, batch = _stepper(network, batch_size, num_classes, overrides)
         stepper.parts.head._has_met = True
         ms = _ms(partial(stepper.step, [batch], step=0, epoch=0, lr=0.1), is_fake=is_fake)
-        name = f"{network}{' compiled' if compiles else ''}"
         found[name] = ms if isinstance(ms, str) else f"{1000 * batch_size / ms:.0f} img/s"
     return found
 

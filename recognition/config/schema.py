@@ -201,6 +201,20 @@ class HeadConfig:
             "moves every center by its momentum and decay; set head.unsampled: coast, or head.update: fused",
         ),
     )
+    overlap: bool = key(
+        False,
+        "move the centers beside the backbone's backward, on a stream of their own on CUDA: a value that is not finite "
+        "in the backbone's gradient then keeps the backbone alone from moving",
+        void=Rule(
+            lambda c: c.head.update == "autograd",
+            "with head.update autograd, whose centers are moved by the backbone's optimizer; remove this key",
+        ),
+        clash=Rule(
+            lambda c: c.head.overlap and c.train.precision == "fp16",
+            "true cannot go with train.precision fp16, whose loss scale overflows on purpose and would move the "
+            "centers alone; set train.precision: bf16, or head.overlap: false",
+        ),
+    )
     products: Literal["auto", "float32", "tf32", "bf16"] = key(
         "auto",
         "precision of the matrix products, whose sums are float32: float32, tf32 (on a CPU the same) or bf16; auto: "

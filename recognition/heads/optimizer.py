@@ -5,7 +5,8 @@ It decides once for head and backbone: a step counts for both on every rank, or 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -79,6 +80,11 @@ class HeadOptimizer(torch.optim.Optimizer):
     unscale it, and look at it, like any other. Rates, momentum, betas and weight decay are read from `param_groups` at
     the step; the groups of `backbone` follow that of the head and are its own. The centers' momentum or moments are in
     the head's state, not here. Several backwards before a step are one step over all their rows.
+
+    With `overlap` the head's backward starts pass 2, beside the rest of the backward, and `step` is left with the
+    backbone. What refuses the centers' step is then what the head itself has met, on any rank; what refuses the
+    backbone's is that and its own gradients, so that a step may move the centers alone. Not under a loss scale, which
+    is chosen too large on purpose. Backwards before the last one of a step belong into `no_overlap`.
     """
 
     grad_scale: Tensor | None
@@ -93,6 +99,7 @@ class HeadOptimizer(torch.optim.Optimizer):
         *,
         settings: dict[str, Any] | None,
         backbone: torch.optim.Optimizer | None,
+        overlap: bool = False,
     ) -> None:
         """Drive `head` by the `settings` that `center_settings` gives; None: its centers are in `backbone`."""
         groups: list[dict[str, Any]] = []
@@ -109,7 +116,20 @@ class HeadOptimizer(torch.optim.Optimizer):
         self.backbone = backbone
         self.refused = torch.zeros((), dtype=torch.bool, device=head.centers.device)
         """Whether the last step moved nothing (0-dim bool, equal on all ranks)."""
+        self._started: Tensor | None = None
+        self._holds_back = False
+        if overlap:
+            head.proxies[0].register_post_accumulate_grad_hook(self._start)
         self._is_complete = True
+
+    @contextlib.contextmanager
+    def no_overlap(self) -> Iterator[None]:
+        """Let backwards inside start nothing: a later one of the same step, or the step, takes their rows too."""
+        before, self._holds_back = self._holds_back, True
+        try:
+            yield
+        finally:
+            self._holds_back = before
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the backbone's optimizer."""
@@ -128,6 +148,7 @@ class HeadOptimizer(torch.optim.Optimizer):
         """Drop all gradients, and what backwards have left for the centers."""
         super().zero_grad(set_to_none)
         self.head.forget()
+        self._started = None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over rates and the backbone optimizer's state; the centers' momentum comes with the head's state.
@@ -159,14 +180,34 @@ class HeadOptimizer(torch.optim.Optimizer):
         grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         if any(proxy.grad is None for proxy in self.head.proxies):
             self.head.forget()  # somebody has dropped the gradients
+        started, self._started = self._started, None
+        if started is not None and grad_scale is not None:
+            raise ConfigError(
+                "head.optimizer: found a GradScaler with overlap, whose pass 2 has run before the loss scale was known "
+                "to fit; expected one or the other; train in bfloat16, or build the optimizer without overlap"
+            )
         factor = self._factor(grad_scale)
-        refused = self._decide(factor, found_inf)
+        refused = self._decide(self.head.verdict() if started is None else started, factor, found_inf)
         if self.backbone is not None:
             step_unless(self.backbone, refused.float(), grad_scale=grad_scale)
-        self.head.descend(self._rule, factor, refused)
+        if started is None:
+            self.head.descend(self._rule, factor, refused)
         self.head.forget()
         self.refused = refused
         return loss
+
+    @torch.no_grad()
+    def _start(self, proxy: Tensor) -> None:
+        """Run pass 2 once a backward has been through the head. Collective: one sum of a flag."""
+        if self._holds_back:
+            return
+        if self._started is not None:
+            raise RuntimeError(
+                "a second backward through the head since the last step, and the first has moved the centers: take all "
+                "but the last of a step inside `with optimizer.no_overlap():`"
+            )
+        self._started = all_reduce_sum_(self.head.verdict().to(torch.float32), self.head.world) > 0
+        self.head.descend_beside(self._rule, torch.ones_like(proxy), self._started)
 
     def _rule(self, number: int, refused: Tensor | None) -> Rule:
         """Return what moves the blocks in step `number`."""
@@ -186,9 +227,9 @@ class HeadOptimizer(torch.optim.Optimizer):
                 factor = torch.where(given == 0, factor, proxy.grad / given)
         return factor if grad_scale is None else factor / grad_scale.to(factor.dtype)
 
-    def _decide(self, factor: Tensor, found_inf: Tensor | None) -> Tensor:
+    def _decide(self, of_head: Tensor, factor: Tensor, found_inf: Tensor | None) -> Tensor:
         """Return whether the step is refused, on every rank alike."""
-        is_bad = self.head.verdict() | ~factor.isfinite()
+        is_bad = of_head | ~factor.isfinite()
         if found_inf is not None:
             is_bad = is_bad | (found_inf > 0)
         elif self.backbone is not None:

@@ -25,6 +25,7 @@ from recognition.distributed.collectives import gather_rows, gather_stack, hosts
 from recognition.distributed.shards import class_range
 from recognition.distributed.world import World, joined_world
 from recognition.errors import ConfigError
+from recognition.heads.beside import Beside
 from recognition.heads.block_loop import BlockLoop, Rule
 from recognition.heads.by_class import ByClass
 from recognition.heads.choosing import Correction, Negatives, Sampling, Unsampled, choose
@@ -133,6 +134,7 @@ class ShardedSoftmax(nn.Module):
         self._loop.smooths = label_smoothing > 0
         self.proxies = [] if update == "autograd" else [nn.Parameter(torch.zeros((), dtype=dtype, device=world.device))]
         self._pending: list[Pass] = []
+        self._beside, self._overlaps = Beside(), False
         self._decides_later, self._has_met = update == "fused", False
         self._settle()
 
@@ -166,26 +168,30 @@ class ShardedSoftmax(nn.Module):
         betas: tuple[float, float] | None = None,
         eps: float | None = None,
         backbone: torch.optim.Optimizer | None = None,
+        overlap: bool = False,
     ) -> HeadOptimizer:
         """Return the optimizer whose step is pass 2: SGD or AdamW on the centers; `backbone`, another, steps with it.
 
         With both in one, a value that is not finite anywhere keeps both from moving, on every rank, also under
         torch.amp.GradScaler. With another `kind` than before, the centers' moments begin at zero. `betas` and `eps` are
         (0.9, 0.999) and 1e-8 when absent. With update "autograd" the centers are among the parameters of `backbone`,
-        and the other arguments its own.
+        and the other arguments its own. `overlap`: pass 2 runs in the backward, see HeadOptimizer.
         """
         settings = None
         if self.update == "fused":
             given = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "betas": betas, "eps": eps}
             settings = center_settings(self, kind, **given)  # type: ignore[arg-type]
             self.state.serve(kind)
-        elif backbone is None or lr is not None or kind != "sgd":
+            if self._overlaps:  # the optimizer of before is to start no pass 2 any more
+                self.proxies = [nn.Parameter(self.proxies[0].detach().clone())]
+            self._overlaps = overlap
+        elif backbone is None or lr is not None or kind != "sgd" or overlap:
             raise ConfigError(
                 "head.optimizer: found update 'autograd', whose centers are a parameter; expected an optimizer that "
-                "holds them as backbone=... and no lr; or build the head with update='fused'"
+                "holds them as backbone=..., no lr and no overlap; or build the head with update='fused'"
             )
         self._decides_later = True
-        return HeadOptimizer(self, settings=settings, backbone=backbone)
+        return HeadOptimizer(self, settings=settings, backbone=backbone, overlap=overlap)
 
     def forward(self, embeddings: Tensor, labels: Tensor, *, labels_on_host: Tensor | None = None) -> Tensor:
         """Return the mean loss over the images of all ranks (0-dim, equal on all ranks); `result` holds the rest.
@@ -197,6 +203,7 @@ class ShardedSoftmax(nn.Module):
         without them a forward waits for the device to know how many classes of its own the batch has.
         """
         self._meet(len(embeddings))
+        self._beside.join()
         with self._precision():
             gathered = gather_rows(prepared(self.margin, embeddings.to(self.state.dtype)), self.world)
             label_N = gather_stack(labels, self.world).flatten()
@@ -229,6 +236,7 @@ class ShardedSoftmax(nn.Module):
 
     def state_rows(self) -> dict[str, Tensor]:
         """Return this rank's stored tensors by name; row i is of class class_range.start + i // sub_centers."""
+        self._beside.join()
         return self.state.stored()
 
     def coast_state(self) -> dict[str, Tensor]:
@@ -258,10 +266,12 @@ class ShardedSoftmax(nn.Module):
 
     def current_centers(self) -> Tensor:
         """Return a copy of this rank's centers as they are by now; `centers` has rows that coast as last written."""
+        self._beside.join()
         return self.state.current()
 
     def forget(self) -> None:
         """Drop what backwards since the last step have left, as zero_grad drops gradients."""
+        self._beside.join()
         self._pending.clear()
         self.given = None
         for proxy in self.proxies:
@@ -292,6 +302,11 @@ class ShardedSoftmax(nn.Module):
                 if self.state.coast is not None:
                     assert isinstance(rule, Sgd), "only SGD's steps are known to coasting rows"
                     rule.follow_(self.state, descent.active)
+
+    def descend_beside(self, make_rule: Callable[[int, Tensor | None], Rule], factor: Tensor, refused: Tensor) -> None:
+        """Start `descend` beside what the device does next; `forget`, the next forward and all that reads rows wait."""
+        keep = (self._pending, factor, refused)
+        self._beside.run(lambda: self.descend(make_rule, factor, refused), self.centers.device, keep=keep)
 
     def accept(self, passed: Pass, gradient: Tensor) -> Tensor | None:
         """Note what backward was given; with update "autograd" return the centers' gradient [C_r, D]."""

@@ -175,6 +175,7 @@ def _optimizer(config: Config, backbone: nn.Module, trained: list[nn.Parameter],
         weight_decay=optim.weight_decay,
         betas=optim.betas if kind == "adamw" else None,
         backbone=of_backbone,
+        overlap=config.head.overlap,
     )
     optimizer.param_groups[0]["lr_factor"] = config.head.lr_factor
     return optimizer

@@ -59,7 +59,8 @@ class Stepper:
         `labels_on_host`: per micro-step those of all ranks, where the head asks for them.
 
         A step counts on every rank or on none: where a non-finite value appeared in any embedding, loss, gradient or
-        center, backbone, buffers and optimizer state come out bit-identical to how they went in.
+        center, backbone, buffers and optimizer state come out bit-identical to how they went in. With head.overlap the
+        centers go by what the head has met alone, and may move where the backbone does not.
         Collectives: the head's, DDP's, and the optimizer's.
         """
         self._buffers.keep()
@@ -119,7 +120,8 @@ class Stepper:
             if self.parts.distillation is None or self.config.head.weight:
                 loss = self.parts.head(embeddings, batch.labels, labels_on_host=labels_on_host)
             loss, values = self._with_teacher(loss, projected, batch)
-            loss.backward(self.scaler.scale / count)
+            with contextlib.nullcontext() if is_last else self.parts.optimizer.no_overlap():
+                loss.backward(self.scaler.scale / count)
         return values
 
     def _with_teacher(

@@ -145,8 +145,10 @@ class Trainer:
         if self.saver.saved_step == self.state.step:
             return
         started = time.perf_counter()
-        # Rows that coast may move between two steps; others in the optimizer's step alone.
-        self.saver.begin(self._snapshot(), rows_beside=self.parts.head.state.coast is None)
+        # Rows that coast may move between two steps, those of head.overlap before the optimizer's step, which waits for
+        # the copy.
+        moves_early = self.parts.head.state.coast is not None or self.config.head.overlap
+        self.saver.begin(self._snapshot(), rows_beside=not moves_early)
         paused = f", training paused for {time.perf_counter() - started:.3f}s"
         # On a GPU the host has only asked for the copies: how long they took is said when all is saved.
         logger.info(

@@ -54,6 +54,10 @@ def load() -> None:
     ctypes.CDLL(str(build()))
     import torch
 
+    from tests.fake_cuda import streams
+
+    torch.cuda.Stream = streams.FakeStream  # type: ignore[assignment,misc]
+    torch.cuda.stream, torch.cuda.current_stream = streams.enter, streams.current  # type: ignore[assignment]
     _IMPLEMENTED.append(torch.library.Library("aten", "IMPL", "Meta"))
     # What the Python side asks instead of ATen. An H200's answers.
     torch.cuda.is_available = lambda: True

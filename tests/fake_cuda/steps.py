@@ -32,6 +32,7 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
     from recognition.training.build import build_parts
     from recognition.training.stepper import Stepper
     from tests.fake_cuda.replica import FakeReplica
+    from tests.fake_cuda.streams import taken_waits
     from tests.fake_cuda.watch import FakeMode, Watch
 
     size, rank, classes = case.get("size", 1), case.get("rank", 0), case.get("classes", 2000)
@@ -55,6 +56,7 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
                 labels = _labels_on_host(config, size, step) if parts.head.asks_the_host else None
                 if trace is not None:
                     trace.works.clear()
+                taken_waits()
                 with Watch() as watch:
                     result = stepper.step(batches, step=step, epoch=0, lr=0.1, labels_on_host=labels)
             sampled = None if parts.head.result.sampled is None else len(parts.head.result.sampled)
@@ -69,6 +71,8 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
         "launches": seen.num_launches + (0 if trace is None else trace.num_launches),
         "kernels": None if trace is None else [work.name for work in trace.works],
         "most": dict(seen.launches.most_common(8)),
+        "beside": seen.beside.total(),
+        "waits": taken_waits(),
         "crossings": seen.crossings,
         "collectives": [str(each) for each in seen.collectives],
         "devices": sorted(devices),

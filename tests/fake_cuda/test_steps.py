@@ -47,6 +47,14 @@ CASES: dict[str, dict[str, Any]] = {
     "average of the weights": {
         "overrides": ["train.ema=0.999", "optim.backbone_lr_factor=0.5", "optim.no_decay=['*.bias']"]
     },
+    "overlap": {"overrides": ["head.overlap=true"]},
+    "overlap, adamw": {"overrides": ["head.overlap=true", "optim.optimizer=adamw", *SMALL_STATE]},
+    "overlap, coasting": {"overrides": ["head.overlap=true", "head.sample_rate=0.1", "head.unsampled=coast"]},
+    "overlap, rank 0 of 8": {"size": 8, "overrides": ["head.overlap=true"]},
+    "overlap, accumulation, rank 0 of 8": {
+        "size": 8,
+        "overrides": ["head.overlap=true", "train.gradient_accumulation=2"],
+    },
     "r50": {"overrides": ["backbone.network=r50", "backbone.embedding_size=512"]},
     "rank 0 of 8": {"size": 8},
     "rank 7 of 8": {"size": 8, "rank": 7},
@@ -54,6 +62,7 @@ CASES: dict[str, dict[str, Any]] = {
     "kernels, sampled": {"kernels": True, "overrides": ["head.sample_rate=0.1"]},
     "kernels, bf16 and int8": {"kernels": True, "overrides": SMALL_STATE},
     "kernels, rank 7 of 8": {"kernels": True, "size": 8, "rank": 7},
+    "overlap, kernels": {"kernels": True, "overrides": ["head.overlap=true"]},
     "kernels, r50": {"kernels": True, "overrides": ["backbone.network=r50", "backbone.embedding_size=512"]},
     "rank 0 of 64": {"size": 64},
     "rank 63 of 64": {"size": 64, "rank": 63},
@@ -99,6 +108,24 @@ def test_the_backbones_gradient_travels_once_a_step(seen: dict[str, dict[str, An
     step = seen["accumulation, rank 0 of 8"]
     assert step["collectives"].count(f"allreduce float32 {step['parameters']}") == 1
     assert sum(each.startswith("reduce_scatter") for each in step["collectives"]) == 2
+
+
+def test_pass_2_beside_the_backward_is_on_a_stream_that_waits_and_is_waited_for(
+    seen: dict[str, dict[str, Any]],
+) -> None:
+    for name, step in seen.items():
+        overlaps = name.startswith("overlap")
+        assert step["waits"] == (["side after default", "default after side"] if overlaps else []), name
+        assert (step["beside"] > 0) == overlaps, name
+        assert step["beside"] < step["launches"] / 2, name  # and the backbone's are not
+
+
+def test_overlap_adds_a_flag_to_what_travels(seen: dict[str, dict[str, Any]]) -> None:
+    plain, step = seen["rank 0 of 8"], seen["overlap, rank 0 of 8"]
+    scatter = next(i for i, each in enumerate(plain["collectives"]) if each.startswith("reduce_scatter"))
+    expected = list(plain["collectives"])
+    expected.insert(scatter, "allreduce float32 1")
+    assert step["collectives"] == expected  # before anything of the backbone
 
 
 def test_a_compressed_gradient_travels_in_16_bits(seen: dict[str, dict[str, Any]]) -> None:

@@ -12,6 +12,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
+from tests.fake_cuda import streams
+
 # Operations that launch nothing: views, and questions about a tensor.
 _FREE = (
     "prim.device",
@@ -47,6 +49,8 @@ class Seen:
     waits: list[str] = field(default_factory=list)
     """Those of them for which the host waits: none between page-locked memory and the device that says it need not."""
     collectives: list[Collective] = field(default_factory=list)
+    beside: Counter[str] = field(default_factory=Counter)
+    """Those of `launches` that are on another stream than the default one."""
 
     @property
     def num_launches(self) -> int:
@@ -87,6 +91,8 @@ class Watch(TorchDispatchMode):
             self.seen.crossings.append(f"{name} to the host")
         if on_device and not func.is_view and not name.startswith(_FREE):
             self.seen.launches[name] += 1
+            if streams.current().name != "default":
+                self.seen.beside[name] += 1
 
     def _note_waits(self, name: str, args: Any, kwargs: dict[str, Any], num_before: int) -> None:
         is_asynchronous = kwargs.get("non_blocking") or (name == "aten.copy_" and True in args[2:])

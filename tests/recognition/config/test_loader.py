@@ -265,6 +265,11 @@ def test_a_value_out_of_range_is_placed(write, override, expected):
             "head: {sample_rate: 0.5, negatives: nearest, sampling_correction: logq}",
             "head.sampling_correction: logq cannot go with head.negatives nearest, which draws no class by chance",
         ),
+        ("head: {overlap: true, update: autograd}", "head.overlap: would be ignored with head.update autograd"),
+        (
+            "head: {overlap: true}\ntrain: {precision: fp16}",
+            "head.overlap: true cannot go with train.precision fp16, whose loss scale overflows on purpose",
+        ),
         ("head: {unsampled: coast}", "head.unsampled: would be ignored with head.sample_rate 1"),
         (
             "head: {sample_rate: 0.5, update: autograd}",

@@ -44,6 +44,7 @@ CASES: dict[str, list[str]] = {
         "head.sample_rate=0.7",
     ],
     "coasting": ["head.sample_rate=0.7", "head.unsampled=coast", "head.momentum_format=int8"],
+    "overlapping": ["head.overlap=true", "train.precision=bf16"],
     "sampled": ["head.sample_rate=0.7", "head.sub_centers=2", "backbone.dropout=0.3"],
 }
 MID_EPOCH, CRASH = 3, 9

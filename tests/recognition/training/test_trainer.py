@@ -64,6 +64,21 @@ def test_every_update_mode_gives_the_same_curve(update: str, tmp_path: Path) -> 
     np.testing.assert_allclose(curve, reference, rtol=1e-4)
 
 
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_overlap_changes_no_bit(micro_batches: int, tmp_path: Path) -> None:
+    runs = []
+    for overlap in ("false", "true"):
+        extra = ["train.batch_size=6", f"train.gradient_accumulation={micro_batches}", "train.num_epoch=1"]
+        trainer = make_trainer(ALONE, str(tmp_path / overlap), [*extra, f"head.overlap={overlap}"])
+        trainer.fit()
+        runs.append((losses(str(tmp_path / overlap)), snapshot(trainer)))
+    (curve, state), (other_curve, other_state) = runs
+    np.testing.assert_array_equal(curve, other_curve)
+    assert state.keys() == other_state.keys()
+    for name, value in state.items():
+        assert torch.equal(value, other_state[name]), name
+
+
 def _poisoned_step(world: World, folder: str, rank: int, place: str, precision: str) -> tuple[dict, dict, float]:
     """Take one good step, then one with a NaN planted on `rank`; return the state before and after it."""
     trainer = make_trainer(world, folder, [_batch(world.size), f"train.precision={precision}"])
