@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import math
 import os
 import signal
 import sys
@@ -180,16 +181,43 @@ def current_choice(flag: str) -> Callable[[str], str]:
 
 
 def positive_int(text: str) -> int:
-    """Parse a flag's value as an integer of at least one."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
-    return value
+    """Parse a flag's value as a whole number of at least one, which may be written as 100e6."""
+    return _whole(text, 1, "a positive integer")
 
 
 def non_negative_int(text: str) -> int:
-    """Parse a flag's value as an integer of at least zero."""
-    value = int(text)
+    """Parse a flag's value as a whole number of at least zero."""
+    return _whole(text, 0, "an integer of at least 0")
+
+
+def positive_float(text: str) -> float:
+    """Parse a flag's value as a number above zero."""
+    value = _finite(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not above 0")
+    return value
+
+
+def non_negative_float(text: str) -> float:
+    """Parse a flag's value as a number of at least zero."""
+    value = _finite(text)
     if value < 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is negative")
+        raise argparse.ArgumentTypeError(f"{text!r} is below 0")
+    return value
+
+
+def _whole(text: str, least: int, expected: str) -> int:
+    value = int(text) if text.strip().isdecimal() else _finite(text)  # float would round a large integer
+    if value < least or value != int(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {expected}")
+    return int(value)
+
+
+def _finite(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError as err:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from err
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
     return value

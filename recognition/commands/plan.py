@@ -14,13 +14,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any, get_args, get_type_hints
 
 import torch
 
-from recognition.cli import make_parser, positive_int, run_command
+from recognition.cli import make_parser, non_negative_float, positive_float, positive_int, run_command
 from recognition.config.checks import check_config
 from recognition.config.schema import (
     BackboneConfig,
@@ -50,9 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = make_parser("plan", __doc__)
     asked = parser.add_argument_group("the question")
-    asked.add_argument("--identities", type=_number, help="such as 93431 or 100e6; needs --memory-gib when absent")
-    asked.add_argument("--memory-gib", type=_positive, help="memory of a rank: does it fit, and how many would")
-    asked.add_argument("--reserve-gib", type=_not_negative, default=0.0, help="of it, kept for the framework [0]")
+    asked.add_argument("--identities", type=positive_int, help="such as 93431 or 100e6; needs --memory-gib when absent")
+    asked.add_argument("--memory-gib", type=positive_float, help="memory of a rank: does it fit, and how many would")
+    asked.add_argument("--reserve-gib", type=non_negative_float, default=0.0, help="of it, kept for the framework [0]")
     asked.add_argument("--roofline", action="store_true", help="a step on GPUs that are not here, by a model")
     asked.add_argument("--ranks", type=positive_int, default=1, help="[1]")
     run = parser.add_argument_group("the run")
@@ -69,14 +68,14 @@ def _parser() -> argparse.ArgumentParser:
         flag = "--" + name.replace("_", "-")
         default = getattr(defaults.head, name)
         head.add_argument(flag, choices=_choices(HeadConfig, name), default=default, help="[%(default)s]")
-    head.add_argument("--sample-rate", type=_not_negative, default=1.0, help="[%(default)s]")
+    head.add_argument("--sample-rate", type=non_negative_float, default=1.0, help="[%(default)s]")
     head.add_argument("--sub-centers", type=positive_int, default=1, help="[%(default)s]")
     head.add_argument("--block-size", type=positive_int, help="[chosen]")
     rates = parser.add_argument_group("rates of a rank, for floor times")
-    rates.add_argument("--tflops", type=_positive, help="of 16-bit matrix products, TFLOP/s")
-    rates.add_argument("--tflops-float32", type=_positive, help="of float32 matrix products")
-    rates.add_argument("--bandwidth-gb", type=_positive, help="of its memory, GB/s")
-    rates.add_argument("--link-gb", type=_positive, help="to the other ranks, GB/s")
+    rates.add_argument("--tflops", type=positive_float, help="of 16-bit matrix products, TFLOP/s")
+    rates.add_argument("--tflops-float32", type=positive_float, help="of float32 matrix products")
+    rates.add_argument("--bandwidth-gb", type=positive_float, help="of its memory, GB/s")
+    rates.add_argument("--link-gb", type=positive_float, help="to the other ranks, GB/s")
     rates.add_argument("--measure", action="store_true", help="measure what is not given on this machine")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
@@ -218,34 +217,3 @@ def _table(title: str, rows: dict[str, str]) -> Iterator[str]:
 
 def _choices(section: type, name: str) -> tuple[str, ...]:
     return get_args(get_type_hints(section)[name])
-
-
-def _number(text: str) -> int:
-    value = _finite(text)
-    if value < 1 or value != int(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(value)
-
-
-def _positive(text: str) -> float:
-    value = _finite(text)
-    if value <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not above 0")
-    return value
-
-
-def _not_negative(text: str) -> float:
-    value = _finite(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is below 0")
-    return value
-
-
-def _finite(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError as err:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from err
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
-    return value

@@ -6,12 +6,8 @@ test is skipped until that environment is there; where it cannot be installed, t
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import os
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,32 +25,14 @@ from recognition.backbones.weights import load_backbone, save_model
 from recognition.export.parity import drawn_faces
 from recognition.export.writers import Request, write_export
 from recognition.images.preprocess import to_network
-from tests.helpers.places import ROOT
+from tests.helpers.referees import python_of
 
 pytestmark = pytest.mark.long
-
-ENVIRONMENT = ROOT / "build" / "insightface-referee"
 
 
 @pytest.fixture(scope="module")
 def insightface_python() -> Path:
-    """Return the Python of insightface's environment, making it where CI asks for it."""
-    python = ENVIRONMENT / "bin" / "python"
-    if (ENVIRONMENT / ".ready").exists():
-        return python
-    if os.environ.get("CI") != "true":
-        pytest.skip(f"{ENVIRONMENT} is not there; set CI=true to have it made")
-    shutil.rmtree(ENVIRONMENT, ignore_errors=True)
-    wanted = importlib.metadata.requires("arcshard") or []
-    extra = [line.split(";")[0] for line in wanted if 'extra == "insightface"' in line]
-    assert extra, "the package is installed without its insightface extra's metadata"
-    subprocess.run([sys.executable, "-m", "venv", str(ENVIRONMENT)], check=True)
-    command = [python, "-m", "pip", "install", "--quiet", "-c", ROOT / "constraints.txt", *extra]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"insightface cannot be installed: {done.stderr.strip().splitlines()[-1]}")
-    (ENVIRONMENT / ".ready").touch()
-    return python
+    return python_of("insightface", constrained=True, may_fail=True)
 
 
 @pytest.mark.parametrize(("precision", "least"), [("fp32", 0.99999), ("fp16", 0.9999), ("int8", 0.95)])

@@ -9,12 +9,8 @@ MXNet does not import beside a current NumPy, so it gets an environment of its o
 from __future__ import annotations
 
 import base64
-import importlib.metadata
 import json
-import os
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,31 +25,18 @@ from recognition.commands.shuffle_rec import main as shuffle
 from recognition.formats.recordio import MAGIC, RecordWriter, pack_image
 from recognition.formats.records import ImageRecords
 from recognition.images.codec import decode_rgb
-from tests.helpers.places import ROOT
+from tests.helpers.referees import python_of
 
 pytestmark = pytest.mark.slow
 
-ENVIRONMENT = ROOT / "build" / "mxnet-referee"
 PEOPLE = {"ada": 3, "bea": 1, "cyd": 4}
 WORD = MAGIC.to_bytes(4, "little")
 
 
 @pytest.fixture(scope="session")
 def mxnet_python() -> Path:
-    """Return the Python of MXNet's environment, making it where CI asks for it."""
-    python = ENVIRONMENT / "bin" / "python"
-    if (ENVIRONMENT / ".ready").exists():
-        return python
-    if os.environ.get("CI") != "true":
-        pytest.skip(f"{ENVIRONMENT} is not there; set CI=true to have it made")
-    shutil.rmtree(ENVIRONMENT, ignore_errors=True)
-    extra = [line.split(";")[0] for line in importlib.metadata.requires("arcshard") or [] if 'extra == "mxnet"' in line]
-    assert extra, "the package is installed without its mxnet extra's metadata"
-    subprocess.run([sys.executable, "-m", "venv", str(ENVIRONMENT)], check=True)
     # im2rec reads pictures with an OpenCV that still goes with that NumPy.
-    subprocess.run([python, "-m", "pip", "install", "--quiet", *extra, "opencv-python-headless<4.8"], check=True)
-    (ENVIRONMENT / ".ready").touch()
-    return python
+    return python_of("mxnet", "opencv-python-headless<4.8")
 
 
 @pytest.fixture

@@ -150,19 +150,19 @@ def train(*overrides: str) -> int:
     return main(["configs/base.yaml", *with_overrides(settings, "train.batch_size=8", *overrides)])
 
 
+def curve_of(folder: Path, packed: Path, teacher: str) -> list[float]:
+    """Return the losses of an epoch on the 48 pictures of 8 people in `packed`."""
+    data = [f"data.rec={packed}", "data.num_image=48", "data.num_classes=8"]
+    curve, _ = fit(ALONE, str(folder), [*data, "train.num_epoch=1", "train.batch_size=8", teacher])
+    return curve
+
+
 @pytest.mark.slow
 def test_stored_embeddings_teach_as_the_network_does(teacher: Path, packed: Path, tmp_path: Path) -> None:
     stored = str(tmp_path / "stored")
     assert embed_faces.main([str(packed), stored, "--model", str(teacher), "--device", "cpu", "--quiet"]) == 0
-    common = [
-        f"data.rec={packed}",
-        "train.num_epoch=1",
-        "train.batch_size=8",
-        "data.num_image=48",
-        "data.num_classes=8",
-    ]
-    of_model, _ = fit(ALONE, str(tmp_path / "a"), [*common, f"teacher.model={teacher}"])
-    of_stored, _ = fit(ALONE, str(tmp_path / "b"), [*common, f"teacher.embeddings=[{stored}]"])
+    of_model = curve_of(tmp_path / "a", packed, f"teacher.model={teacher}")
+    of_stored = curve_of(tmp_path / "b", packed, f"teacher.embeddings=[{stored}]")
     np.testing.assert_allclose(of_stored, of_model, rtol=1e-5)  # embedded in batches of other sizes
 
 
@@ -172,15 +172,8 @@ def test_an_onnx_file_teaches_as_the_network_it_was_made_of(teacher: Path, packe
         pytest.importorskip(package, reason="make export-tools installs it")
     file = tmp_path / "teacher.onnx"
     assert export.main([str(teacher), str(file), "--quiet"]) == 0
-    common = [
-        f"data.rec={packed}",
-        "train.num_epoch=1",
-        "train.batch_size=8",
-        "data.num_image=48",
-        "data.num_classes=8",
-    ]
-    of_model, _ = fit(ALONE, str(tmp_path / "a"), [*common, f"teacher.model={teacher}"])
-    of_file, _ = fit(ALONE, str(tmp_path / "b"), [*common, f"teacher.model={file}"])
+    of_model = curve_of(tmp_path / "a", packed, f"teacher.model={teacher}")
+    of_file = curve_of(tmp_path / "b", packed, f"teacher.model={file}")
     np.testing.assert_allclose(of_file, of_model, rtol=1e-4)  # another runtime's float32, over six steps
 
 
