@@ -30,7 +30,7 @@ def check_update(update: str, centers_format: str, sampling: Sampling) -> None:
         )
 
 
-def check_margin(margin: Margin, sub_centers: int, threshold: float, label_smoothing: float, update: str) -> None:
+def check_margin(margin: Margin, sub_centers: int, threshold: float, label_smoothing: float) -> None:
     """Raise ConfigError where a head of this kind cannot do what is asked for."""
     name = type(margin).__name__
     if margin.rows == "raw" and sub_centers > 1:
@@ -51,11 +51,6 @@ def check_margin(margin: Margin, sub_centers: int, threshold: float, label_smoot
         raise ConfigError(
             f"head.label_smoothing: found {label_smoothing:g} with {name}, which has no softmax to smooth; expected 0; "
             "remove the key"
-        )
-    if margin.sums == "softplus" and update == "autograd":
-        raise ConfigError(
-            f"head.update: found 'autograd' with {name}, whose b moves in the step of the head's own optimizer; use "
-            "head.update=fused"
         )
 
 

@@ -24,6 +24,7 @@ class MeasuredLoss(torch.autograd.Function):
         loss: Tensor,
         gathered: Tensor,
         anchor: Tensor | None,
+        number: Tensor | None,
         head: ShardedSoftmax,
         passed: Pass,
         gradients: Gradients | None,
@@ -40,6 +41,9 @@ class MeasuredLoss(torch.autograd.Function):
         is_bad = passed.is_broken | ~gradient.isfinite()
         rows = None if ctx.gradients is None else torch.where(is_bad, 0.0, ctx.gradients.rows * gradient)
         if not ctx.learns:
-            return None, rows, None, None, None, None
+            return None, rows, None, None, None, None, None
         weights = head.accept(passed, gradient)
-        return None, rows, gradient if weights is None else weights, None, None, None
+        number = None
+        if ctx.needs_input_grad[3] and passed.scalar_gradient is not None:
+            number = torch.where(is_bad, 0.0, passed.scalar_gradient.double() * gradient)
+        return None, rows, gradient if weights is None else weights, number, None, None, None

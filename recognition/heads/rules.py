@@ -88,5 +88,5 @@ class DenseGradient:
             self.gradient_CD.index_copy_(0, block.rows, rows_kD)
 
     def moved(self, kept: Mapping[str, Tensor], gradient: Tensor) -> dict[str, Tensor]:
-        """Raise: heads that have a number to move are not built for an optimizer of one's own."""
+        """Raise: a number b is a parameter here, whose gradient backward returns."""
         raise NotImplementedError

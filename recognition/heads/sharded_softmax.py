@@ -58,11 +58,11 @@ class ShardedSoftmax(nn.Module):
     `seed`: the first centers are a function of it and the class id. `margin`: ArcFace(0.5) when absent. `world`: this
     process's place among the ranks; that in the default process group when absent, `joined_world(device, group)` gives
     that in another. `update` "fused": pass 2 moves the centers in the step of `optimizer(...)`; "autograd": backward
-    leaves a gradient of their size in `centers.grad`, for any optimizer. `sample_rate` of the classes take part in a
-    training step, `negatives` says which, `unsampled` what the others do. `mode`: where it is decided what is refused
-    and where targets lie: on the "host" (the choice on a CPU), or on the "device" without a word to the host, or there
-    with fused "kernels" where Triton has them (the choice on CUDA). `by_class`: images and weight of each class. The
-    other arguments are keys of docs/configs.md.
+    leaves a gradient of their size in `centers.grad`, for any optimizer of `parameters()`. `sample_rate` of the classes
+    take part in a training step, `negatives` says which, `unsampled` what the others do. `mode`: where it is decided
+    what is refused and where targets lie: on the "host" (the choice on a CPU), or on the "device" without a word to the
+    host, or there with fused "kernels" where Triton has them (the choice on CUDA). `by_class`: images and weight of
+    each class. The other arguments are keys of docs/configs.md.
     """
 
     classes: Tensor
@@ -107,7 +107,7 @@ class ShardedSoftmax(nn.Module):
         check_update(update, centers_format, self.sampling)
         self.world = world = world or joined_world()
         margin, self.by_class = margin or ArcFace(), (by_class or ByClass()).on(world.device)
-        check_margin(margin, sub_centers, interclass_filtering_threshold, label_smoothing, update)
+        check_margin(margin, sub_centers, interclass_filtering_threshold, label_smoothing)
         self.facts = Facts(num_classes, scale, self.sampling.counted, seed, self.by_class.sizes)
         self.margin = margin.bind(self.facts)
         self.num_classes, self.label_smoothing = num_classes, label_smoothing
@@ -128,7 +128,7 @@ class ShardedSoftmax(nn.Module):
         )
         self._span = [self.class_range.start, self.class_range.stop, num_classes]
         self.register_buffer("classes", torch.tensor(self._span, device=world.device))
-        self.statistics = _buffers(self.margin.first(), world.device)
+        self.statistics = _kept(self.margin.first(), world.device, learns_b=update == "autograd")
         scale, threshold = self.margin.fixed_scale(scale), interclass_filtering_threshold
         self._loop = BlockLoop(self.state, self.margin, scale, sub_centers, threshold, block_size=block_size)
         self._loop.smooths = label_smoothing > 0
@@ -231,7 +231,8 @@ class ShardedSoftmax(nn.Module):
                 world=self.world,
             )
         anchor = (self.centers if self.update == "autograd" else self.proxies[0]) if learns else None
-        loss: Tensor = MeasuredLoss.apply(self.result.loss, gathered, anchor, self, passed, gradients)  # type: ignore[no-untyped-call]
+        number = next(self.statistics.parameters(), None) if learns else None
+        loss: Tensor = MeasuredLoss.apply(self.result.loss, gathered, anchor, number, self, passed, gradients)  # type: ignore[no-untyped-call]
         return loss
 
     def state_rows(self) -> dict[str, Tensor]:
@@ -245,7 +246,8 @@ class ShardedSoftmax(nn.Module):
 
     def margin_state(self) -> dict[str, Tensor]:
         """Return what the margin keeps from batch to batch, by name; equal on all ranks."""
-        return dict(self.statistics.named_buffers())
+        learned = {name: value.detach() for name, value in self.statistics.named_parameters()}
+        return {**learned, **dict(self.statistics.named_buffers())}
 
     def load_rows(self, name: str, start: int, rows: Tensor) -> None:
         """Copy those of `rows` that this rank owns into its stored tensor `name`; they begin at class `start`."""
@@ -391,8 +393,8 @@ class ShardedSoftmax(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ShardedSoftmax:
         self.state.check_cast(fn)
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, value in self.statistics.named_buffers():
-            setattr(self.statistics, name, value.double())  # whatever the centers are
+        for value in (*self.statistics.buffers(), *self.statistics.parameters()):
+            value.data = value.data.double()  # whatever the centers are
         self._settle()
         return self
 
@@ -412,8 +414,12 @@ class ShardedSoftmax(nn.Module):
         super()._load_from_state_dict(present, prefix, *args)
 
 
-def _buffers(tensors: State, device: torch.device) -> nn.Module:
+def _kept(tensors: State, device: torch.device, *, learns_b: bool) -> nn.Module:
+    """Return a module of buffers; with `learns_b` a number "b" is a parameter, and has no moments beside it."""
     module = nn.Module()
     for name, value in tensors.items():
-        module.register_buffer(name, value.to(device))
+        if learns_b and name == "b":
+            module.register_parameter(name, nn.Parameter(value.to(device)))
+        elif not (learns_b and name.startswith("b_")):
+            module.register_buffer(name, value.to(device))
     return module

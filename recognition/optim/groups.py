@@ -18,7 +18,7 @@ def make_optimizer(
     *,
     decay_all: bool,
     layers: Sequence[Sequence[nn.Parameter]] = (),
-    centers: nn.Parameter | None = None,
+    centers: Sequence[nn.Parameter] = (),
     lr_factor: float = 1.0,
 ) -> torch.optim.Optimizer:
     """Return SGD or AdamW over `parameters`, with every state tensor in place before the first step.
@@ -27,7 +27,7 @@ def make_optimizer(
     travels to the host. `decay_all` applies weight decay to every parameter, as the published SGD recipes do;
     otherwise vectors (norms, biases, PReLU slopes) are left out. `layers` hold parameters from the first layer to the
     last: the rate of each is `optim.layer_decay` of the next one's, and what is in none has the last one's. `centers`,
-    where they are a parameter, come last and get from `set_lr` the run's rate times `lr_factor`.
+    where they are parameters, come last and get from `set_lr` the run's rate times `lr_factor`.
     """
     known = {parameter for layer in layers for parameter in layer}
     rest = [parameter for parameter in parameters if parameter not in known]
@@ -36,8 +36,8 @@ def make_optimizer(
         factor = optim.layer_decay ** max(0, len(layers) - 1 - index)
         for group in _decay_groups([p for p in layer if p.requires_grad], optim.weight_decay, decay_all):
             groups.append(group if factor == 1.0 else {**group, "lr_factor": factor})
-    if centers is not None:
-        groups.append({"params": [centers], "weight_decay": optim.weight_decay, "lr_factor": lr_factor})
+    if centers:
+        groups.append({"params": list(centers), "weight_decay": optim.weight_decay, "lr_factor": lr_factor})
     optimizer: torch.optim.Optimizer
     if optim.optimizer == "adamw":
         optimizer = torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, fused=True)

@@ -145,8 +145,7 @@ def margin_of(head: HeadConfig) -> Margin:
             f"{chosen.where()}head.init: found 'class_means' with head.margin {chosen.name!r}, whose centers are no "
             "means of embeddings; use head.init: random"
         )
-    threshold = head.interclass_filtering_threshold
-    check_margin(margin, head.sub_centers, threshold, head.label_smoothing, head.update)
+    check_margin(margin, head.sub_centers, head.interclass_filtering_threshold, head.label_smoothing)
     return margin
 
 
@@ -156,7 +155,7 @@ def wants_class_sizes(head: HeadConfig) -> bool:
 
 
 def _optimizer(config: Config, backbone: nn.Module, trained: list[nn.Parameter], head: ShardedSoftmax) -> HeadOptimizer:
-    optim, centers = config.optim, head.centers if isinstance(head.centers, nn.Parameter) else None
+    optim, centers = config.optim, list(head.parameters())
     of_backbone = make_optimizer(
         trained,
         optim,
@@ -165,7 +164,7 @@ def _optimizer(config: Config, backbone: nn.Module, trained: list[nn.Parameter],
         centers=centers,
         lr_factor=config.head.lr_factor,
     )
-    if centers is not None:
+    if centers:
         return head.optimizer(backbone=of_backbone)
     kind = config.centers_optimizer
     optimizer = head.optimizer(

@@ -12,7 +12,7 @@ from recognition.config.schema import Config
 from recognition.distributed.checkpoint import Checkpoint, Snapshot
 from recognition.errors import CheckpointError
 from recognition.heads.guards import check_kind
-from recognition.heads.saving import alike
+from recognition.heads.saving import MARGIN, alike
 from recognition.training.build import Parts
 from recognition.training.distillation import named_trained
 from recognition.training.run_meta import OrderSettings, RunMeta
@@ -105,6 +105,7 @@ def _optimizer_tensors(parts: Parts) -> dict[str, Tensor]:
     """Return the live state that all ranks hold alike: the optimizer's tensors under their parameters' names, and the
     step count where the centers are a parameter whose optimizer has one."""
     names: dict[Tensor, str] = {p: name for name, p in named_trained(parts.backbone, parts.distillation)}
+    names |= {p: f"{MARGIN}{name}" for name, p in parts.head.statistics.named_parameters()}
     tensors = {
         f"optimizer.{names[parameter]}.{key}": tensor
         for parameter, state in parts.optimizer.state.items()

@@ -174,7 +174,6 @@ def test_every_loss_has_a_case() -> None:
             {"label_smoothing": 0.1},
             "head.label_smoothing: found 0.1 with SphereFace2, which has no",
         ),
-        (UniFace(), {"update": "autograd"}, "head.update: found 'autograd' with UniFace, whose b moves in the step of"),
         (CosFace(), {"label_smoothing": 1.0}, "head.label_smoothing: found 1; expected at least 0 and below 1"),
         (Ldam(), {}, "margin: found no sizes of the classes, which 'ldam' follows; expected the images of each class"),
     ],

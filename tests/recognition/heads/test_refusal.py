@@ -43,6 +43,7 @@ FORMATS: list[dict[str, Any]] = [
     {"kind": "adamw", "momentum_format": "bf16", "sample_rate": 0.5},
     {"update": "autograd"},
     {"update": "autograd", "margin": CurricularFace()},
+    {"update": "autograd", "margin": UniFace()},
     {"margin": AdaCos("last_step")},
     {"margin": AdaCos("this_step"), "sample_rate": 0.5},
     {"margin": ElasticFace()},
@@ -76,10 +77,10 @@ def _plant(world: World, place: str, culprit: int, changes: dict[str, Any]) -> t
     loss = head(embeddings, labels)
     (loss * factor).backward()
     if head.update == "autograd":
-        gradient = head.centers.grad
         assert head.result is not None
-        assert gradient is not None
-        is_still = not gradient.any() and same_bits(before, snapshot(head))
+        assert head.centers.grad is not None
+        gradients = [p.grad for p in head.parameters() if p.grad is not None]
+        is_still = not any(each.any() for each in gradients) and same_bits(before, snapshot(head))
         return bool(head.result.refused) or factor != 1.0, is_still
     optimizer.step()
     return bool(optimizer.refused), same_bits(before, snapshot(head))  # type: ignore[attr-defined]

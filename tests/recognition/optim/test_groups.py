@@ -89,7 +89,7 @@ def test_set_lr_reaches_every_group() -> None:
 
 def test_set_lr_keeps_the_factor_of_the_centers() -> None:
     centers = torch.nn.Parameter(torch.zeros(3, 2))
-    optimizer = make_optimizer(_model().parameters(), OptimConfig(), decay_all=True, centers=centers, lr_factor=10.0)
+    optimizer = make_optimizer(_model().parameters(), OptimConfig(), decay_all=True, centers=[centers], lr_factor=10.0)
     set_lr(optimizer, 0.25)
     set_lr(optimizer, 0.5)
     assert [group["lr"] for group in optimizer.param_groups] == [0.5, 5.0]

@@ -90,10 +90,6 @@ def test_a_wrong_margin_is_told_with_its_line(tmp_path: Path, line: str, message
         ),
         (["head.margin={name: uniface}", "head.label_smoothing=0.1"], "head.label_smoothing: found 0.1 with UniFace, "),
         (
-            ["head.margin={name: uniface}", "head.update=autograd"],
-            "head.update: found 'autograd' with UniFace, whose b",
-        ),
-        (
             ["head.margin={name: softmax}", "head.init=class_means", "init_from=x"],
             "head.init: found 'class_means' with head.margin 'softmax', whose centers are no means",
         ),

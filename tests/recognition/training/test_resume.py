@@ -29,6 +29,7 @@ CASES: dict[str, list[str]] = {
     "adaface": ["head.margin={name: adaface, alpha: 0.5}"],
     "adamw": ["optim.optimizer=adamw", "optim.lr=0.001", "head.momentum_format=int8", "head.sample_rate=0.7"],
     "adamw, autograd": ["head.update=autograd", "optim.optimizer=adamw", "optim.lr=0.001"],
+    "a learned number, autograd": ["head.update=autograd", "head.margin={name: sphereface2}"],
     "accumulated": ACCUMULATED,
     "small formats": ["head.centers_format=bf16", "head.momentum_format=int8", "train.precision=bf16"],
     "vit": [
