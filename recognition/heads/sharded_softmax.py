@@ -246,6 +246,7 @@ class ShardedSoftmax(nn.Module):
 
     def margin_state(self) -> dict[str, Tensor]:
         """Return what the margin keeps from batch to batch, by name; equal on all ranks."""
+        self._beside.join()
         learned = {name: value.detach() for name, value in self.statistics.named_parameters()}
         return {**learned, **dict(self.statistics.named_buffers())}
 
