@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ import torch
 from recognition.clustering.numpy_tiles import DENSE, Pairs, Tile
 from recognition.clustering.sieve import Sieve
 from recognition.clustering.unit_rows import unit_divisors
+from recognition.work import device_copies
 
 
 class _Sifted(NamedTuple):
@@ -60,13 +61,13 @@ class TorchTiles:
     def _ahead(self, tiles: Iterable[Tile]) -> Iterator[Pairs]:
         counted: tuple[_Sifted, torch.Tensor] | None = None
         decided: _Decided | None = None
-        wait = _mark(self._device)
+        wait = device_copies.mark(self._device)
         for tile in chain(tiles, (None, None)):  # twice more, for what is under way after the last one
             sifted = None if tile is None else self._sift(*tile)
-            following = None if sifted is None else (sifted, _sent_home(sifted.passed.sum()))
+            following = None if sifted is None else (sifted, device_copies.sent_home(sifted.passed.sum()))
             wait()  # the one: for what was asked for before this tile
             answer, decided = decided, None if counted is None else self._decide(*counted)
-            wait = _mark(self._device)
+            wait = device_copies.mark(self._device)
             if answer is not None:
                 yield self._pairs(answer)
             counted = following
@@ -84,20 +85,24 @@ class TorchTiles:
         return _Sifted(self._block, others, passed)
 
     def _decide(self, sifted: _Sifted, num_passed: torch.Tensor | None = None) -> _Decided:
-        """Begin the exact cosines of the candidates of a tile; a GPU is told how many they are, as it `_sent_home`."""
+        """Begin the exact cosines of the candidates of a tile; a GPU is told how many they are, as it was sent home."""
         block, others, passed = sifted
-        flat = _flat_nonzero(passed) if num_passed is None else _flat_of_known(passed, int(_arrived(num_passed)))
+        flat = (
+            _flat_nonzero(passed)
+            if num_passed is None
+            else _flat_of_known(passed, int(device_copies.arrived(num_passed)))
+        )
         first, second = flat // len(others), flat % len(others)
         if len(flat) > passed.numel() // DENSE:
             exact = (block @ others.T).flatten()[flat]
         else:
             parts = zip(torch.split(first, len(block)), torch.split(second, len(block)))
             exact = torch.cat([torch.einsum("nd,nd->n", block[i], others[j]) for i, j in parts])
-        return _Decided(*(_sent_home(values) for values in (first, second, exact)))
+        return _Decided(*(device_copies.sent_home(values) for values in (first, second, exact)))
 
     def _pairs(self, decided: _Decided) -> Pairs:
         """Return the candidates above the threshold."""
-        first, second, exact = map(_arrived, decided)
+        first, second, exact = map(device_copies.arrived, decided)
         kept = exact > self._threshold
         weight = np.clip(exact[kept], -1, 1).astype(np.float32)
         return first[kept].astype(np.int32), second[kept].astype(np.int32), weight
@@ -113,7 +118,7 @@ class TorchTiles:
         if self._device.type == "cpu":
             return torch.from_numpy(values.astype(np.float64))
         # Widened over there: half the bytes travel, and a change of type on the way would make the host wait.
-        return _page_locked(values).to(self._device, non_blocking=True).to(torch.float64)
+        return device_copies.page_locked(values).to(self._device, non_blocking=True).to(torch.float64)
 
 
 def _flat_nonzero(mask: torch.Tensor) -> torch.Tensor:
@@ -124,33 +129,3 @@ def _flat_nonzero(mask: torch.Tensor) -> torch.Tensor:
 def _flat_of_known(mask: torch.Tensor, num: int) -> torch.Tensor:
     """Return the same [num] on any device, which has not to wait to count them."""
     return torch.nonzero_static(mask.flatten(), size=num)[:, 0]
-
-
-def _page_locked(values: np.ndarray) -> torch.Tensor:
-    """Return a copy in page-locked memory, which travels beside the host's work and is reused only afterwards."""
-    dtype = torch.float32 if values.dtype == np.float32 else torch.float64
-    held = torch.empty(values.shape, dtype=dtype, pin_memory=True)
-    held.numpy()[...] = values
-    return held
-
-
-def _sent_home(values: torch.Tensor) -> torch.Tensor:
-    """Return a tensor on the host that holds the values after the device's next mark."""
-    if values.device.type == "cpu":
-        return values
-    held = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-    return held.copy_(values, non_blocking=True)
-
-
-def _arrived(values: torch.Tensor) -> np.ndarray:
-    return values.numpy()
-
-
-def _mark(device: torch.device) -> Callable[[], None]:
-    """Return a function that waits for what the device was asked so far; the CPU has always done it."""
-    if device.type == "cpu":
-        return lambda: None
-    event = torch.cuda.Event()
-    event.record()
-    wait: Callable[[], None] = event.synchronize
-    return wait

@@ -5,8 +5,9 @@
 
 OUT gets embeddings.npy (float32 [n, D], not normalized, to be memory-mapped), keys.jsonl (path or key and identity of
 each row) and embeddings.json; with --quality also quality.npy, a number for each face that clean_faces.py passes on.
-Blocks go to the processes of torchrun, or to --workers on the CPU; a run that was killed continues when it is started
-again. Images whose embedding is not finite are named, and --skip-bad leaves them out.
+Blocks go to the processes of torchrun, or to --workers on the CPU; --readers read and decode ahead of the network, as
+in training. A run that was killed continues when it is started again. Images whose embedding is not finite are named,
+and --skip-bad leaves them out.
 """
 
 from __future__ import annotations
@@ -23,14 +24,16 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from recognition.cli import make_parser, positive_int, run_command
+from recognition.cli import make_parser, non_negative_int, positive_int, run_command
+from recognition.config.schema import Precision
 from recognition.console import Stopwatch, count, duration, progress, rate
 from recognition.distributed.collectives import barrier
-from recognition.distributed.world import World, declared_size, join_world, report_to_launcher
+from recognition.distributed.world import World, declared_local_size, declared_size, join_world, report_to_launcher
 from recognition.embedding.input_scale import add_scale_flags, asked_scale
-from recognition.embedding.models import BlockEmbedder, prepare_blocks
+from recognition.embedding.models import BlockEmbedder, is_torch, prepare_blocks
 from recognition.embedding.quality import LENGTH, OnnxQuality, embedding_lengths
 from recognition.embedding.quality_column import write_quality
+from recognition.embedding.reading_ahead import embed_ahead
 from recognition.embedding.store import (
     BLOCK,
     EmbeddingStore,
@@ -45,10 +48,13 @@ from recognition.embedding.store import (
 )
 from recognition.embedding.strangers import different_people, pair_cosines, strangers_warning
 from recognition.errors import ArcShardError, CheckpointError, ConfigError, DataError
+from recognition.feed.loader_size import choose_workers
 from recognition.work.processes import process_map
+from recognition.work.system import usable_cores
 
 logger = logging.getLogger("embed_faces")
 
+_PRECISIONS: dict[str, Precision] = {"float32": "off", "bf16": "bf16"}
 _SHOWN, _MAX_NAMED = 3, 20  # images that an error names; that get a line each
 
 
@@ -72,6 +78,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--batch-size", type=positive_int, default=64, metavar="N", help="images a pass (default: 64)")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
     add("--workers", type=positive_int, default=1, help="processes on the CPU, without torchrun (default: 1)")
+    add(
+        "--readers",
+        type=non_negative_int,
+        metavar="N",
+        help="processes that read ahead (on a GPU: by its cores, else 0)",
+    )
+    add("--precision", choices=_PRECISIONS, default="float32", help="of the network's products (default: float32)")
     add("--skip-bad", action="store_true", help="leave images out whose embedding is not finite, and say how many")
     add("--quality", metavar="length|FILE.onnx", help="write quality.npy too: a number a face")
     add("--overwrite", action="store_true", help="start from the beginning and replace what an earlier run left in OUT")
@@ -87,11 +100,13 @@ def _run(args: argparse.Namespace) -> None:
     watch = Stopwatch()
     if args.workers > 1 and declared_size() > 1:
         raise ConfigError(f"--workers {args.workers}: torchrun gives {declared_size()} processes; leave --workers out")
+    if args.workers > 1 and args.readers:
+        raise ConfigError(f"--readers {args.readers}: each of {args.workers} --workers reads for itself; leave one out")
     scorer = None if args.quality in (None, LENGTH) else OnnxQuality(Path(args.quality))
     with join_world("cpu" if args.workers > 1 else args.device) as world, contextlib.ExitStack() as held:
         source = open_images(args.faces, logs=world.is_main)
         settings = (args.model, args.network, args.batch_size, str(world.device), asked_scale(args))
-        prepare = partial(prepare_blocks, args.faces, *settings)
+        prepare = partial(prepare_blocks, args.faces, *settings, precision=_PRECISIONS[args.precision])
         about: dict[str, Any] = {}
         if world.is_main:
             about, lock = _begin(args, source, prepare)
@@ -156,7 +171,11 @@ def _fill(
     prepare: Callable[[], BlockEmbedder],
 ) -> None:
     """Embed this rank's blocks."""
-    work = process_map(_embed, blocks, prepare, workers=args.workers)
+    num_readers = _num_readers(args, world)
+    if num_readers and blocks:
+        work = embed_ahead(prepare(), blocks, num_readers=num_readers)
+    else:
+        work = process_map(_embed, blocks, prepare, workers=args.workers)
     quiet = args.quiet or not world.is_main
     is_first = True
     for block, vectors in progress(work, total=len(blocks), unit="block", label="embed", quiet=quiet):
@@ -167,6 +186,13 @@ def _fill(
             )
         is_first = False
         store.write(block, vectors)
+
+
+def _num_readers(args: argparse.Namespace, world: World) -> int:
+    """Return how many processes read for this rank: those asked for, else what training takes beside a GPU."""
+    if args.readers is not None or world.device.type != "cuda":
+        return args.readers or 0
+    return choose_workers(None, cores=usable_cores(), ranks_here=declared_local_size(), on_gpu=True)
 
 
 def _begin(
@@ -181,6 +207,8 @@ def _begin(
     embedder = prepare()
     dimension = embedder.dimension(args.model)
     about = {"faces": str(args.faces.resolve()), "model": _name_of(args.model), **embedder.facts.as_json()}
+    if is_torch(args.model):
+        about["precision"] = args.precision
     if args.quality is not None:
         about["quality"] = args.quality
     if args.overwrite:

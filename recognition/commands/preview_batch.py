@@ -72,7 +72,8 @@ def first_images(config: Config, num_images: int, step: int) -> tuple[Tensor, Te
     sampler.start_at(0, step)
     layout = BatchLayout(num_images, dataset.image_size)
     batch = layout.view(torch.empty(layout.num_bytes, dtype=torch.uint8))
-    replacements = Replacements(config.seed, len(dataset)) if config.data.on_bad_record == "skip" else None
+    may_skip = config.data.on_bad_record == "skip"
+    replacements = Replacements(config.seed, len(dataset), dataset.origin) if may_skip else None
     request = Request(next(iter(sampler)), 0, sampler.first_position(step))
     BatchFiller(dataset, 1, replacements).fill_(batch, request)
     return batch.images, batch.indices

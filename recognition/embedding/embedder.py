@@ -85,12 +85,16 @@ class Embedder:
             raise ValueError(
                 f"images are {images_rgb.dtype} {list(images_rgb.shape)}; expected uint8 [n, S, S, 3] in RGB"
             )
-        self._check_size(*images_rgb.shape[1:3])
+        found: np.ndarray = self.embed_tensor(torch.from_numpy(np.ascontiguousarray(images_rgb))).cpu().numpy()
+        return found
+
+    def embed_tensor(self, images: torch.Tensor) -> torch.Tensor:
+        """Return what `embed` does on the network's device, without waiting for it; `images` may be there already."""
+        self._check_size(*images.shape[1:3])
         # Without images one empty batch still tells the embedding size.
-        starts = range(0, max(1, len(images_rgb)), self.batch_size)
+        starts = range(0, max(1, len(images)), self.batch_size)
         with evaluating(self.module), torch.inference_mode(), autocast(self.device, self.precision):
-            sums = [self._flip_sum(images_rgb[start : start + self.batch_size]) for start in starts]
-        return torch.cat(sums).numpy()
+            return torch.cat([self._flip_sum(images[start : start + self.batch_size]) for start in starts])
 
     def _check_size(self, height: int, width: int) -> None:
         side = None if self._model is None else self._model.image_size
@@ -100,11 +104,13 @@ class Embedder:
                 "size"
             )
 
-    def _flip_sum(self, images_rgb: np.ndarray) -> torch.Tensor:
-        images = torch.from_numpy(np.ascontiguousarray(images_rgb)).to(self.device)
+    def _flip_sum(self, images: torch.Tensor) -> torch.Tensor:
+        images = images.to(self.device)
         plain: torch.Tensor = self.module(to_network(images))
-        mirrored: torch.Tensor = self.module(to_network(images, torch.ones(len(images), dtype=torch.bool)))
-        return (plain.float() + mirrored.float()).cpu()
+        mirrored: torch.Tensor = self.module(
+            to_network(images, torch.ones(len(images), dtype=torch.bool, device=self.device))
+        )
+        return plain.float() + mirrored.float()
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from recognition.config.schema import Precision
 from recognition.embedding.dlib_embedder import DlibEmbedder
 from recognition.embedding.embedder import Embedder, try_images
 from recognition.embedding.input_scale import AskedScale
@@ -38,12 +39,15 @@ def load_embedder(
     device: torch.device | str = "cpu",
     batch_size: int = 64,
     asked: AskedScale | None = None,
+    precision: Precision = "off",
 ) -> FaceEmbedder:
     """Load "dlib", an .onnx file, a run folder or a weight file; errors say what is missing.
 
     What a run or a file says of itself decides; `network` names the network of a bare file, `asked` the pixels of a
-    stranger's .onnx file, which runs on as many threads as torch.
+    stranger's .onnx file, which runs on as many threads as torch; `precision` is that of a network of torch.
     """
+    if precision != "off" and not is_torch(model):
+        raise ConfigError(f"{model}: is computed in the precision of its file; --precision {precision}; leave it out")
     if not is_onnx(model) and asked:
         raise ConfigError(f"{model}: is no .onnx file; --mean, --std and --color are for those; leave them out")
     if model == "dlib":
@@ -53,7 +57,12 @@ def load_embedder(
         if network not in (None, found.facts.network):
             raise ConfigError(f"{model}: an .onnx file holds its network; --network {network!r:.60}; leave it out")
         return found
-    return Embedder.load(Path(model), network, device=device, batch_size=batch_size)
+    return Embedder.load(Path(model), network, device=device, batch_size=batch_size, precision=precision)
+
+
+def is_torch(model: str) -> bool:
+    """Tell whether a model's name is that of a network that torch computes."""
+    return model != "dlib" and not is_onnx(model)
 
 
 def is_onnx(model: str) -> bool:
@@ -85,10 +94,19 @@ class BlockEmbedder:
 
 
 def prepare_blocks(
-    faces: Path, model: str, network: str | None, batch_size: int, device: str, asked: AskedScale | None = None
+    faces: Path,
+    model: str,
+    network: str | None,
+    batch_size: int,
+    device: str,
+    asked: AskedScale | None = None,
+    *,
+    precision: Precision = "off",
 ) -> BlockEmbedder:
     """Open the set and load the network, with one thread a process on the CPU."""
     if device == "cpu":
         torch.set_num_threads(1)
-    embedder = load_embedder(model, network=network, device=device, batch_size=batch_size, asked=asked)
+    embedder = load_embedder(
+        model, network=network, device=device, batch_size=batch_size, asked=asked, precision=precision
+    )
     return BlockEmbedder(open_images(faces), embedder)

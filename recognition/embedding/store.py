@@ -115,6 +115,9 @@ class PairImages:
     def __len__(self) -> int:
         return len(self._images)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PairImages, (self._path,)  # another process reads the file itself
+
     def keyed(self, i: int) -> Keyed:
         """Return the place among the different pictures; whom one shows, a .bin does not say."""
         return Keyed(str(i), 0)
@@ -168,15 +171,21 @@ def is_alike(image: np.ndarray, stored: object) -> bool:
 
 def read_block(source: ImageSource, block: int) -> np.ndarray:
     """Return the images of a block as uint8 [n, S, S, 3]; DataError when their sizes differ."""
-    images = [source.read(i) for i in block_range(len(source), block)]
-    for i, image in zip(block_range(len(source), block), images):
-        if image.shape != images[0].shape or image.shape[0] != image.shape[1]:
-            height, width = image.shape[:2]
-            raise DataError(
-                f"image {source.keyed(i).key!r}: {width} x {height} pixels; expected squares of one size; "
-                "align the faces first"
-            )
-    return np.stack(images)
+    first, *others = block_range(len(source), block)
+    image = read_square(source, first)
+    return np.stack([image, *(read_square(source, i, len(image)) for i in others)])
+
+
+def read_square(source: ImageSource, i: int, side: int | None = None) -> np.ndarray:
+    """Return image `i` as uint8 [S, S, 3]; DataError when it is no square, or not one of `side`."""
+    image = source.read(i)
+    height, width = image.shape[:2]
+    if not height == width == (side or height):
+        raise DataError(
+            f"image {source.keyed(i).key!r}: {width} x {height} pixels; expected squares of one size; "
+            "align the faces first"
+        )
+    return image
 
 
 def block_range(num_images: int, block: int) -> range:

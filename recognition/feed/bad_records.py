@@ -52,10 +52,11 @@ class BadRecord(NamedTuple):
 
 @dataclass(frozen=True)
 class Replacements:
-    """Which images stand in for one that cannot be read."""
+    """Which images stand in for one that cannot be read, and where such a one comes from."""
 
     seed: int
     num_images: int
+    origin: Callable[[int], Origin]
 
     def __call__(self, epoch: int, position: int) -> Iterator[int]:
         """Yield images to try in turn for the one at `position` of the epoch's order, over all ranks."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from recognition.draws.permutation import IntArray
 from recognition.errors import DataError
 from recognition.feed.bad_records import BadRecord, Replacements
-from recognition.feed.dataset import Dataset
+from recognition.feed.dataset import Pictures
 from recognition.work.system import anonymous_file
 
 
@@ -98,8 +98,8 @@ class SharedSlots:
 class BatchFiller:
     """Reads and decodes whole batches in `num_threads` threads; decoding releases the GIL, so they do run at once."""
 
-    def __init__(self, dataset: Dataset, num_threads: int, replacements: Replacements | None = None) -> None:
-        self._dataset = dataset
+    def __init__(self, pictures: Pictures, num_threads: int, replacements: Replacements | None = None) -> None:
+        self._pictures = pictures
         self._num_threads = num_threads
         self._replacements = replacements
         self._threads = ThreadPoolExecutor(num_threads, "decode") if num_threads > 1 else None
@@ -118,14 +118,14 @@ class BatchFiller:
         return [bad for found in self._threads.map(fill, parts) for bad in found]
 
     def _row_filler(self, batch: Batch, request: Request) -> Callable[[range], list[BadRecord]]:
-        dataset, pixels, labels = self._dataset, batch.images.numpy(), batch.labels.numpy()
+        pictures, pixels, labels = self._pictures, batch.images.numpy(), batch.labels.numpy()
         indices = request.indices.tolist()
 
         def fill(rows: range) -> list[BadRecord]:
             bad: list[BadRecord] = []
             for row in rows:
                 try:
-                    pixels[row], labels[row] = dataset[indices[row]]
+                    pixels[row], labels[row] = pictures[indices[row]]
                 except DataError as err:
                     if self._replacements is None:
                         raise
@@ -139,9 +139,9 @@ class BatchFiller:
         assert self._replacements is not None, "a bad record without a policy for it"
         index, bad = int(request.indices[row]), []
         for candidate in self._replacements(request.epoch, request.first + row):
-            bad.append(BadRecord(*self._dataset.origin(index), str(error)))
+            bad.append(BadRecord(*self._replacements.origin(index), str(error)))
             try:
-                batch.images.numpy()[row], batch.labels.numpy()[row] = self._dataset[candidate]
+                batch.images.numpy()[row], batch.labels.numpy()[row] = self._pictures[candidate]
             except DataError as err:
                 index, error = candidate, err
                 continue

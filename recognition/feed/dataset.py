@@ -14,16 +14,25 @@ from recognition.feed.bad_records import Origin
 Picture = npt.NDArray[np.uint8]
 
 
-class Dataset(Protocol):
-    """What training reads: images by number, each with its class id. It is pickled to the loader's processes."""
+class Pictures(Protocol):
+    """What the loader's processes read: pictures by number. It is pickled to them."""
+
+    image_size: int
+    """Side S of the images in pixels."""
+
+    def __getitem__(self, index: int) -> tuple[Picture, int]:
+        """Return (uint8 [S, S, 3] RGB, a number of its own); DataError unless the image is whole and of this size."""
+        ...
+
+
+class Dataset(Pictures, Protocol):
+    """What training reads: images by number, each with its class id."""
 
     num_classes: int
     num_needed: int
     """Classes that the labels need: the highest class id plus one."""
     num_used: int
     """Classes with an image."""
-    image_size: int
-    """Side S of the images in pixels."""
 
     def __len__(self) -> int: ...
 

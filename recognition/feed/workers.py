@@ -19,7 +19,7 @@ import torch
 from recognition.errors import ArcShardError, DataError
 from recognition.feed.bad_records import BadRecord, BadRecordPolicy, Replacements
 from recognition.feed.batches import BatchFiller, BatchLayout, Request, SharedSlots
-from recognition.feed.dataset import Dataset
+from recognition.feed.dataset import Pictures
 from recognition.work.system import clean_process_context
 
 # Long enough for a cold network file system; without a limit a stuck read stops every rank for good.
@@ -80,7 +80,7 @@ class InlineSource:
     """Fills a batch in this process, at the moment it is received."""
 
     def __init__(
-        self, dataset: Dataset, layout: BatchLayout, *, num_threads: int, policy: BadRecordPolicy | None = None
+        self, pictures: Pictures, layout: BatchLayout, *, num_threads: int, policy: BadRecordPolicy | None = None
     ) -> None:
         # One on its way to a device, one being filled.
         self.slots = [torch.empty(layout.num_bytes, dtype=torch.uint8) for _ in range(2)]
@@ -88,7 +88,7 @@ class InlineSource:
         self._layout = layout
         self._views = [layout.view(slot) for slot in self.slots]
         self._policy = policy
-        self._filler = BatchFiller(dataset, num_threads, policy.replacements if policy else None)
+        self._filler = BatchFiller(pictures, num_threads, policy.replacements if policy else None)
         self._free = deque(range(len(self._views)))
         self._asked: deque[Request] = deque()
 
@@ -147,7 +147,7 @@ class WorkerSource:
 
     def __init__(
         self,
-        dataset: Dataset,
+        pictures: Pictures,
         layout: BatchLayout,
         *,
         num_workers: int,
@@ -164,7 +164,7 @@ class WorkerSource:
             ours, theirs = context.Pipe()
             process = context.Process(
                 target=_serve,
-                args=(theirs, dataset, shared, num_threads, policy.replacements if policy else None),
+                args=(theirs, pictures, shared, num_threads, policy.replacements if policy else None),
                 name=f"loader worker {number}",
                 daemon=True,
             )
@@ -250,13 +250,13 @@ class WorkerSource:
 
 
 def _serve(
-    connection: Connection, dataset: Dataset, shared: SharedSlots, num_threads: int, replacements: Replacements | None
+    connection: Connection, pictures: Pictures, shared: SharedSlots, num_threads: int, replacements: Replacements | None
 ) -> None:
     """Fill the slots asked for until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the trainer decides what follows
     torch.set_num_threads(1)
     cv2.setNumThreads(1)  # workers and threads share the cores among themselves; OpenCV would start a pool in each
-    filler = BatchFiller(dataset, num_threads, replacements)
+    filler = BatchFiller(pictures, num_threads, replacements)
     batches = [shared.layout.view(slot) for slot in shared.slots]
     with contextlib.suppress(EOFError, ConnectionError, BrokenPipeError):
         while True:

@@ -22,29 +22,20 @@ def run(num_tiles: int, num_candidates: int) -> dict[str, Any]:
     """Compare the first block of rows with itself and others; return what the device saw, and how often it was met."""
     import torch
 
-    from recognition.clustering import torch_tiles
     from recognition.clustering.torch_tiles import TorchTiles
+    from recognition.work import device_copies
+    from tests.fake_cuda.events import note_events
     from tests.fake_cuda.watch import FakeMode, Watch
 
-    met: list[str] = []
-
-    class Event:
-        """Notes who waits for it."""
-
-        def record(self) -> None:
-            met.append("mark")
-
-        def synchronize(self) -> None:
-            met.append("wait")
+    met = note_events()
 
     def arrived(values: torch.Tensor) -> np.ndarray:
         met.append("read")
         return np.full(tuple(values.shape), num_candidates if values.ndim == 0 else 0)
 
     # Tensors of FakeTensorMode have no values for NumPy.
-    torch_tiles._arrived = arrived
-    torch_tiles._page_locked = lambda values: torch.empty(values.shape, dtype=torch.float32, pin_memory=True)
-    torch.cuda.Event = Event  # type: ignore[misc,assignment]
+    device_copies.arrived = arrived
+    device_copies.page_locked = lambda values: torch.empty(values.shape, dtype=torch.float32, pin_memory=True)
     embeddings = np.ones((num_tiles * ROWS, DIMENSION), np.float32)
     blocks = [range(start, start + ROWS) for start in range(0, len(embeddings), ROWS)]
     with FakeMode(), Watch() as watch:

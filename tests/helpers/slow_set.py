@@ -5,6 +5,8 @@ import time
 
 import numpy as np
 
+from recognition.feed.bad_records import Origin
+
 
 class Slow:
     """Stands in for a data set on a disk that answers late, and lets a test see who reads."""
@@ -25,6 +27,9 @@ class Slow:
 
     def place(self, index):
         return f"slow image {index}"
+
+    def origin(self, index):
+        return Origin("slow", index, index)
 
     def read_ahead(self, spans):
         pass

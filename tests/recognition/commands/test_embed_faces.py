@@ -112,6 +112,7 @@ def test_a_run_killed_while_publishing_ends_well(faces: Path, expected: np.ndarr
         "faces": str((faces / "set").resolve()),
         "model": str((faces / "model.pt").resolve()),
         **load_backbone(faces / "model.pt").facts.as_json(),
+        "precision": "float32",
     }
     shutil.move(output / "embeddings.npy", tmp_path / "kept.npy")
     (output / "embeddings.json").unlink()
@@ -214,3 +215,74 @@ def test_a_model_that_gives_no_number_at_all_ends_at_once(faces, tmp_path, monke
     assert main(_arguments(faces, tmp_path / "out", "--skip-bad")) == 1
     assert "model.pt: none of the first 64 embeddings is finite; expected numbers" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("packed", [False, True])
+def test_readers_change_no_bit(faces: Path, alone: Path, tmp_path: Path, packed: bool) -> None:
+    arguments = _arguments(faces, tmp_path / "out", "--readers", "2")
+    if packed:
+        pack = [sys.executable, "data_tools/pack_rec.py", str(faces / "set"), str(tmp_path / "train"), "--quiet"]
+        assert subprocess.run(pack, cwd=ROOT).returncode == 0
+        arguments[0] = str(tmp_path / "train.rec")
+    assert main(arguments) == 0
+    found, expected = (_contents(folder) for folder in (tmp_path / "out", alone))
+    assert found["embeddings.npy"] == expected["embeddings.npy"]
+    assert packed or found == expected
+
+
+@pytest.mark.slow
+def test_what_a_reader_cannot_use_is_named(faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for size in (112, 112, 96):
+        path = tmp_path / "set" / f"{len(list(tmp_path.rglob('*.jpg')))}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(encode_jpeg(np.zeros((size, size, 3), np.uint8)))
+    arguments = _arguments(faces, tmp_path / "out", "--readers", "1")
+    arguments[0] = str(tmp_path / "set")
+    assert main(arguments) == 1
+    assert "image '2.jpg': 96 x 96 pixels; expected squares of one size" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_precision_is_stored_and_a_store_has_one(faces, alone, tmp_path, monkeypatch, capsys):
+    assert read_embeddings(alone).about["precision"] == "float32"
+    assert main(_arguments(faces, tmp_path / "bf16", "--precision", "bf16")) == 0
+    found, expected = read_embeddings(tmp_path / "bf16"), read_embeddings(alone)
+    assert (found.about["precision"], found.vectors.dtype) == ("bf16", np.float32)
+    assert not np.array_equal(found.vectors, expected.vectors)
+    lengths = [np.linalg.norm(each.vectors, axis=1) for each in (found, expected)]
+    cosines = np.einsum("nd,nd->n", found.vectors, expected.vectors) / (lengths[0] * lengths[1])
+    assert cosines.min() > 0.999  # bf16 keeps 8 bits: each of a few layers is off by 2^-9 of what it sums, at random
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(EmbeddingStore, "publish", interrupted)
+    assert main(_arguments(faces, tmp_path / "out")) == 130
+    assert main(_arguments(faces, tmp_path / "out", "--precision", "bf16")) == 1
+    assert "begun with other settings (precision 'float32', now 'bf16')" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--workers", "2", "--readers", "1"], "--readers 1: each of 2 --workers reads for itself; leave one out"),
+        (["--model", "x.onnx", "--precision", "bf16"], "x.onnx: is computed in the precision of its file; --precision"),
+        (["--model", "dlib", "--precision", "bf16"], "dlib: is computed in the precision of its file; --precision"),
+    ],
+)
+def test_flags_that_cannot_be_are_refused_in_a_line(faces, tmp_path, capsys, more, words):
+    assert main(_arguments(faces, tmp_path / "out", *more)) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [(["--readers", "-1"], "--readers: '-1' is negative"), (["--precision", "fp8"], "invalid choice: 'fp8'")],
+)
+def test_values_that_cannot_be_are_refused(faces, tmp_path, capsys, more, words):
+    with pytest.raises(SystemExit):
+        main(_arguments(faces, tmp_path / "out", *more))
+    assert words in capsys.readouterr().err.splitlines()[-1]

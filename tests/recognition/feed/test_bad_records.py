@@ -17,7 +17,7 @@ from recognition.config.schema import DataConfig
 from recognition.distributed.world import World
 from recognition.draws.hashing import derive_key
 from recognition.errors import DataError
-from recognition.feed.bad_records import BadRecord, BadRecordList, Replacements
+from recognition.feed.bad_records import BadRecord, BadRecordList, Origin, Replacements
 from recognition.feed.datasets import FolderDataset, open_dataset
 from recognition.feed.loader import BatchLoader
 from recognition.feed.orders import ImageOrder
@@ -233,6 +233,7 @@ def test_a_list_that_cannot_be_written_waits_for_room(
 
 
 def test_replacements_are_spread_over_the_set() -> None:
-    drawn = [next(Replacements(1, 10)(epoch, position)) for epoch in range(10) for position in range(100)]
+    replacements = Replacements(1, 10, lambda index: Origin("a", index, index))
+    drawn = [next(replacements(epoch, position)) for epoch in range(10) for position in range(100)]
     counts = np.bincount(drawn, minlength=10)
     assert counts.min() > 60 and counts.max() < 140
