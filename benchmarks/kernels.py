@@ -10,6 +10,7 @@ kernel without products is an error.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import re
 import subprocess
@@ -30,6 +31,8 @@ SHARED_BYTES = {80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10, 100: 2
 """What a block of an architecture may have, of NVIDIA's programming guide: "Technical Specifications"."""
 _SUFFIX = {90: "a", 100: "a", 120: "a"}
 _MOMENTA = {"none": (0, "*fp32"), "float32": (1, "*fp32"), "bf16": (2, "*bf16"), "int8": (3, "*i8")}
+_SECOND = {"float32": "*fp32", "bf16": "*i16", "int8": "*u8"}
+"""AdamW's second moment where the first is so."""
 _ALIGNED = ("num_rows", "num_classes")
 _TYPES = {
     **dict.fromkeys(("x", "w", "e", "shadow"), "*bf16"),
@@ -38,6 +41,7 @@ _TYPES = {
     **dict.fromkeys(("num_rows", "num_classes", "each", "start"), "i32"),
     **dict.fromkeys(("limit", "shift"), "fp32"),
     **{"totals": "*fp64", "rates": "*fp32", "refused": "*i32", "first_row": "i64"},
+    **{"second_scale": "*fp32", "corrections": "*fp64", "updates": "*i32"},
 }
 
 
@@ -89,12 +93,12 @@ def variants(arch: int, *, is_all: bool) -> Iterator[Variant]:
         shapes = shapes_for(divmod(arch, 10), size)
         if is_all or size == 512:
             yield from _of_pass_1(size, shapes)
-        for centers in ("float32", "bf16"):
-            for momentum in _MOMENTA:
-                if is_all or (centers, momentum) in (("float32", "float32"), ("bf16", "int8")):
-                    yield _of_pass_2(size, shapes, centers, momentum, sampled=False)
-        if is_all or size == 512:
-            yield _of_pass_2(size, shapes, "float32", "float32", sampled=True)
+        for kind, centers, momentum in itertools.product(("SGD", "AdamW"), ("float32", "bf16"), _MOMENTA):
+            is_shown = (centers, momentum) in (("float32", "float32"), ("bf16", "int8"))
+            if (is_all or is_shown) and (kind, momentum) != ("AdamW", "none"):
+                yield _of_pass_2(kind, size, shapes, centers, momentum, sampled=False)
+                if is_all or (size == 512 and centers == "float32"):
+                    yield _of_pass_2(kind, size, shapes, centers, momentum, sampled=True)
 
 
 def _of_pass_1(size: int, shapes: Shapes) -> Iterator[Variant]:
@@ -109,19 +113,22 @@ def _of_pass_1(size: int, shapes: Shapes) -> Iterator[Variant]:
     yield Variant("pass 1, on chip", size, pass1._sums_on_chip, pieces, chip.warps, chip.stages, {})
 
 
-def _of_pass_2(size: int, shapes: Shapes, centers: str, momentum: str, *, sampled: bool) -> Variant:
-    from recognition.heads.fused import pass2
+def _of_pass_2(kind: str, size: int, shapes: Shapes, centers: str, momentum: str, *, sampled: bool) -> Variant:
+    from recognition.heads.fused import pass2, pass2_adamw
 
-    shape = shapes.descend_small if sampled or momentum == "int8" else shapes.descend
-    kind, stored = _MOMENTA[momentum]
+    is_adamw = kind == "AdamW"
+    shape = shapes.of_pass_2(is_adamw=is_adamw, is_small=sampled or momentum == "int8")
+    stored_as, stored = _MOMENTA[momentum]
     rounds = centers == "bf16"
     constants = {
         **{"PIECE": pass2.PIECE, "PIECES": size // pass2.PIECE, "ROWS": shape.rows, "CLASSES": shape.classes},
-        **{"ROUNDS": rounds, "COPIES": not rounds, "MOMENTUM": kind, "SAMPLED": sampled},
+        **{"ROUNDS": rounds, "COPIES": not rounds, "MOMENTS" if is_adamw else "MOMENTUM": stored_as},
+        "SAMPLED": sampled,
     }
-    types = {"centers": "*i16" if rounds else "*fp32", "momentum": stored}
-    name = f"pass 2, {centers} + {momentum}{', sampled' if sampled else ''}"
-    return Variant(name, size, pass2._descend, constants, shape.warps, shape.stages, types)
+    types = {"centers": "*i16" if rounds else "*fp32", "momentum": stored, "second": _SECOND.get(momentum, "")}
+    name = f"pass 2, {kind}, {centers} + {momentum}{', sampled' if sampled else ''}"
+    function = pass2_adamw._descend if is_adamw else pass2._descend
+    return Variant(name, size, function, constants, shape.warps, shape.stages, types)
 
 
 def compiled(each: Variant, arch: int) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def head_bytes(
     copies += coasts and not uses_autograd  # one of the two that a row is computed from
     copies += uses_adamw  # the block's gradient, which SGD adds to its momentum at once
     has_kernels = device == "cuda" and products == "bf16" and sub_centers == 1 and embedding_size in EMBEDDING_SIZES
-    if has_kernels and not uses_autograd and not uses_adamw:
+    if has_kernels and not uses_autograd:
         blocks = min(CHUNK_BYTES, 2 * block * total_batch)
     else:  # two tiles [N, n], and float copies of a block where the stored rows cannot be changed in place
         blocks = 4 * block * (2 * total_batch + copies * embedding_size)

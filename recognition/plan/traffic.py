@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from recognition.heads.adamw import AdamW
 from recognition.heads.block_loop import BlockLoop
 from recognition.heads.fused.path import FusedPath, Variant, why_not
 from recognition.heads.fused.shapes import CHUNK_BYTES, shapes_for
@@ -22,7 +23,7 @@ from recognition.heads.margins import ArcFace
 from recognition.heads.products import Kind, adds_in_float32
 from recognition.heads.rules import Sgd
 from recognition.heads.sampling import Active, Targets
-from recognition.heads.state import CentersFormat, CenterState, MomentumFormat
+from recognition.heads.state import CentersFormat, CenterState, MomentumFormat, OptimizerKind
 from recognition.heads.tallies import Descent, Part
 
 Path = Literal["plain", "tiles", "fused"]
@@ -78,6 +79,7 @@ class Problem:
     embedding_size: int = 512
     centers_format: CentersFormat = "float32"
     momentum_format: MomentumFormat = "float32"
+    optimizer: OptimizerKind = "sgd"
     products: Kind = "bf16"
     capability: tuple[int, int] = (9, 0)
 
@@ -95,8 +97,9 @@ def trace_step(problem: Problem, path: Path, *, variant: Variant = "chunks") -> 
     if path == "fused":
         assert (reason := why_not(loop)) is None, reason
         shapes = shapes_for(problem.capability, problem.embedding_size)
-        loop.fused = FusedPath(loop, loop.kernels, loop.kernels, shapes, variant=variant)
+        loop.fused = FusedPath(loop, loop.kernels, loop.kernels, loop.kernels, shapes, variant=variant)
         loop.fused._known = loop.state.centers._version
+        loop.fused._runs_adamw = True
     x_ND = torch.empty(problem.rows, problem.embedding_size, device=_META)
     numbers_N = torch.empty(problem.rows, device=_META)
     positions = torch.empty(problem.rows, dtype=torch.int64, device=_META)
@@ -106,7 +109,9 @@ def trace_step(problem: Problem, path: Path, *, variant: Variant = "chunks") -> 
     with _Noting(trace, problem):
         part = Part(slice(0, problem.rows), None, {}, loop.scale, {})
         loop.first_pass(x_ND, active, targets, part, want_numerator=True)
-        rule = Sgd(0.1, 0.0 if problem.momentum_format == "none" else 0.9, 5e-4, 1, refused)
+        rule: Sgd | AdamW = Sgd(0.1, 0.0 if problem.momentum_format == "none" else 0.9, 5e-4, 1, refused)
+        if problem.optimizer == "adamw":
+            rule = AdamW(0.001, (0.9, 0.999), 1e-8, 0.1, 1, refused)
         loop.second_pass(
             Descent(x_ND, numbers_N, numbers_N, None, None, None, loop.scale, active, targets, [part]), rule
         )
@@ -172,6 +177,8 @@ class Counted:
     ) -> None:
         """Note pass 2: what is stored of the rows is read and written."""
         kept = [stored.centers, stored.momentum, stored.momentum_scale, stored.inverse_norm]
+        if stored.second is not None:
+            kept += [stored.second.values, stored.second.scale, stored.second.updates]
         both_ways = 2 * sum(tensor.nbytes for tensor in kept if tensor is not None)
         if stored.shadow is not stored.centers and stored.shadow.dtype != stored.centers.dtype:
             both_ways += 2 * stored.shadow.nbytes
@@ -228,5 +235,7 @@ def _loop(problem: Problem) -> BlockLoop:
         state.momentum = torch.empty(shape, dtype=kinds[problem.momentum_format], device=_META)
     if problem.momentum_format == "int8":
         state.momentum_scale = torch.empty(problem.classes, device=_META)
+    state.momentum_format = problem.momentum_format
+    state.serve(problem.optimizer)
     state.changes_in_place = False
     return BlockLoop(state, ArcFace(), 64.0, products=problem.products)

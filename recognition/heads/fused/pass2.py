@@ -85,17 +85,28 @@ def _mix64(x):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def places(  # type: ignore[no-untyped-def]
-    sample, column, has_class, CLASSES: tl.constexpr, PIECE: tl.constexpr, PIECES: tl.constexpr, SAMPLED: tl.constexpr
+    sample,
+    program,
+    num_classes,
+    CLASSES: tl.constexpr,
+    PIECE: tl.constexpr,
+    PIECES: tl.constexpr,
+    SAMPLED: tl.constexpr,
 ):
-    """Return which stored rows a program has [CLASSES], and where their first piece is: a base and offsets from it."""
+    """Return a program's classes by their place among the active ones, which of them there are, and the stored rows.
+
+    And where the first piece of each row is: a base and offsets from it.
+    """
+    column = program * CLASSES + tl.arange(0, CLASSES)
+    has_class = column < num_classes
     depth = tl.arange(0, PIECE)
     if SAMPLED:
         stored, base = tl.load(sample + column, mask=has_class, other=0), 0
         place = stored[:, None] * (PIECE * PIECES) + depth[None, :]
     else:  # one base and small offsets: addresses of 64 bits for each element would not fit the registers
-        stored, base = column.to(tl.int64), tl.program_id(0).to(tl.int64) * CLASSES * PIECE * PIECES
+        stored, base = column.to(tl.int64), program.to(tl.int64) * CLASSES * PIECE * PIECES
         place = tl.arange(0, CLASSES)[:, None] * (PIECE * PIECES) + depth[None, :]
-    return stored, base, place
+    return column, has_class, stored, base, place
 
 
 @triton.jit
@@ -215,9 +226,9 @@ def _descend(  # type: ignore[no-untyped-def]
 ):
     if tl.load(refused) != 0:
         return
-    column = tl.program_id(0) * CLASSES + tl.arange(0, CLASSES)
-    has_class = column < num_classes
-    stored, base, place = places(sample, column, has_class, CLASSES, PIECE, PIECES, SAMPLED)
+    column, has_class, stored, base, place = places(
+        sample, tl.program_id(0), num_classes, CLASSES, PIECE, PIECES, SAMPLED
+    )
     centers, shadow, momentum = centers + base, shadow + base, momentum + base
     inside = has_class[:, None]
     w_tiles = ()

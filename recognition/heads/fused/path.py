@@ -1,8 +1,9 @@
 """The two passes by kernels that form their products themselves: what they apply to, and what they share.
 
 Pass 1 is two launches a chunk of classes (E r in bf16, small enough for L2; then cuBLAS for dx's numerator), or with
-`variant` "on chip" one for all of them. Pass 2 is one launch. Between steps it keeps a bf16 copy of float32 centers and
-the inverse norms, which pass 2 renews; where somebody else has changed the centers both are formed anew.
+`variant` "on chip" one for all of them. Pass 2 is one launch, with the step of SGD or AdamW in it. Between steps there
+are a bf16 copy of float32 centers and the inverse norms, which pass 2 renews; where somebody else has changed the
+centers both are formed anew.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import functools
 import importlib
 import logging
 import math
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -19,9 +19,10 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from recognition.draws.hashing import key_of
+from recognition.heads.adamw import AdamW
 from recognition.heads.block_loop import SHIFT, BlockLoop, Rule
 from recognition.heads.fused.shapes import CHUNK_BYTES, EMBEDDING_SIZES, Shapes, shapes_for
-from recognition.heads.fused.stored import Numbers, Stored
+from recognition.heads.fused.stored import Held, Numbers, Second, Stored
 from recognition.heads.products import accumulate_
 from recognition.heads.rules import Sgd
 from recognition.heads.sampling import Active, Targets
@@ -55,8 +56,8 @@ def why_not(loop: BlockLoop) -> str | None:
 class FusedPath:
     """Both passes of a block loop, by kernels.
 
-    `pass1` and `pass2` are the modules of that name. `low` is what operands of products are rounded to: bf16 but in
-    tests, which see the arithmetic better without the rounding.
+    `pass1`, `pass2` and `pass2_adamw` are the modules of that name. `low` is what operands of products are rounded to:
+    bf16 but in tests, which see the arithmetic better without the rounding.
     """
 
     def __init__(
@@ -64,21 +65,22 @@ class FusedPath:
         loop: BlockLoop,
         pass1: Any,
         pass2: Any,
+        pass2_adamw: Any,
         shapes: Shapes,
         *,
         variant: Variant = "chunks",
         low: torch.dtype = torch.bfloat16,
     ) -> None:
         self.loop, self.variant, self.shapes = loop, variant, shapes
-        self.pass1, self.pass2, self._low = pass1, pass2, low
+        self.pass1, self.pass2, self.pass2_adamw, self._low = pass1, pass2, pass2_adamw, low
         state, device = loop.state, loop.state.centers.device
         self._known: int | None = None  # the centers' version that shadow and norms are of
         self._shadow: Tensor | None = None
         if state.centers.dtype != low:
             self._shadow = torch.empty(state.centers.shape, dtype=low, device=device)
-        self._rates = torch.zeros(3, device=device)
-        self._keys = torch.zeros(3, dtype=torch.int64, device=device)
-        self._written: dict[torch.dtype, list[Any]] = {}
+        self._rates = Held(6, torch.float32, device)
+        self._corrections = Held(3, torch.float64, device)
+        self._keys = Held(6, torch.int64, device)
 
     @property
     def shadow(self) -> Tensor:
@@ -141,50 +143,81 @@ class FusedPath:
         return totals_TN, largest_TN
 
     def takes(self, descent: Descent, rule: Rule) -> bool:
-        """Whether pass 2 of a step is one kernel: SGD's, where all of its forwards saw the same classes alike."""
-        is_even = all(part.member is None and part.weight is None for part in descent.parts)
-        return isinstance(rule, Sgd) and is_even
+        """Whether pass 2 of a step is one kernel: SGD's or AdamW's, if all of its forwards saw the same classes alike.
+
+        AdamW's kernel is tried when it is first asked for: a head is made before its optimizer.
+        """
+        if any(part.member is not None or part.weight is not None for part in descent.parts):
+            return False
+        return isinstance(rule, Sgd) or (isinstance(rule, AdamW) and self._runs_adamw)
 
     def second_pass(self, descent: Descent, rule: Rule) -> None:
-        """Pass 2 with the step of SGD, unless it is refused."""
-        assert isinstance(rule, Sgd), "see takes"
+        """Pass 2 with the step of SGD or AdamW, unless it is refused."""
+        assert isinstance(rule, Sgd | AdamW), "see takes"
         assert rule.refused is not None, "kernels are where the device decides"
-        state = self.loop.state
-        sample = descent.active.sample
-        if not len(descent.active):
-            return
+        centers = self.loop.state.centers
         self._refresh()
         self._set_numbers(rule)
-        is_small = sample is not None or state.momentum_scale is not None
-        self.pass2.descend_(
+        self._launch(descent, rule.refused, is_adamw=isinstance(rule, AdamW))
+        increment_version(centers)  # torch sees no write of Triton's, and a late backward must be refused
+        self._known = centers._version
+
+    def _launch(self, descent: Descent, refused: Tensor, *, is_adamw: bool) -> None:
+        if not len(descent.active):
+            return
+        state, sample, second = self.loop.state, descent.active.sample, None
+        if state.second_moment is not None and state.updates is not None:
+            second = Second(state.second_moment, state.second_moment_scale, state.updates)
+        (self.pass2_adamw if is_adamw else self.pass2).descend_(
             (descent.x_ND * self.loop.scale).to(self._low),
             descent.weight_N / self.loop.scale,
             descent.targets.positions,
             descent.target_value_N,
             Stored(
-                state.centers.detach(), self.shadow, state.momentum, state.momentum_scale, state.inverse_norm, sample
+                state.centers.detach(),
+                self.shadow,
+                state.momentum,
+                state.momentum_scale,
+                state.inverse_norm,
+                sample,
+                second,
             ),
-            Numbers(self._rates, self._keys, rule.refused.to(torch.int32)),
+            Numbers(self._rates.numbers, self._corrections.numbers, self._keys.numbers, refused.to(torch.int32)),
             first_row=state.rows.start,
             limit=self._limit,
             shift=SHIFT,
-            shape=self.shapes.descend_small if is_small else self.shapes.descend,
+            shape=self.shapes.of_pass_2(
+                is_adamw=is_adamw, is_small=sample is not None or state.momentum_scale is not None
+            ),
         )
-        increment_version(state.centers)  # torch sees no write of Triton's, and a late backward must be refused
-        self._known = state.centers._version
 
     def try_all(self) -> None:
         """Launch the kernels of this head once, moving nothing; raises what Triton raises where it cannot."""
         state, device = self.loop.state, self.shadow.device
         x_ND = torch.zeros(2, state.centers.shape[1], device=device)
         positions = torch.full((2,), -1, device=device)
-        everything = Active(len(state.rows), 1)
-        targets = Targets(positions, on_host=False)
         some = Active(min(2, len(state.rows)), 1)
-        self.first_pass(x_ND, some, targets, want_numerator=True)
-        nothing_N = torch.zeros(2, device=device)
-        moves = Descent(x_ND, nothing_N, nothing_N, None, None, None, self.loop.scale, everything, targets, [])
-        self.second_pass(moves, Sgd(0.0, 0.0, 0.0, 0, torch.ones((), dtype=torch.bool, device=device)))
+        self.first_pass(x_ND, some, Targets(positions, on_host=False), want_numerator=True)
+        self._descend_nowhere(is_adamw=False)
+
+    @functools.cached_property
+    def _runs_adamw(self) -> bool:
+        """Whether the kernel of AdamW can be launched; a warning says why not."""
+        try:
+            self._descend_nowhere(is_adamw=True)
+        except Exception as err:  # a compiler's, a driver's, Triton's own: none of them may stop a run
+            logger.warning("head: AdamW's kernel does not run here (%s); its pass 2 is cuBLAS's", _first_line(err))
+            return False
+        return True
+
+    def _descend_nowhere(self, *, is_adamw: bool) -> None:
+        """Launch pass 2 of a step of two rows that is refused."""
+        device = self.shadow.device
+        x_ND, nothing_N = torch.zeros(2, self.shadow.shape[1], device=device), torch.zeros(2, device=device)
+        everything = Active(len(self.loop.state.rows), 1)
+        targets = Targets(torch.full((2,), -1, device=device), on_host=False)
+        descent = Descent(x_ND, nothing_N, nothing_N, None, None, None, self.loop.scale, everything, targets, [])
+        self._launch(descent, torch.ones((), dtype=torch.bool, device=device), is_adamw=is_adamw)
 
     def classes_per_chunk(self, rows: int) -> int:
         """Return how many classes' E r [N, n] stay in L2: whole tiles, and no more than `block_size`."""
@@ -199,20 +232,22 @@ class FusedPath:
         largest = torch.full((count, rows), floor, dtype=torch.float32, device=device)
         return largest, torch.zeros(count, rows, dtype=torch.float64, device=device)
 
-    def _set_numbers(self, rule: Sgd) -> None:
-        seed = self.loop.state.seed
-        keeps = 0.0 if self.loop.state.momentum is None else rule.momentum
-        self._fill_(self._rates, (rule.lr, keeps, rule.weight_decay))
-        if self.loop.state.centers.dtype == torch.bfloat16:  # nothing else is rounded at random
-            self._fill_(self._keys, [key_of(key) for key in (seed, rule.number, seed ^ rule.number)])
-
-    def _fill_(self, numbers: Tensor, values: Sequence[float]) -> None:
-        """Write those of `values` that are not the last ones: each is a launch."""
-        before = self._written.get(numbers.dtype, [None] * len(values))
-        for place, value in enumerate(values):
-            if value != before[place]:
-                numbers[place].fill_(value)
-        self._written[numbers.dtype] = list(values)
+    def _set_numbers(self, rule: Sgd | AdamW) -> None:
+        state, seed, number = self.loop.state, self.loop.state.seed, rule.number
+        rounds = state.centers.dtype == torch.bfloat16  # nothing else is rounded at random under SGD
+        if isinstance(rule, AdamW):
+            beta1, beta2 = rule.betas
+            decay = 1 - rule.lr * rule.weight_decay
+            self._rates.set_((rule.lr, decay, beta1, 1 - beta1, beta2, 1 - beta2))
+            self._corrections.set_([*(math.log(beta) if beta else -math.inf for beta in rule.betas), rule.eps])
+            rounds = rounds or state.momentum_format != "float32"
+        else:
+            self._rates.set_((rule.lr, 0.0 if state.momentum is None else rule.momentum, rule.weight_decay))
+        if rounds:
+            keys = [seed, number, seed ^ number]
+            if isinstance(rule, AdamW):
+                keys += [seed, ~number, seed ^ ~number]
+            self._keys.set_([key_of(key) for key in keys])
 
     @property
     def _limit(self) -> float:
@@ -235,8 +270,13 @@ class FusedPath:
 
 
 @functools.cache
-def _modules() -> tuple[Any, Any]:
-    return tuple(importlib.import_module(f"recognition.heads.fused.{name}") for name in ("pass1", "pass2"))  # type: ignore[return-value]
+def _modules() -> tuple[Any, Any, Any]:
+    names = ("pass1", "pass2", "pass2_adamw")
+    return tuple(importlib.import_module(f"recognition.heads.fused.{name}") for name in names)  # type: ignore[return-value]
+
+
+def _first_line(err: Exception) -> str:
+    return f"{type(err).__name__}: {str(err).strip().partition(chr(10))[0][:200]}"
 
 
 def capability_of(device: torch.device) -> tuple[int, int]:
@@ -253,9 +293,7 @@ def load_path(loop: BlockLoop) -> FusedPath | None:
         try:
             path.try_all()
         except Exception as err:  # a compiler's, a driver's, Triton's own: none of them may stop a run
-            first_line = str(err).strip().partition("\n")[0][:200]
-            reason = f"its kernels do not run here ({type(err).__name__}: {first_line})"
-            logger.warning("head: %s; the products are cuBLAS's", reason)
+            logger.warning("head: its kernels do not run here (%s); the products are cuBLAS's", _first_line(err))
             return None
         logger.info("head: both passes are kernels with their products inside, %s variant of pass 1", path.variant)
         return path

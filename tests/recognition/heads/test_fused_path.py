@@ -5,80 +5,23 @@ Most tests give products float32: the arithmetic is the same, and seen to 1e-5. 
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
-import os
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-from recognition.heads.fused.path import FusedPath, why_not
-from recognition.heads.fused.shapes import OnChip, Shapes, Tile
-from recognition.heads.sharded_softmax import ShardedSoftmax
+from recognition.heads.fused.path import why_not
 from tests.helpers import head_oracle
+from tests.helpers.fused_heads import BF16, assert_same, fused_head, give_path, need_triton, plain_head, trained
 from tests.helpers.head_cases import CASES, LR, MOMENTUM, WEIGHT_DECAY, Case
 from tests.helpers.heads import ALONE, batch, bits, make_head, optimizer_of, snapshot, take_step
-
-BF16 = 2.0**-7
-SMALL = Shapes(Tile(16, 32, 64, 4, 2), OnChip(16, 16, 4, 1), OnChip(16, 16, 4, 1), OnChip(16, 32, 4, 1))
-"""Tiles so small that a few classes and rows are several of them, and a tail."""
-
-
-def fused_head(num_classes: int, dim: int = 128, *, variant: Any = "chunks", **changes: Any) -> ShardedSoftmax:
-    """Return a head whose products are float32 in kernels of small tiles."""
-    head = make_head(num_classes, dim, mode="kernels", products="bf16", **changes)
-    give_path(head, variant=variant)
-    return head
-
-
-def give_path(head: ShardedSoftmax, low: torch.dtype = torch.float32, variant: Any = "chunks") -> None:
-    from recognition.heads.fused import pass1, pass2
-
-    assert head._loop.fused is not None
-    head._loop.fused = FusedPath(head._loop, pass1, pass2, SMALL, variant=variant, low=low)
-
-
-def plain_head(num_classes: int, dim: int = 128, **changes: Any) -> ShardedSoftmax:
-    return make_head(num_classes, dim, mode="device", products="float32", **changes)
-
-
-def trained(
-    head: ShardedSoftmax, size: int, steps: int = 3, accumulated: int = 1, lr: float = 0.5
-) -> tuple[list[float], torch.Tensor]:
-    optimizer, losses, gradient = optimizer_of(head, lr=lr), [], torch.empty(0)
-    for step in range(steps):
-        for number in range(accumulated - 1):
-            (head(*batch(head, size, 100 + step + number)) / accumulated).backward()
-        loss, gradient, refused = take_step(head, optimizer, batch(head, size, step))
-        assert not refused
-        losses.append(loss)
-    return losses, gradient
-
-
-def assert_same(one: ShardedSoftmax, other: ShardedSoftmax, size: int, tolerance: float = 1e-5, **how: Any) -> None:
-    losses, gradient = trained(one, size, **how)
-    other_losses, other_gradient = trained(other, size, **how)
-    assert losses == pytest.approx(other_losses, rel=tolerance)
-    assert torch.allclose(gradient, other_gradient, rtol=0, atol=tolerance * float(gradient.abs().max()))
-    for name, rows in one.state_rows().items():
-        found = other.state_rows()[name]
-        difference = (rows.float() - found.float()).abs()
-        if rows.dtype in (torch.int8, torch.bfloat16) and tolerance < BF16:
-            # Rounded the other way, where the exact value lay between two: by one, and rarely.
-            assert float(difference.max()) <= (1.0 if rows.dtype == torch.int8 else BF16 * float(rows.abs().max()))
-            assert float((difference > 0).float().mean()) < 0.02, name
-        else:
-            allowed = 2.0 if rows.dtype == torch.int8 else tolerance * float(rows.float().abs().max())
-            assert float(difference.max()) <= allowed, name
 
 
 @pytest.fixture(scope="module", autouse=True)
 def triton() -> None:
-    if importlib.util.find_spec("triton") is None:
-        told = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
-        told("Triton is not installed (make kernels); its interpreter would run the kernels on a CPU")
+    need_triton()
 
 
 pytestmark = pytest.mark.slow
@@ -129,17 +72,6 @@ def test_several_backwards_are_one_pass_2() -> None:
 def test_backwards_with_different_samples_take_the_plain_pass_2() -> None:
     changes = {"sample_rate": 0.4, "negatives": "nearest"}
     assert_same(plain_head(75, **changes), fused_head(75, **changes), 9, accumulated=2, steps=2)
-
-
-def test_adamw_moves_what_pass_1_by_kernels_has_found() -> None:
-    heads = plain_head(75), fused_head(75)
-    heads[1]._loop.products = "float32"  # of pass 2
-    found = []
-    for head in heads:
-        optimizer = head.optimizer(kind="adamw", lr=0.01, weight_decay=0.1)
-        found.append([take_step(head, optimizer, batch(head, 9, step))[0] for step in range(3)])
-    assert found[0] == pytest.approx(found[1], rel=1e-5)
-    assert torch.allclose(heads[0].centers, heads[1].centers, atol=1e-5 * float(heads[0].centers.abs().max()))
 
 
 def test_an_evaluation_forms_the_same_loss_without_a_gradient() -> None:

@@ -134,3 +134,4 @@ def test_a_gpu_keeps_a_kilobyte_more_of_a_float32_center_and_a_smaller_tile() ->
     assert head_bytes(**sizes, products="bf16", centers_format="bf16")["shadow"] == 0
     assert after["blocks"] <= 24 << 20 < before["blocks"]
     assert sum(after.values()) - sum(before.values()) <= 1024 * 1_250_000
+    assert head_bytes(**sizes, products="bf16", optimizer="adamw")["blocks"] == after["blocks"]

@@ -54,7 +54,15 @@ def test_a_kernel_takes_the_longer_of_its_products_and_its_bytes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("problem", "most_gb", "most_gb_past_l2"), [(FLOAT32, 26, 17), (SMALL, 17, 8)], ids=["float32", "bf16 and int8"]
+    ("problem", "most_gb", "most_gb_past_l2"),
+    [
+        (FLOAT32, 26, 17),
+        (SMALL, 17, 8),
+        # A second moment more, read and written, and counts.
+        (replace(FLOAT32, optimizer="adamw"), 26 + 5.2, 17 + 5.2),
+        (replace(SMALL, optimizer="adamw"), 17 + 1.4, 8 + 1.4),
+    ],
+    ids=["float32", "bf16 and int8", "AdamW, float32", "AdamW, bf16 and int8"],
 )
 def test_the_kernels_move_little_and_are_few(problem: Problem, most_gb: float, most_gb_past_l2: float) -> None:
     trace = trace_step(problem, "fused")
