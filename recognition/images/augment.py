@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from recognition.config.schema import AugmentConfig
-from recognition.images.operation import Draws, Operation, Span, uniform
+from recognition.draws.hashing import derive_key
+from recognition.images.operation import Draws, Operation, Span, streams_of, uniform, uniform_rows
 from recognition.registry import Registry
 
 _FLIP = 1  # its random stream; operations begin at 16
@@ -83,20 +84,29 @@ class Augmenter:
     """Applies a recipe to batches on their own device; no value comes back to the host on CUDA."""
 
     def __init__(self, recipe: Recipe, seed: int) -> None:
-        self.recipe = recipe
         self._seed = seed
+        self._active = [chance for chance in recipe.values() if chance.probability > 0]
+        self.streams = [stream for chance in self._active for stream in streams_of(chance.operation)]
+        """All that is drawn for an image, in this order; drawn at once."""
+        self._keys: tuple[int, Tensor] | None = None  # an epoch, and its keys on the device
 
     def __call__(self, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
         """Return uint8 [B, S, S, 3] augmented by f(seed, epoch, index); `images` stay as they are."""
-        active = [chance for chance in self.recipe.values() if chance.probability > 0]
-        if not active:
+        if not self._active:
             return images
+        rows = iter(uniform_rows(indices, self._keys_of(epoch, indices.device)))
         planes = images.permute(0, 3, 1, 2).float()
-        for chance in active:
-            draws = Draws(self._seed, epoch, indices, chance.operation.stream)
-            chosen = draws() < chance.probability
-            planes = _where_chosen(planes, chosen, chance.operation, chance.operation.parameters(draws))
+        for chance in self._active:
+            chosen = next(rows) < chance.probability
+            planes = _where_chosen(planes, chosen, chance.operation, chance.operation.parameters(Draws(rows)))
         return planes.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+
+    def _keys_of(self, epoch: int, device: torch.device) -> Tensor:
+        """Return the key of each stream; they are sent to the device once an epoch."""
+        if self._keys is None or self._keys[0] != epoch or self._keys[1].device != device:
+            keys = [derive_key(self._seed, epoch, stream) for stream in self.streams]
+            self._keys = epoch, torch.tensor(keys, device=device)
+        return self._keys[1]
 
 
 def flip_mask(seed: int, epoch: int, indices: Tensor, probability: float) -> Tensor:

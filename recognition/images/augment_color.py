@@ -6,14 +6,33 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from recognition.images.operation import Draws, Operation, Span
-from recognition.images.planes import LUMA, luma_of
+from recognition.images.planes import LUMA, constant, luma_of, mix_channels
 
 _TO_YIQ = (LUMA, (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
 _FROM_YIQ = ((1.0, 0.956, 0.619), (1.0, -0.272, -0.647), (1.0, -1.106, 1.703))
+
+
+def _through_yiq(pairs: tuple[tuple[float, int, int], ...]) -> tuple[tuple[float, ...], ...]:
+    """Return the matrix RGB -> RGB that adds `weight` times component `source` of YIQ to component `target`."""
+    return tuple(
+        tuple(sum(weight * row[target] * _TO_YIQ[source][c] for weight, target, source in pairs) for c in range(3))
+        for row in _FROM_YIQ
+    )
+
+
+# A turn by an angle and a gain g of the two components of color, as one matrix: the first of these, which keeps the
+# luma, + g cos(angle) times the second + g sin(angle) times the third.
+_PARTS = (
+    _through_yiq(((1.0, 0, 0),)),
+    _through_yiq(((1.0, 1, 1), (1.0, 2, 2))),
+    _through_yiq(((1.0, 2, 1), (-1.0, 1, 2))),
+)
+
+_NEVER: Span = (1.0, 1.0)
+"""Bounds of a factor that changes nothing."""
 
 
 @dataclass(frozen=True)
@@ -30,28 +49,38 @@ class Color(Operation):
         return [draw(span) for span in (self.brightness, self.contrast, self.saturation, self.hue_degrees)]
 
     def apply(self, images: Tensor, *parameters: Tensor) -> Tensor:
-        return jitter_color(images, *parameters)
+        brightness, contrast, saturation, hue = parameters
+        return jitter_color(
+            images,
+            None if self.brightness == _NEVER else brightness,
+            None if self.contrast == _NEVER else contrast,
+            saturation,
+            hue,
+        )
 
 
-def jitter_color(images: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor, hue: Tensor) -> Tensor:
-    """Multiply brightness, contrast about the mean luma, and saturation, and turn the hue by degrees in YIQ."""
-    images = (images * _factor(brightness)).clamp(0, 255)
-    # The mean of an image is taken over its own pixels in a fixed order, whatever the batch.
-    mean = (
-        luma_of(images).flatten(1).double().sum(1).div(images.shape[2] * images.shape[3]).float()[:, None, None, None]
-    )
-    images = (mean + (images - mean) * _factor(contrast)).clamp(0, 255)
-    luma, in_phase, quadrature = _mix(images, _TO_YIQ)
-    angle = (hue * (math.pi / 180))[:, None, None]
-    gain = saturation[:, None, None]
-    turned = (in_phase * angle.cos() - quadrature * angle.sin(), in_phase * angle.sin() + quadrature * angle.cos())
-    planes = torch.stack([luma, turned[0] * gain, turned[1] * gain], dim=1)
-    return torch.stack(_mix(planes, _FROM_YIQ), dim=1).clamp(0, 255)
+def jitter_color(
+    images: Tensor, brightness: Tensor | None, contrast: Tensor | None, saturation: Tensor, hue: Tensor
+) -> Tensor:
+    """Multiply brightness, contrast about the mean luma, and saturation, and turn the hue by degrees in YIQ.
+
+    None is a factor of one for every image.
+    """
+    if brightness is not None:
+        images = (images * _factor(brightness)).clamp_(0, 255)
+    if contrast is not None:
+        # The mean of an image is taken over its own pixels in a fixed order, whatever the batch.
+        num_pixels = images.shape[2] * images.shape[3]
+        mean = _factor(luma_of(images).flatten(1).double().sum(1).div(num_pixels).float())
+        images = (mean + (images - mean) * _factor(contrast)).clamp_(0, 255)
+    keep, cosine, sine = constant(_PARTS, images.device)
+    angle = hue * (math.pi / 180)
+    turn = keep + _matrix(angle.cos() * saturation) * cosine + _matrix(angle.sin() * saturation) * sine
+    return mix_channels(images, turn).clamp_(0, 255)
 
 
-def _mix(images: Tensor, matrix: tuple[tuple[float, float, float], ...]) -> tuple[Tensor, ...]:
-    first, second, third = images.unbind(1)
-    return tuple(row[0] * first + row[1] * second + row[2] * third for row in matrix)
+def _matrix(values: Tensor) -> Tensor:
+    return values[:, None, None]
 
 
 def _factor(values: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from recognition.images.operation import Draws, Operation, Span
-from recognition.images.planes import luma_of
+from recognition.images.planes import constant, luma_of
 
 # Annex K of the JPEG standard, the tables libjpeg scales by quality.
 _LUMA_TABLE = (
@@ -69,13 +68,8 @@ def jpeg_artifacts(images: Tensor, quality: Tensor) -> Tensor:
     return decoded[:, :, :size, :size].clamp(0, 255)
 
 
-@functools.cache  # a copy to a GPU in every step would make the host wait
-def _constant(table: tuple[tuple[int, ...], ...], device: torch.device) -> Tensor:
-    return torch.tensor(table, device=device)
-
-
 def _table(table: tuple[tuple[int, ...], ...], scale: Tensor) -> Tensor:
-    return ((_constant(table, scale.device) * scale + 50) / 100).floor().clamp(1, 255)  # [n, 8, 8]
+    return ((constant(table, scale.device) * scale + 50) / 100).floor().clamp(1, 255)  # [n, 8, 8]
 
 
 def _quantize(planes: Tensor, table: Tensor) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
@@ -28,7 +30,7 @@ class Operation(ABC):
 
     @abstractmethod
     def parameters(self, draw: Draws) -> list[Tensor]:
-        """Draw the parameters of `apply`, each [n]."""
+        """Draw the parameters of `apply`, each [n]; as many draws whatever the values."""
 
     @abstractmethod
     def apply(self, images: Tensor, *parameters: Tensor) -> Tensor:
@@ -36,17 +38,23 @@ class Operation(ABC):
 
 
 class Draws:
-    """The random numbers of one operation, one stream after the other."""
+    """The random numbers of one operation: the next of `rows`, each [n] in [0, 1), at every call."""
 
-    def __init__(self, seed: int, epoch: int, indices: Tensor, first_stream: int) -> None:
-        self._seed, self._epoch, self._indices = seed, epoch, indices
-        self._stream = first_stream
+    def __init__(self, rows: Iterator[Tensor]) -> None:
+        self._rows = rows
 
     def __call__(self, span: Span = (0.0, 1.0)) -> Tensor:
         """Return one number per image, uniform in `span`, float32 [n]."""
-        self._stream += 1
         low, high = span
-        return low + (high - low) * uniform(self._seed, self._epoch, self._indices, self._stream)
+        row = next(self._rows)
+        return row if span == (0.0, 1.0) else low + (high - low) * row
+
+
+def streams_of(operation: Operation) -> list[int]:
+    """Return the streams an operation draws from: whether it happens, then its parameters in the order of its calls."""
+    counted = itertools.count(1)
+    operation.parameters(Draws(torch.zeros(1) for _ in counted))
+    return list(range(operation.stream + 1, operation.stream + 1 + next(counted)))
 
 
 def uniform(seed: int, epoch: int, indices: Tensor, stream: int) -> Tensor:
@@ -54,5 +62,16 @@ def uniform(seed: int, epoch: int, indices: Tensor, stream: int) -> Tensor:
 
     24 random bits: every value is exact in float32 and 1.0 cannot occur.
     """
-    bits = mix64(mix64(indices) ^ derive_key(seed, epoch, stream)) >> 40 & 0xFFFFFF
-    return bits.to(torch.float32) / (1 << 24)
+    return _in_unit(mix64(mix64(indices) ^ derive_key(seed, epoch, stream)))
+
+
+def uniform_rows(indices: Tensor, keys: Tensor) -> Tensor:
+    """Return `uniform` of the streams with `keys` (int64 [k]: derive_key(seed, epoch, stream)) as float32 [k, n].
+
+    In as many kernels as one stream takes.
+    """
+    return _in_unit(mix64(mix64(indices) ^ keys[:, None]))
+
+
+def _in_unit(hashes: Tensor) -> Tensor:
+    return (hashes >> 40 & 0xFFFFFF).to(torch.float32) / (1 << 24)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -14,13 +17,14 @@ def blur(images: Tensor, sigma: Tensor, *, radius: int = 4) -> Tensor:
     offsets = torch.arange(-radius, radius + 1, device=images.device)
     weights = torch.exp(-(offsets**2) / (2 * sigma.clamp(min=1e-3) ** 2)[:, None])  # [n, 2 radius + 1]
     weights = weights / weights.sum(1, keepdim=True)
+    taps = weights[:, :, None, None, None].unbind(1)
     size = images.shape[3]
     for padding, axis in (((radius, radius, 0, 0), 3), ((0, 0, radius, radius), 2)):
         padded = functional.pad(images, padding, mode="replicate")
-        images = sum(
-            (padded.narrow(axis, k, size) * weights[:, k, None, None, None] for k in range(2 * radius + 1)),
-            start=torch.zeros_like(images),
-        )
+        # One kernel a tap, its product and sum rounded together: a product by itself would be written and read again.
+        images = padded.narrow(axis, 0, size) * taps[0]
+        for k in range(1, 2 * radius + 1):
+            images.addcmul_(padded.narrow(axis, k, size), taps[k])
     return images
 
 
@@ -37,6 +41,19 @@ def luma_of(images: Tensor) -> Tensor:
     """Return the brightness [n, 1, S, S] of images [n, 3, S, S]."""
     red, green, blue = images.unbind(1)
     return (LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue)[:, None]
+
+
+def mix_channels(images: Tensor, matrices: Tensor) -> Tensor:
+    """Return the images [n, 3, S, S] with each pixel's channels multiplied by its image's matrix [n, 3, 3]."""
+    columns = matrices[:, :, :, None, None].unbind(2)
+    mixed = images[:, :1] * columns[0]
+    return mixed.addcmul_(images[:, 1:2], columns[1]).addcmul_(images[:, 2:], columns[2])
+
+
+@functools.cache  # a copy to a GPU in every step would make the host wait
+def constant(table: tuple[Any, ...], device: torch.device) -> Tensor:
+    """Return a table of numbers as a tensor that stays on the device."""
+    return torch.tensor(table, device=device)
 
 
 def take(images: Tensor, source: Tensor, axis: int) -> Tensor:

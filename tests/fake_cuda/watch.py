@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,6 +45,8 @@ class Seen:
     """What happened on the device."""
 
     launches: Counter[str] = field(default_factory=Counter)
+    num_bytes: int = 0
+    """Of the operands of what was launched, each number once where it is spread over a dimension."""
     crossings: list[str] = field(default_factory=list)
     """Copies between host and device, by operation and direction."""
     waits: list[str] = field(default_factory=list)
@@ -91,6 +94,7 @@ class Watch(TorchDispatchMode):
             self.seen.crossings.append(f"{name} to the host")
         if on_device and not func.is_view and not name.startswith(_FREE):
             self.seen.launches[name] += 1
+            self.seen.num_bytes += sum(map(_num_bytes, on_device))
             if streams.current().name != "default":
                 self.seen.beside[name] += 1
 
@@ -98,6 +102,11 @@ class Watch(TorchDispatchMode):
         is_asynchronous = kwargs.get("non_blocking") or (name == "aten.copy_" and True in args[2:])
         if not is_asynchronous:
             self.seen.waits += self.seen.crossings[num_before:]
+
+
+def _num_bytes(tensor: Tensor) -> int:
+    sizes = (size for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride)
+    return math.prod(sizes) * tensor.element_size()
 
 
 def _tensors(values: Any) -> list[Tensor]:

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from recognition.config.schema import AugmentConfig
-from recognition.images import augment, operation
+from recognition.draws.hashing import derive_key
+from recognition.images import augment
 from recognition.images.augment import AUGMENTATIONS, PRESETS, Augmenter, Recipe, flip_mask, recipe
-from recognition.images.operation import STREAMS_EACH, Draws, uniform
+from recognition.images.operation import STREAMS_EACH, Draws, streams_of, uniform, uniform_rows
 
 
 def test_flips_depend_on_the_image_and_not_on_its_batch():
@@ -83,20 +84,38 @@ def test_augmentation_depends_on_the_image_and_not_on_its_batch(preset):
     assert torch.equal(augment(images[order], indices[order], 5), whole[order])
 
 
-def test_no_two_draws_for_an_image_share_a_stream(monkeypatch):
-    streams = []
-
-    def noting(seed, epoch, indices, stream):
-        streams.append(stream)
-        return uniform(seed, epoch, indices, stream)
-
-    monkeypatch.setattr(operation, "uniform", noting)
-    monkeypatch.setattr(augment, "uniform", noting)
-    flip_mask(3, 0, torch.arange(8), 0.5)
-    Augmenter(EVERYTHING, seed=3)(faces(8), torch.arange(8), 0)
+def test_no_two_draws_for_an_image_share_a_stream():
+    streams = Augmenter(EVERYTHING, seed=3).streams
     # The flip's, and for each operation at least the one that says whether it happens.
-    assert len(streams) > 1 + len(list(AUGMENTATIONS))
-    assert len(set(streams)) == len(streams)
+    assert len(streams) > len(list(AUGMENTATIONS))
+    assert len({1, *streams}) == len(streams) + 1
+    for name in AUGMENTATIONS:
+        first = AUGMENTATIONS[name].stream
+        own = streams_of(AUGMENTATIONS[name]())
+        assert own == list(range(first + 1, first + 1 + len(own)))
+        assert len(own) < STREAMS_EACH
+
+
+def test_draws_at_once_are_those_drawn_one_by_one(monkeypatch):
+    """Each operation gets the rows of its own streams, whatever else is drawn with them."""
+    seen = {}
+
+    def noting(planes, chosen, operation, parameters):
+        seen[operation.stream] = (chosen, parameters)
+        return planes
+
+    monkeypatch.setattr(augment, "_where_chosen", noting)
+    indices = torch.arange(90, 98)
+    augmenter = Augmenter(EVERYTHING, seed=3)
+    for epoch in (0, 4, 0):
+        augmenter(faces(8), indices, epoch)
+        for name in AUGMENTATIONS:
+            operation = AUGMENTATIONS[name]()
+            rows = iter([uniform(3, epoch, indices, stream) for stream in streams_of(operation)])
+            chosen, parameters = seen[operation.stream]
+            assert torch.equal(chosen, next(rows) < 0.5)
+            for found, expected in zip(parameters, operation.parameters(Draws(rows)), strict=True):
+                assert torch.equal(found, expected)
 
 
 def test_operations_choose_their_images_independently():
@@ -163,8 +182,9 @@ def test_draws_are_those_that_earlier_runs_were_made_with():
         "jpeg": [651191, 5896963, 15367973],
     }
     for name, numbers in expected.items():
-        draws = Draws(7, 3, torch.arange(1000, 1003), AUGMENTATIONS[name].stream)
-        assert [int(value) for value in (draws() * (1 << 24))] == numbers, name
+        keys = torch.tensor([derive_key(7, 3, stream) for stream in streams_of(AUGMENTATIONS[name]())])
+        drawn = uniform_rows(torch.arange(1000, 1003), keys)[0]
+        assert [int(value) for value in (drawn * (1 << 24))] == numbers, name
 
 
 @pytest.mark.gpu

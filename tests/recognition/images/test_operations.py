@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from recognition.images.augment_color import jitter_color
+from recognition.images.augment_color import Color, jitter_color
 from recognition.images.augment_crop import keep_window
 from recognition.images.augment_gray import gray
 from recognition.images.augment_jpeg import jpeg_artifacts
-from recognition.images.augment_low_resolution import lower_resolution
+from recognition.images.augment_low_resolution import LowResolution, lower_resolution
 from recognition.images.augment_mask import wear_mask
 from recognition.images.augment_misalign import misalign
 from recognition.images.augment_occlusion import occlude
@@ -95,6 +95,13 @@ def test_low_resolution_is_near_cv2s_resize_down_and_up(ratio):
         assert error.mean() < 0.05 + 0.35 * lost
 
 
+@pytest.mark.parametrize("ratio", [(0.5, 0.8), (0.2, 1.0), (1.0, 1.0)])
+def test_low_resolution_leaves_out_no_weight_that_counts(ratio):
+    images = planes(smooth=False)
+    ratios = torch.linspace(*ratio, len(images))
+    assert torch.equal(LowResolution(ratio=ratio).apply(images, ratios), lower_resolution(images, ratios, radius=8))
+
+
 @pytest.mark.parametrize("quality", [10, 30, 50, 75, 95])
 def test_jpeg_is_near_libjpegs(quality):
     images = planes()
@@ -135,6 +142,31 @@ def test_color_jitter_leaves_alone_what_it_is_not_asked_to_change():
     assert (same - images).abs().max() < 0.6  # the YIQ matrices are rounded to four digits
     dark_and_gray = jitter_color(images, ones(0.5), ones(), ones(0.0), ones(0.0))
     assert (dark_and_gray - gray(images * 0.5)).abs().max() < 0.1
+
+
+def test_factors_of_one_may_be_left_out():
+    images = planes(smooth=False)
+    saturation, hue = torch.linspace(0.5, 1.5, len(images)), torch.linspace(0, 20, len(images))
+    whole = jitter_color(images, ones(), ones(), saturation, hue)
+    assert (jitter_color(images, None, None, saturation, hue) - whole).abs().max() < 1e-3  # of 255, in float32
+    apart = Color(brightness=(1.0, 1.0), contrast=(1.0, 1.0)).apply(images, ones(0.5), ones(0.5), saturation, hue)
+    assert torch.equal(apart, jitter_color(images, None, None, saturation, hue))
+    assert (Color().apply(images, ones(0.5), ones(0.5), saturation, hue) - apart).abs().mean() > 10
+
+
+def test_hue_and_saturation_are_those_of_yiq():
+    """In float64, by the two matrices and the turn between them, a pixel at a time."""
+    images = planes(smooth=False)
+    saturation, hue = torch.linspace(0.5, 1.5, len(images)), torch.linspace(-30, 20, len(images))
+    forth = np.array([(0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112)])
+    back = np.array([(1.0, 0.956, 0.619), (1.0, -0.272, -0.647), (1.0, -1.106, 1.703)])
+    found = jitter_color(images, None, None, saturation, hue)
+    for image, gain, degrees, changed in zip(images, saturation.tolist(), hue.tolist(), found, strict=True):
+        angle = np.radians(degrees)
+        turn = np.array([[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]])
+        matrix = back @ np.diag([1, gain, gain]) @ turn @ forth
+        expected = np.einsum("ij,jyx->iyx", matrix, image.double().numpy()).clip(0, 255)
+        assert np.abs(changed.numpy() - expected).max() < 1e-3
 
 
 def test_contrast_moves_pixels_away_from_the_mean():
