@@ -73,6 +73,7 @@ class ShardedSoftmax(nn.Module):
     """What an optimizer sees of the centers that pass 2 moves: a number, whose gradient is that of the loss."""
     result: HeadResult | None = None
     """Of the last forward."""
+    _overlaps = False
     given: Tensor | None = None
     """The sum of what the backwards since the last step were given (0-dim)."""
 
@@ -134,8 +135,7 @@ class ShardedSoftmax(nn.Module):
         self._loop.smooths = label_smoothing > 0
         self.proxies = [] if update == "autograd" else [nn.Parameter(torch.zeros((), dtype=dtype, device=world.device))]
         self._pending: list[Pass] = []
-        self._beside, self._overlaps = Beside(), False
-        self._decides_later, self._has_met = update == "fused", False
+        self._decides_later, self._has_met, self._beside = update == "fused", False, Beside()
         self._settle()
 
     @property

@@ -280,7 +280,10 @@ def test_flags_that_cannot_be_are_refused_in_a_line(faces, tmp_path, capsys, mor
 
 @pytest.mark.parametrize(
     ("more", "words"),
-    [(["--readers", "-1"], "--readers: '-1' is negative"), (["--precision", "fp8"], "invalid choice: 'fp8'")],
+    [
+        (["--readers", "-1"], "--readers: '-1' is not an integer of at least 0"),
+        (["--precision", "fp8"], "invalid choice: 'fp8'"),
+    ],
 )
 def test_values_that_cannot_be_are_refused(faces, tmp_path, capsys, more, words):
     with pytest.raises(SystemExit):
