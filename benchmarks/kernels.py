@@ -23,6 +23,8 @@ from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the root, so that no file here shadows the library
 
+import torch
+
 from recognition.cli import make_parser, run_command
 from recognition.errors import ConfigError
 from recognition.heads.fused.shapes import EMBEDDING_SIZES, Shapes, shapes_for
@@ -117,7 +119,9 @@ def _of_pass_2(kind: str, size: int, shapes: Shapes, centers: str, momentum: str
     from recognition.heads.fused import pass2, pass2_adamw
 
     is_adamw = kind == "AdamW"
-    shape = shapes.of_pass_2(is_adamw=is_adamw, is_small=sampled or momentum == "int8")
+    kept = {"none": None, "float32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}[momentum]
+    own = torch.bfloat16 if centers == "bf16" else torch.float32
+    shape = shapes.of_pass_2(is_adamw=is_adamw, centers=own, momentum=kept, sampled=sampled)
     stored_as, stored = _MOMENTA[momentum]
     rounds = centers == "bf16"
     constants = {

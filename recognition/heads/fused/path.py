@@ -187,7 +187,10 @@ class FusedPath:
             limit=self._limit,
             shift=SHIFT,
             shape=self.shapes.of_pass_2(
-                is_adamw=is_adamw, is_small=sample is not None or state.momentum_scale is not None
+                is_adamw=is_adamw,
+                centers=state.centers.dtype,
+                momentum=None if state.momentum is None else state.momentum.dtype,
+                sampled=sample is not None,
             ),
         )
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 EMBEDDING_SIZES = (128, 256, 512, 768)
 """What the kernels are made for."""
 CHUNK_BYTES = 24 << 20
@@ -44,20 +46,24 @@ class Shapes:
     descend: OnChip
     """Of pass 2: a program keeps `classes` and walks the rows."""
     descend_small: OnChip
-    """Of pass 2 for int8 momentum, whose scale needs a second look at the row, and for rows that are not neighbors."""
+    """Of pass 2 for int8 momentum, whose scale needs a second look at the row, for float32 momentum of bf16 centers,
+    and for rows that are not neighbors."""
     adamw: OnChip
     """As `descend`, with the step of AdamW, which has more of each row in registers."""
     adamw_small: OnChip
     """As `descend_small`, with the step of AdamW."""
 
-    def of_pass_2(self, *, is_adamw: bool, is_small: bool) -> OnChip:
-        """Return the tile of pass 2; `is_small`: for int8 or a sample."""
+    def of_pass_2(self, *, is_adamw: bool, centers: torch.dtype, momentum: torch.dtype | None, sampled: bool) -> OnChip:
+        """Return the tile of pass 2 for state that is stored so; `momentum`: that of AdamW's first moment too."""
+        is_mixed = centers == torch.bfloat16 and momentum == torch.float32 and not is_adamw
+        is_small = sampled or momentum == torch.int8 or is_mixed
         if is_adamw:
             return self.adamw_small if is_small else self.adamw
         return self.descend_small if is_small else self.descend
 
 
 _NARROW = OnChip(32, 32, 8, 1)
+_SHORT = OnChip(16, 32, 8, 1)
 
 
 def shapes_for(capability: tuple[int, int], embedding_size: int) -> Shapes:
@@ -66,18 +72,19 @@ def shapes_for(capability: tuple[int, int], embedding_size: int) -> Shapes:
     few = _NARROW if fits else OnChip(64, 16, 8, 1)
     if (10, 0) <= capability < (12, 0):  # 227 KB of shared memory; its own instruction keeps sums elsewhere
         # With 64 rows on chip, Triton 3.7.1 makes a kernel without a body.
-        small = OnChip(16, 32, 8, 1)
-        return Shapes(Tile(128, 128, 64, 8, 3), _NARROW, _NARROW, small, _NARROW, few)
+        return Shapes(Tile(128, 128, 64, 8, 3), _NARROW, _NARROW, _SHORT, _NARROW, few)
     if capability == (9, 0):  # wgmma, 227 KB
         wide = OnChip(32, 64, 8, 2) if fits else _NARROW
         sums = OnChip(64, 32, 8, 2) if fits else _NARROW
         # A sample with 256 numbers in int8 spills with 32 rows.
         small = OnChip(64, 32, 8, 1) if embedding_size == 256 else few
-        return Shapes(Tile(128, 256, 64, 8, 3), sums, wide, _NARROW, _NARROW, small)
+        of_sgd = _SHORT if embedding_size in (256, 768) else _NARROW
+        return Shapes(Tile(128, 256, 64, 8, 3), sums, wide, of_sgd, _NARROW, small)
     if capability == (8, 0):  # 163 KB
         wide = OnChip(64, 32, 8, 2) if fits else _NARROW
-        return Shapes(Tile(128, 128, 32, 8, 3), _NARROW, wide, wide, wide, wide if fits else few)
+        of_adamw = OnChip(64, 32, 8, 1) if embedding_size == 256 else wide
+        return Shapes(Tile(128, 128, 32, 8, 3), _NARROW, wide, wide, of_adamw, wide if fits else few)
     # 99 KB: sm_86, sm_89, sm_120, and whatever is not known here
     narrow = _NARROW if fits else OnChip(16, 32, 8, 1)
     sums, few = (narrow, narrow) if fits else (OnChip(32, 16, 8, 1), OnChip(32, 16, 8, 1))
-    return Shapes(Tile(128, 128, 32, 8, 2), sums, narrow, narrow, narrow, few)
+    return Shapes(Tile(128, 128, 32, 8, 2), sums, narrow, _SHORT if embedding_size == 256 else narrow, narrow, few)
