@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from recognition.heads.fused.path import FusedPath
 from recognition.heads.fused.shapes import OnChip, Shapes, Tile
@@ -89,3 +90,12 @@ def need_triton() -> None:
     if importlib.util.find_spec("triton") is None:
         told = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
         told("Triton is not installed (make kernels); its interpreter would run the kernels on a CPU")
+
+
+def spoil(head: ShardedSoftmax, rows: Tensor, place: str) -> float:
+    """Make a value that is not finite: in a "center", an "image" of `rows`, or the "factor" of the loss, returned."""
+    if place == "center":
+        head.state_rows()["centers"][3, 1] = torch.nan
+    if place == "image":
+        rows.data[2, 5] = torch.nan
+    return torch.inf if place == "factor" else 1.0

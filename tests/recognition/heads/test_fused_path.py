@@ -14,7 +14,7 @@ import torch
 
 from recognition.heads.fused.path import why_not
 from tests.helpers import head_oracle
-from tests.helpers.fused_heads import BF16, assert_same, fused_head, give_path, need_triton, plain_head, trained
+from tests.helpers.fused_heads import BF16, assert_same, fused_head, give_path, need_triton, plain_head, spoil, trained
 from tests.helpers.head_cases import CASES, LR, MOMENTUM, WEIGHT_DECAY, Case
 from tests.helpers.heads import ALONE, batch, bits, make_head, optimizer_of, snapshot, take_step
 
@@ -133,12 +133,8 @@ def test_a_refused_step_leaves_every_bit(place: str, variant: Any) -> None:
     head = fused_head(75, variant=variant, centers_format="bf16", momentum_format="int8")
     trained(head, 9)
     rows, labels = batch(head, 9)
-    if place == "center":
-        head.state_rows()["centers"][3, 1] = torch.nan
-    if place == "image":
-        rows.data[2, 5] = torch.nan
+    factor = spoil(head, rows, place)
     before = snapshot(head)
-    factor = torch.inf if place == "factor" else 1.0
     _, gradient, refused = take_step(head, optimizer_of(head), (rows, labels), factor=factor)
     assert refused
     assert place == "image" or not gradient.any()  # a NaN's own row stays one
